@@ -1,0 +1,331 @@
+import { assert } from '../base/assert.ts';
+import { Bytes } from './bytes.ts';
+import { type Callee, type Expr, emit, localGet, type ValType } from './expr.ts';
+
+/** A local variable or parameter of a function being built. */
+export class Local {
+  readonly type: ValType;
+  readonly index: number;
+  /** Reads it. One shared node: expressions are immutable. */
+  readonly get: Expr;
+
+  constructor(type: ValType, index: number) {
+    this.type = type;
+    this.index = index;
+    this.get = localGet(type, index);
+  }
+}
+
+/** Target of a branch: a `block` (forward) or a `loop` (backward), by its nesting depth. */
+export interface Label {
+  readonly depth: number;
+}
+
+const VOID = 0x40;
+
+/** One function: structured statements are methods, expressions are `Expr`. */
+export class FunctionBuilder implements Callee {
+  index = -1;
+  readonly params: readonly ValType[];
+  readonly results: readonly ValType[];
+  readonly name: string;
+  readonly parameters: readonly Local[];
+  readonly code = new Bytes(256);
+  readonly #locals: ValType[] = [];
+  #depth = 0;
+  readonly #free = new Map<ValType, Local[]>();
+
+  constructor(name: string, params: readonly ValType[], results: readonly ValType[]) {
+    this.name = name;
+    this.params = params;
+    this.results = results;
+    this.parameters = params.map((type, index) => new Local(type, index));
+  }
+
+  local(type: ValType): Local {
+    const free = this.#free.get(type)?.pop();
+    if (free) return free;
+    this.#locals.push(type);
+    return new Local(type, this.params.length + this.#locals.length - 1);
+  }
+
+  /** Gives a local back for reuse by a later `local` of its type. Its value is no longer to be read. */
+  release(local: Local): void {
+    const list = this.#free.get(local.type);
+    if (list) list.push(local);
+    else this.#free.set(local.type, [local]);
+  }
+
+  /** A fresh local that holds `value`, read as often as wanted. */
+  let(value: Expr): Local {
+    const local = this.local(value.type);
+    this.set(local, value);
+    return local;
+  }
+
+  set(local: Local, value: Expr): void {
+    assert(local.type === value.type, 'a local is set to a value of its own type');
+    emit(this.code, value);
+    this.code.byte(0x21);
+    this.code.u32(local.index);
+  }
+
+  /** A store, or a call without results. */
+  do(statement: Expr): void {
+    emit(this.code, statement);
+  }
+
+  drop(value: Expr): void {
+    emit(this.code, value);
+    this.code.byte(0x1a);
+  }
+
+  /** Runs `body` in a block; a branch to its label goes behind the block. */
+  block(body: (label: Label) => void): void {
+    this.code.byte(0x02);
+    this.code.byte(VOID);
+    body({ depth: ++this.#depth });
+    this.#depth -= 1;
+    this.code.byte(0x0b);
+  }
+
+  /** A branch to a loop's label goes to its start. */
+  loop(body: (label: Label) => void): void {
+    this.code.byte(0x03);
+    this.code.byte(VOID);
+    body({ depth: ++this.#depth });
+    this.#depth -= 1;
+    this.code.byte(0x0b);
+  }
+
+  if(condition: Expr, then: () => void, otherwise?: () => void): void {
+    emit(this.code, condition);
+    this.code.byte(0x04);
+    this.code.byte(VOID);
+    this.#depth += 1;
+    then();
+    if (otherwise) {
+      this.code.byte(0x05);
+      otherwise();
+    }
+    this.#depth -= 1;
+    this.code.byte(0x0b);
+  }
+
+  /** An `if` that gives a value. */
+  ifValue(condition: Expr, then: () => Expr, otherwise: () => Expr, type: ValType): Local {
+    const result = this.local(type);
+    this.if(
+      condition,
+      () => this.set(result, then()),
+      () => this.set(result, otherwise()),
+    );
+    return result;
+  }
+
+  br(label: Label): void {
+    this.code.byte(0x0c);
+    this.code.u32(this.#depth - label.depth);
+  }
+
+  brIf(label: Label, condition: Expr): void {
+    emit(this.code, condition);
+    this.code.byte(0x0d);
+    this.code.u32(this.#depth - label.depth);
+  }
+
+  brTable(index: Expr, targets: readonly Label[], fallback: Label): void {
+    emit(this.code, index);
+    this.code.byte(0x0e);
+    this.code.u32(targets.length);
+    for (const target of targets) this.code.u32(this.#depth - target.depth);
+    this.code.u32(this.#depth - fallback.depth);
+  }
+
+  ret(...values: Expr[]): void {
+    for (const value of values) emit(this.code, value);
+    this.code.byte(0x0f);
+  }
+
+  unreachable(): void {
+    this.code.byte(0x00);
+  }
+
+  get depth(): number {
+    return this.#depth;
+  }
+
+  /** Body as it stands in the code section. */
+  body(): Bytes {
+    const out = new Bytes(this.code.length + 32);
+    const groups: [ValType, number][] = [];
+    for (const type of this.#locals) {
+      const last = groups.at(-1);
+      if (last && last[0] === type) last[1] += 1;
+      else groups.push([type, 1]);
+    }
+    out.u32(groups.length);
+    for (const [type, count] of groups) {
+      out.u32(count);
+      out.byte(type);
+    }
+    out.append(this.code);
+    out.byte(0x0b);
+    return out;
+  }
+}
+
+interface Import extends Callee {
+  readonly module: string;
+  readonly name: string;
+}
+
+/** A module: imports first, then functions, then `finish`. Indices are assigned as things are declared. */
+export class ModuleBuilder {
+  readonly #types: string[] = [];
+  readonly #signatures: { params: readonly ValType[]; results: readonly ValType[] }[] = [];
+  readonly #imports: Import[] = [];
+  readonly #functions: FunctionBuilder[] = [];
+  readonly #exports: { name: string; kind: number; index: number }[] = [];
+  readonly #elements: { offset: number; functions: FunctionBuilder[] }[] = [];
+  #memory: { module: string; name: string; pages: number } | undefined;
+  #importedTable: { module: string; name: string; size: number } | undefined;
+  #tableSize = 0;
+
+  typeIndex(params: readonly ValType[], results: readonly ValType[]): number {
+    const key = `${params.join(',')}>${results.join(',')}`;
+    const known = this.#types.indexOf(key);
+    if (known >= 0) return known;
+    this.#signatures.push({ params, results });
+    return this.#types.push(key) - 1;
+  }
+
+  importFunction(module: string, name: string, params: readonly ValType[], results: readonly ValType[]): Callee {
+    assert(this.#functions.length === 0, 'imports are declared before functions');
+    this.typeIndex(params, results);
+    const entry = { module, name, params, results, index: this.#imports.length };
+    this.#imports.push(entry);
+    return entry;
+  }
+
+  importMemory(module: string, name: string, pages: number): void {
+    this.#memory = { module, name, pages };
+  }
+
+  importTable(module: string, name: string, size: number): void {
+    this.#importedTable = { module, name, size };
+  }
+
+  /** An own table of `size` slots, exported as `table`. */
+  table(size: number): void {
+    this.#tableSize = size;
+    this.#exports.push({ name: 'table', kind: 1, index: 0 });
+  }
+
+  /** Puts functions into the table from slot `offset` on. */
+  elements(offset: number, functions: FunctionBuilder[]): void {
+    this.#elements.push({ offset, functions });
+  }
+
+  func(name: string, params: readonly ValType[], results: readonly ValType[], exported = false): FunctionBuilder {
+    const builder = new FunctionBuilder(name, params, results);
+    this.typeIndex(params, results);
+    builder.index = this.#imports.length + this.#functions.length;
+    this.#functions.push(builder);
+    if (exported) this.#exports.push({ name, kind: 0, index: builder.index });
+    return builder;
+  }
+
+  finish(): Uint8Array<ArrayBuffer> {
+    const out = new Bytes(1 << 16);
+    out.raw(Uint8Array.of(0, 0x61, 0x73, 0x6d, 1, 0, 0, 0));
+    const section = (id: number, write: (body: Bytes) => void): void => {
+      const body = new Bytes();
+      write(body);
+      out.byte(id);
+      out.u32(body.length);
+      out.append(body);
+    };
+    section(1, (body) => {
+      body.u32(this.#signatures.length);
+      for (const { params, results } of this.#signatures) {
+        body.byte(0x60);
+        body.u32(params.length);
+        for (const type of params) body.byte(type);
+        body.u32(results.length);
+        for (const type of results) body.byte(type);
+      }
+    });
+    section(2, (body) => {
+      body.u32(this.#imports.length + (this.#memory ? 1 : 0) + (this.#importedTable ? 1 : 0));
+      for (const { module, name, params, results } of this.#imports) {
+        body.name(module);
+        body.name(name);
+        body.byte(0);
+        body.u32(this.typeIndex(params, results));
+      }
+      if (this.#memory) {
+        body.name(this.#memory.module);
+        body.name(this.#memory.name);
+        body.byte(2);
+        body.byte(0);
+        body.u32(this.#memory.pages);
+      }
+      if (this.#importedTable) {
+        body.name(this.#importedTable.module);
+        body.name(this.#importedTable.name);
+        body.byte(1);
+        body.byte(0x70);
+        body.byte(0);
+        body.u32(this.#importedTable.size);
+      }
+    });
+    section(3, (body) => {
+      body.u32(this.#functions.length);
+      for (const { params, results } of this.#functions) body.u32(this.typeIndex(params, results));
+    });
+    if (this.#tableSize > 0) {
+      section(4, (body) => {
+        body.u32(1);
+        body.byte(0x70);
+        body.byte(0);
+        body.u32(this.#tableSize);
+      });
+    }
+    section(7, (body) => {
+      body.u32(this.#exports.length);
+      for (const { name, kind, index } of this.#exports) {
+        body.name(name);
+        body.byte(kind);
+        body.u32(index);
+      }
+    });
+    if (this.#elements.length > 0) {
+      section(9, (body) => {
+        body.u32(this.#elements.length);
+        for (const { offset, functions } of this.#elements) {
+          body.u32(0);
+          body.byte(0x41);
+          body.s32(offset);
+          body.byte(0x0b);
+          body.u32(functions.length);
+          for (const { index } of functions) body.u32(index);
+        }
+      });
+    }
+    section(10, (body) => {
+      body.u32(this.#functions.length);
+      for (const builder of this.#functions) {
+        const code = builder.body();
+        body.u32(code.length);
+        body.append(code);
+      }
+    });
+    return out.done() as Uint8Array<ArrayBuffer>;
+  }
+
+  /** For `callee` identity checks and size reports: bytes of each function's body. */
+  sizes(): { name: string; bytes: number }[] {
+    return this.#functions.map((builder) => ({ name: builder.name, bytes: builder.code.length }));
+  }
+}
