@@ -16,8 +16,9 @@ import { withoutSignature } from './modules.mjs';
 import { UserError } from './user-error.mjs';
 
 /**
- * PID 1 stays this shell: `poweroff`, `reboot` and `halt` signal it (busybox init's signals), and it does as told.
- * The interactive shell is a child with a session and a terminal of its own, so that job control and Ctrl-C work.
+ * PID 1 is this shell, and it only waits: so it can act at once on the signals that `poweroff`, `reboot` and `halt`
+ * send it. The user's shell is no `&` child, for such a child has to ignore SIGINT for good (POSIX 2.11 "Signals
+ * and Error Handling") and Ctrl-C would do nothing: start-stop-daemon gives it a session of its own instead.
  */
 const INIT = `#!/bin/sh
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root TERM="\${TERM:-linux}"
@@ -29,10 +30,6 @@ mount -t devpts devpts /dev/pts 2>/dev/null
 mount -t tmpfs tmpfs /tmp 2>/dev/null
 mount -t tmpfs tmpfs /run 2>/dev/null
 
-trap 'poweroff -f' USR2
-trap 'reboot -f' TERM
-trap 'halt -f' USR1
-
 if [ "$TERRARIUM_MODULES" != no ]; then
   while read -r module; do
     modprobe "$module" 2>/dev/null || echo "TERRARIUM-INIT-MODULE-REFUSED $module"
@@ -42,15 +39,21 @@ fi
 hostname terrarium
 echo TERRARIUM-INIT-READY
 
+trap 'poweroff -f' USR2
+trap 'reboot -f' TERM
+trap 'halt -f' USR1
+start-stop-daemon -S -b -p /run/session.pid -a /bin/sh -- /etc/terrarium-session
+while :; do sleep 100000 & wait $!; done
+`;
+
+const SESSION = `exec < /dev/console > /dev/console 2>&1
+cd /root
 if [ -n "$TERRARIUM_RUN" ]; then
-  sh -c "$TERRARIUM_RUN" &
+  sh -c "$TERRARIUM_RUN"
 else
-  cd /root
-  setsid cttyhack sh -i &
+  setsid cttyhack sh -i
 fi
-shell=$!
-while kill -0 $shell 2>/dev/null; do wait $shell; status=$?; done
-echo "TERRARIUM-INIT-EXIT $status"
+echo "TERRARIUM-INIT-EXIT $?"
 poweroff -f
 `;
 
@@ -79,6 +82,7 @@ export function buildInitramfs({ busybox, kernelVersion, modules, loaded, adds, 
   if (!applets.stdout.includes('/modprobe\n')) throw new UserError(`${busybox} has no modprobe; busybox-static has`);
 
   archive.file('init', INIT, 0o755);
+  archive.file('etc/terrarium-session', SESSION);
   archive.file('etc/passwd', 'root:x:0:0:root:/root:/bin/sh\n');
   archive.file('etc/group', 'root:x:0:\n');
   archive.file('etc/terrarium-modules', loaded.map((name) => `${name}\n`).join(''));

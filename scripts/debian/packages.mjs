@@ -52,7 +52,7 @@ export function bring(name, cache, { refresh, say }) {
     const result = run('apt-get', args, { cwd: packages });
     const found = newest(packages, name);
     if (result.status !== 0 && !found) {
-      const reason = (result.stderr.match(/^E: (.*)$/m) ?? [, 'no reason given'])[1];
+      const reason = result.stderr.match(/^E: (.*)$/m)?.[1] ?? 'no reason given';
       throw new UserError(
         `apt could not download ${name} (${reason}): run "apt-get update" first, or check the network`,
       );
