@@ -1,0 +1,253 @@
+/**
+ * Where everything lives in the engine's linear memory, and the shape of a vCPU's state.
+ *
+ *   0x0000_0000  guard: nothing, so that a zero pointer is caught by looking
+ *   0x0000_1000  STATE: the vCPU that runs now (others are parked in their own blocks and copied in when they run)
+ *   0x0000_2000  scratch: spill area of odd memory accesses, stepping records
+ *   0x0001_0000  TLB contexts
+ *   …            decoded code (pages and records)
+ *   …            guest RAM, page-aligned
+ *
+ * Generated code addresses the state by constants, which is why the running vCPU is always at the same place.
+ */
+
+export const STATE = 0x1000;
+/** Bytes of one vCPU's state block. */
+export const STATE_BYTES = 0x1000;
+
+/** Offsets are absolute addresses of the running vCPU's block. */
+const at = (offset: number): number => STATE + offset;
+
+/** General registers, 8 bytes each, in the manual's numbering: RAX RCX RDX RBX RSP RBP RSI RDI R8 … R15. */
+export const GPR = at(0x000);
+export const gpr = (index: number): number => GPR + 8 * index;
+
+export const S = {
+  /** Always zero: base or index that an address does not have; base of a flat segment in 64-bit mode. */
+  ZERO: at(0x080),
+  /** Architectural RIP. Exact whenever generated code is not running; inside it RIP is `RIP_PAGE - CS base + offset`. */
+  RIP: at(0x088),
+  /** Linear address of the page that runs. Base register of RIP-relative operands. */
+  RIP_PAGE: at(0x090),
+  /** Linear address where execution goes on after a control transfer. */
+  NEXT_LINEAR: at(0x098),
+
+  // Lazy flags: see isa/flags.ts
+  CC_KIND: at(0x0a0), // u32
+  CC_A: at(0x0a8), // i64
+  CC_B: at(0x0b0), // i64
+  /** RFLAGS without CF PF AF ZF SF OF: those come from CC_*. Bit 1 is set. u32 */
+  RFLAGS: at(0x0b8),
+  /** 1 or -1 (i64), from RFLAGS.DF: kept in step by whoever writes RFLAGS. */
+  DIRECTION: at(0x0c0),
+
+  /** Base addresses of ES CS SS DS FS GS as the address calculation uses them (0 where 64-bit mode ignores them). */
+  SEG_BASE: at(0x0c8), // 6 × i64, to 0x0f8
+
+  /** Instructions still to run before `run` returns; may go below zero inside it. i32 */
+  BUDGET: at(0x100),
+  /** Address of the TLB set in force: context, privilege, SMAP. u32 */
+  TLB: at(0x104),
+  /** Address of the jump cache in force. u32 */
+  JUMP_CACHE: at(0x108),
+  /** What decoded code depends on besides its bytes: see decode/mode.ts. u32 */
+  MODE: at(0x10c),
+  /** Record whose `link` the next look-up fills in, or 0. u32 */
+  PENDING_LINK: at(0x110),
+  /** What the single-stepped instruction may do that would otherwise leave: see ALLOW. u32 */
+  ALLOW: at(0x114),
+  /** Effective address left by a TypeScript helper. i64 */
+  EA: at(0x118),
+  /** Value handed to or from a slow memory access. i64 */
+  VALUE: at(0x120),
+  /** CPL, also the RPL of CS. u32 */
+  CPL: at(0x128),
+  /** Status of the last slow access: 0 or a STATUS. u32 */
+  ACCESS_STATUS: at(0x12c),
+  /** Non-zero: an odd read-modify-write waits in SCRATCH for its commit. u32 */
+  COMMIT: at(0x130),
+
+  // Fault about to be delivered, written by whoever returns STATUS.FAULT
+  FAULT_VECTOR: at(0x138), // u32
+  FAULT_ERROR: at(0x13c), // u32
+  FAULT_ADDRESS: at(0x140), // i64, CR2 or DR6 bits
+
+  // Exit record, written by whoever returns STATUS.EXIT or EXIT_BEFORE; layout in core/exits.ts
+  EXIT: at(0x150), // to 0x1a0
+
+  // System registers
+  CR0: at(0x1a0), // u32
+  CR2: at(0x1a8), // i64
+  CR3: at(0x1b0), // i64
+  CR4: at(0x1b8), // u32
+  EFER: at(0x1c0), // u32
+  XCR0: at(0x1c8), // u32
+  PKRU: at(0x1cc), // u32
+  DR: at(0x1d0), // 8 × i64, to 0x210
+  GDTR_BASE: at(0x210),
+  GDTR_LIMIT: at(0x218),
+  IDTR_BASE: at(0x220),
+  IDTR_LIMIT: at(0x228),
+  /** ES CS SS DS FS GS LDTR TR: 32 bytes each; see SEG. */
+  SEGMENTS: at(0x230), // to 0x330
+  /** PDPTEs loaded by PAE paging: 4 × i64 */
+  PDPTE: at(0x330),
+  // MSRs that the engine itself uses
+  STAR: at(0x350),
+  LSTAR: at(0x358),
+  CSTAR: at(0x360),
+  FMASK: at(0x368),
+  KERNEL_GS_BASE: at(0x370),
+  SYSENTER_CS: at(0x378),
+  SYSENTER_ESP: at(0x380),
+  SYSENTER_EIP: at(0x388),
+  PAT: at(0x390),
+  TSC_AUX: at(0x398),
+  XSS: at(0x3a0),
+  /** Instruction count at which a STI or MOV SS shadow ends, as i64, and its kind: 0 none, 1 STI, 2 MOV SS. */
+  SHADOW_AT: at(0x3a8),
+  SHADOW_KIND: at(0x3b0),
+
+  // x87, MMX, SSE
+  FCW: at(0x3c0), // u16
+  FSW: at(0x3c4), // u16 without TOP
+  FTOP: at(0x3c8), // u32, 0..7
+  /** One byte per physical register: 1 if empty. Full tags are computed when asked for. */
+  FEMPTY: at(0x3d0), // 8 bytes
+  FOP: at(0x3d8), // u16
+  FCS: at(0x3dc), // u16
+  FDS: at(0x3e0), // u16
+  FIP: at(0x3e8), // i64
+  FDP: at(0x3f0), // i64
+  MXCSR: at(0x3f8), // u32
+  /** Physical x87 registers: 8 × 16 bytes: i64 significand, u16 sign and exponent. MM registers are the significands. */
+  FPR: at(0x400), // to 0x480
+  /** XMM0–15, 16 bytes each. */
+  XMM: at(0x480), // to 0x580
+  /** Upper halves of YMM0–15. */
+  YMMH: at(0x580), // to 0x680
+  /** Bytes of a 16- or 32-byte operand that went the slow way. */
+  WIDE: at(0x680), // to 0x6c0
+  /** Softfloat and x87 helpers' scratch. */
+  FLOAT_SCRATCH: at(0x6c0), // to 0x780
+} as const;
+
+/** Segment register records at S.SEGMENTS. The order is the instruction encoding's, then LDTR and TR. */
+export const SEG = {
+  ES: 0,
+  CS: 1,
+  SS: 2,
+  DS: 3,
+  FS: 4,
+  GS: 5,
+  LDTR: 6,
+  TR: 7,
+  BYTES: 32,
+  /** u16 */
+  SELECTOR: 0,
+  /** u32 access rights as VMCS fields hold them: SDM 3C 24.4.1, bit 16 "unusable". */
+  ACCESS: 4,
+  /** u32, in bytes, granularity applied */
+  LIMIT: 8,
+  /** i64 */
+  BASE: 16,
+} as const;
+export const segment = (index: number): number => S.SEGMENTS + SEG.BYTES * index;
+
+/** A place for accesses that cannot use guest memory directly: 64 bytes. */
+export const SCRATCH = 0x2000;
+/** Records that run a counted number of instructions: see tiers/interpreter.ts. */
+export const STEP_RECORDS = 0x2100;
+
+/** One decoded instruction. Addresses are absolute. */
+export const REC = {
+  BYTES: 56,
+  HANDLER: 0, // u16
+  /** Offset of the instruction in its page. u16 */
+  OFFSET: 2,
+  LENGTH: 4, // u8
+  /** 0–3: index is shifted by this. u8 */
+  SCALE: 5,
+  /** Instructions from this one to the end of its run, itself included. u16 */
+  REMAINING: 6,
+  /** Register operands in the order of the instruction's operands: addresses. u32 */
+  RA: 8,
+  RB: 12,
+  BASE: 16,
+  INDEX: 20,
+  /** Address of the segment's base cell. u32 */
+  SEG: 24,
+  DISP: 28, // i32
+  /** Immediate, sign-extended to 64 bits. i64 */
+  IMM: 32,
+  /** Record of a branch's target in the same page, or 0. u32 */
+  LINK: 40,
+  /** AUX fields. u32 */
+  AUX: 44,
+  RC: 48,
+  /** Branch: target, relative to the page. Others: ModRM (bits 0–7), opcode (8–15). i32 */
+  EXTRA: 52,
+} as const;
+
+/** Bit fields of a record's AUX: what the general address calculation and TypeScript helpers want to know. */
+export const AUX = {
+  SEGMENT_SHIFT: 0, // 3 bits: SEG number of the memory operand
+  ADDRESS_SIZE_SHIFT: 4, // 2 bits: 0 16-bit, 1 32-bit, 2 64-bit
+  OPERAND_SIZE_SHIFT: 6, // 2 bits: 0 byte, 1 word, 2 dword, 3 qword
+  REP: 1 << 8, // F3
+  REPNE: 1 << 9, // F2
+  LOCK: 1 << 10,
+  OPERAND16: 1 << 11, // 66
+  REX_W: 1 << 12,
+  MEMORY: 1 << 13, // ModRM names memory
+  /** Number of the register operand in ModRM.reg and r/m, with REX bits. 4 bits each. */
+  REG_SHIFT: 16,
+  RM_SHIFT: 20,
+} as const;
+
+/** TLB: per context, three sets (user; supervisor with SMAP in force; supervisor), each a read and a write array. */
+export const TLB = {
+  ENTRY_BYTES: 16,
+  ENTRIES: 1024,
+  ARRAY_BYTES: 16 * 1024,
+  /** Read array, then write array, then execute array. */
+  SET_BYTES: 3 * 16 * 1024,
+  WRITE: 16 * 1024,
+  EXECUTE: 32 * 1024,
+  SETS: 3,
+  USER: 0,
+  SUPERVISOR_SMAP: 1,
+  SUPERVISOR: 2,
+  /** In an entry: i64 tag (linear page, or -1), i32 addend. */
+  ADDEND: 8,
+} as const;
+
+/** Jump cache: linear address → record, per context and privilege (user, supervisor). */
+export const JUMP_CACHE = {
+  ENTRY_BYTES: 16,
+  ENTRIES: 4096,
+  BYTES: 64 * 1024,
+  RECORD: 8,
+  MODE: 12,
+} as const;
+
+export const CONTEXT_BYTES = TLB.SETS * TLB.SET_BYTES + 2 * JUMP_CACHE.BYTES;
+
+/** What a handler or a helper tells the dispatcher. */
+export const STATUS = {
+  /** Go on with the next record. */
+  NEXT: 0,
+  /** S.FAULT_* is to be delivered; the instruction has changed nothing. */
+  FAULT: 1,
+  /** Done; go on at S.NEXT_LINEAR. */
+  JUMP: 2,
+  /** Done, RIP is set; return to L0 with S.EXIT. */
+  EXIT: 3,
+  /** Nothing has changed, RIP is the instruction's; return to L0 with S.EXIT. */
+  EXIT_BEFORE: 4,
+  /** Not for the dispatcher: go on at NEXT_LINEAR and look again at everything that depends on the mode. */
+  RELOAD: 5,
+} as const;
+
+/** What the instruction run by `step` may do: L0 has decided. */
+export const ALLOW = { MMIO: 1, PORT: 2, INTERCEPT: 4 } as const;

@@ -1,0 +1,65 @@
+import { assert, UserError } from '../../base/assert.ts';
+import { byteSize } from '../../base/format.ts';
+import { CONTEXT_BYTES } from './layout.ts';
+
+const WASM_PAGE = 65_536;
+
+/** How the linear memory is divided. All addresses are bytes, page-aligned. */
+export interface MemoryPlan {
+  /** TLB contexts that can be alive at once, all vCPUs together. */
+  readonly contexts: number;
+  /** Bytes for decoded code. */
+  readonly codeBytes: number;
+  /** Bytes of guest RAM. */
+  readonly ramBytes: number;
+  /** Parked state blocks. */
+  readonly vcpus: number;
+}
+
+const LIMIT_BYTES = 4 * 1024 ** 3 - WASM_PAGE;
+
+/**
+ * The one linear memory: who lives where, and the views on it. Nothing is committed before it is touched, so a large
+ * guest costs what it uses.
+ */
+export class EngineMemory {
+  readonly memory: WebAssembly.Memory;
+  readonly u8: Uint8Array;
+  readonly u16: Uint16Array;
+  readonly u32: Uint32Array;
+  readonly i32: Int32Array;
+  readonly f64: Float64Array;
+  readonly parked: number;
+  readonly contexts: number;
+  readonly contextCount: number;
+  readonly code: number;
+  readonly codeEnd: number;
+  readonly ram: number;
+  readonly ramBytes: number;
+
+  constructor(plan: MemoryPlan) {
+    this.parked = 0x1_0000;
+    this.contexts = (this.parked + plan.vcpus * 0x1000 + 0xffff) & ~0xffff;
+    this.contextCount = plan.contexts;
+    this.code = this.contexts + plan.contexts * CONTEXT_BYTES;
+    this.codeEnd = this.code + plan.codeBytes;
+    this.ram = Math.ceil(this.codeEnd / WASM_PAGE) * WASM_PAGE;
+    this.ramBytes = plan.ramBytes;
+    const total = this.ram + plan.ramBytes;
+    if (total > LIMIT_BYTES) {
+      throw new UserError(
+        `the machine has room for ${byteSize(LIMIT_BYTES - this.ram)} of RAM in one WebAssembly memory, ` +
+          `but ${byteSize(plan.ramBytes)} are asked for: give a smaller -m`,
+      );
+    }
+    const pages = Math.ceil(total / WASM_PAGE);
+    this.memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
+    const { buffer } = this.memory;
+    this.u8 = new Uint8Array(buffer);
+    this.u16 = new Uint16Array(buffer);
+    this.u32 = new Uint32Array(buffer);
+    this.i32 = new Int32Array(buffer);
+    this.f64 = new Float64Array(buffer);
+    assert(this.ram % 4096 === 0, 'guest RAM starts on a page');
+  }
+}

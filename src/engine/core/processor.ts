@@ -1,0 +1,493 @@
+import { CR0, CR4, EFER, RFLAGS, RFLAGS_IOPL } from '../../arch/registers.ts';
+import { MODE } from '../decode/mode.ts';
+import { CC } from '../isa/flags.ts';
+import { ACCESS, TRANSLATE } from '../paging/access.ts';
+import { TlbContexts } from '../paging/tlb.ts';
+import { type CodePages, PageWalker } from '../paging/walk.ts';
+import type { EngineHost, EngineVcpu } from './cpu.ts';
+import { EXIT, type ExitReason, X } from './exits.ts';
+import { AUX, GPR, gpr, REC, S, SCRATCH, SEG, STATUS, segment, TLB } from './layout.ts';
+import { EngineMemory, type MemoryPlan } from './memory.ts';
+
+/** What the processor offers: decides which bits are reserved and which instructions exist. */
+export interface ProcessorFeatures {
+  physicalBits: number;
+  gigabytePages: boolean;
+  /** CR4 bits that may be set. */
+  cr4: number;
+  /** EFER bits that may be set. */
+  efer: number;
+  /** XCR0 bits that may be set. */
+  xcr0: number;
+  /** 'intel' and 'amd' differ in SYSCALL in compatibility mode, SYSENTER in long mode, far returns of 64-bit offsets, … */
+  vendor: 'intel' | 'amd';
+  /** CPUID features by Linux' name: instructions with a `feature` that is missing are #UD. */
+  has: (feature: string) => boolean;
+}
+
+/**
+ * The processor as TypeScript helpers see it: the running vCPU's registers (always at STATE), linear memory accesses with
+ * all checks, and the ways an instruction can end. No exceptions: accesses return false with the fault recorded, and the
+ * helper returns `STATUS.FAULT` (or the status in `status`).
+ *
+ * Owns    the running vCPU's derived state: mode word, TLB set, jump cache, segment bases as addresses use them.
+ * Knows   nothing of VMX, of devices, or of who handles an exit.
+ */
+export class Processor {
+  readonly memory: EngineMemory;
+  readonly tlb: TlbContexts;
+  readonly walker: PageWalker;
+  readonly host: EngineHost;
+  readonly features: ProcessorFeatures;
+  readonly u8: Uint8Array;
+  readonly u16: Uint16Array;
+  readonly u32: Uint32Array;
+  readonly i32: Int32Array;
+  vcpu!: EngineVcpu;
+  /** Result of the last read: low and high half. */
+  low = 0;
+  high = 0;
+
+  constructor(memory: EngineMemory, host: EngineHost, features: ProcessorFeatures, code: CodePages) {
+    this.memory = memory;
+    this.host = host;
+    this.features = features;
+    this.tlb = new TlbContexts(memory);
+    this.walker = new PageWalker(memory, this.tlb, host, code);
+    this.walker.physicalBits = features.physicalBits;
+    this.walker.gigabytePages = features.gigabytePages;
+    this.u8 = memory.u8;
+    this.u16 = memory.u16;
+    this.u32 = memory.u32;
+    this.i32 = memory.i32;
+  }
+
+  static memory(plan: MemoryPlan): EngineMemory {
+    return new EngineMemory(plan);
+  }
+
+  // ---- fields of the state ----------------------------------------------------------------------------------------
+
+  get(address: number): number {
+    return this.u32[address >>> 2]!;
+  }
+
+  set(address: number, value: number): void {
+    this.u32[address >>> 2] = value;
+  }
+
+  set64(address: number, low: number, high: number): void {
+    this.u32[address >>> 2] = low;
+    this.u32[(address >>> 2) + 1] = high;
+  }
+
+  copy64(to: number, from: number): void {
+    this.u32[to >>> 2] = this.u32[from >>> 2]!;
+    this.u32[(to >>> 2) + 1] = this.u32[(from >>> 2) + 1]!;
+  }
+
+  get cpl(): number {
+    return this.u32[S.CPL >>> 2]!;
+  }
+  get cr0(): number {
+    return this.u32[S.CR0 >>> 2]!;
+  }
+  get cr4(): number {
+    return this.u32[S.CR4 >>> 2]!;
+  }
+  get efer(): number {
+    return this.u32[S.EFER >>> 2]!;
+  }
+  /** 64-bit mode (not compatibility mode). */
+  get long(): boolean {
+    return (this.u32[S.MODE >>> 2]! & MODE.LONG) !== 0;
+  }
+  /** IA-32e mode, compatibility mode included. */
+  get ia32e(): boolean {
+    return (this.efer & EFER.LMA) !== 0;
+  }
+  get protectedMode(): boolean {
+    return (this.cr0 & CR0.PE) !== 0;
+  }
+  get vm86(): boolean {
+    return (this.u32[S.RFLAGS >>> 2]! & RFLAGS.VM) !== 0;
+  }
+  get iopl(): number {
+    return (this.u32[S.RFLAGS >>> 2]! & RFLAGS_IOPL) >>> 12;
+  }
+
+  /** RFLAGS with the lazy flags computed. */
+  rflags(): number {
+    return (this.u32[S.RFLAGS >>> 2]! | this.statusFlags()) >>> 0;
+  }
+
+  /** The six status flags. The wasm core's `flags` does the same; this is for helpers. */
+  statusFlags(): number {
+    const kind = this.u32[S.CC_KIND >>> 2]!;
+    const size = kind >>> CC.SIZE_SHIFT;
+    const aLow = this.i32[S.CC_A >>> 2]!;
+    const aHigh = this.i32[(S.CC_A + 4) >>> 2]!;
+    const bLow = this.i32[S.CC_B >>> 2]!;
+    const bHigh = this.i32[(S.CC_B + 4) >>> 2]!;
+    let flags = 0;
+    let rLow: number;
+    let rHigh: number;
+    switch (kind & CC.CLASS_MASK) {
+      case CC.EXPLICIT:
+        return bLow & 0x8d5;
+      case CC.SUB: {
+        rLow = (aLow - bLow) | 0;
+        rHigh = (aHigh - bHigh - (aLow >>> 0 < bLow >>> 0 ? 1 : 0)) | 0;
+        const below = aHigh >>> 0 < bHigh >>> 0 || (aHigh === bHigh && aLow >>> 0 < bLow >>> 0);
+        const less = aHigh < bHigh || (aHigh === bHigh && aLow >>> 0 < bLow >>> 0);
+        if (below) flags |= RFLAGS.CF;
+        flags |= (aLow ^ bLow ^ rLow) & RFLAGS.AF;
+        const sign = size === 3 ? rHigh < 0 : ((rLow >>> ((8 << size) - 1)) & 1) !== 0;
+        if (sign !== less) flags |= RFLAGS.OF;
+        break;
+      }
+      case CC.ADD: {
+        rLow = aLow;
+        rHigh = aHigh;
+        // the other addend
+        const oLow = (aLow - bLow) | 0;
+        const oHigh = (aHigh - bHigh - (aLow >>> 0 < bLow >>> 0 ? 1 : 0)) | 0;
+        if (rHigh >>> 0 < bHigh >>> 0 || (rHigh === bHigh && rLow >>> 0 < bLow >>> 0)) flags |= RFLAGS.CF;
+        flags |= (rLow ^ bLow ^ oLow) & RFLAGS.AF;
+        const top = size === 3 ? 31 : (8 << size) - 1;
+        const r = size === 3 ? rHigh : rLow;
+        const b = size === 3 ? bHigh : bLow;
+        const o = size === 3 ? oHigh : oLow;
+        if ((((r ^ b) & (r ^ o)) >>> top) & 1) flags |= RFLAGS.OF;
+        break;
+      }
+      default:
+        rLow = aLow;
+        rHigh = aHigh;
+        flags = bLow & (RFLAGS.CF | RFLAGS.AF | RFLAGS.OF);
+    }
+    const masked = size === 3 ? rLow | rHigh : size === 2 ? rLow : rLow & (size === 1 ? 0xffff : 0xff);
+    if (masked === 0) flags |= RFLAGS.ZF;
+    if (size === 3 ? rHigh < 0 : ((rLow >>> ((8 << size) - 1)) & 1) !== 0) flags |= RFLAGS.SF;
+    let parity = rLow & 0xff;
+    parity ^= parity >>> 4;
+    if (!((0x6996 >>> (parity & 15)) & 1)) flags |= RFLAGS.PF;
+    return flags;
+  }
+
+  /** Sets RFLAGS whole, as the architecture has it. Callers mask what may change; `modeChanged` follows if VM, AC or TF did. */
+  setRflags(value: number): void {
+    this.set64(S.CC_B, value & 0x8d5, 0);
+    this.set(S.CC_KIND, CC.EXPLICIT);
+    this.set(S.RFLAGS, (value & 0x3f_7700) | RFLAGS.FIXED1);
+    const down = value & RFLAGS.DF ? 0xffff_ffff : 0;
+    this.set64(S.DIRECTION, down === 0 ? 1 : down, down);
+  }
+
+  // ---- linear memory ----------------------------------------------------------------------------------------------
+
+  /** ACCESS bits of an ordinary data access now. */
+  get dataAccess(): number {
+    return this.cpl === 3 ? ACCESS.USER : 0;
+  }
+
+  /**
+   * Reads 1, 2, 4 or 8 bytes at a linear address into `low`, `high`. `access`: `dataAccess`, or ACCESS.IMPLICIT for
+   * descriptor tables, TSS and the like. False: S.ACCESS_STATUS has the status to leave with.
+   */
+  read(low: number, high: number, bytes: number, access = this.dataAccess): boolean {
+    if ((low & 0xfff) + bytes > 4096) return this.#readAcross(low, high, bytes, access);
+    const host = this.translate(low, high, access);
+    if (host >= 0) {
+      this.#readHost(host, bytes);
+      return true;
+    }
+    if (host === TRANSLATE.FAULT) return false;
+    this.#readDevice(this.walker.physical, bytes);
+    return true;
+  }
+
+  #readHost(host: number, bytes: number): void {
+    const { u8 } = this;
+    this.high = 0;
+    if (bytes === 1) this.low = u8[host]!;
+    else if (bytes === 2) this.low = u8[host]! | (u8[host + 1]! << 8);
+    else {
+      this.low = (u8[host]! | (u8[host + 1]! << 8) | (u8[host + 2]! << 16) | (u8[host + 3]! << 24)) >>> 0;
+      if (bytes === 8) {
+        this.high = (u8[host + 4]! | (u8[host + 5]! << 8) | (u8[host + 6]! << 16) | (u8[host + 7]! << 24)) >>> 0;
+      }
+    }
+  }
+
+  #readDevice(physical: number, bytes: number): void {
+    this.high = 0;
+    if (bytes === 8) {
+      this.low = this.host.mmioRead(physical, 4) >>> 0;
+      this.high = this.host.mmioRead(physical + 4, 4) >>> 0;
+    } else this.low = this.host.mmioRead(physical, bytes) >>> 0;
+  }
+
+  readonly #bytes = new Uint8Array(64);
+
+  #readAcross(low: number, high: number, bytes: number, access: number): boolean {
+    if (!this.copyFrom(low, high, bytes, this.#bytes, access)) return false;
+    const b = this.#bytes;
+    this.low = (b[0]! | (bytes > 1 ? b[1]! << 8 : 0) | (bytes > 2 ? (b[2]! << 16) | (b[3]! << 24) : 0)) >>> 0;
+    this.high = bytes === 8 ? (b[4]! | (b[5]! << 8) | (b[6]! << 16) | (b[7]! << 24)) >>> 0 : 0;
+    return true;
+  }
+
+  /** Writes 1, 2, 4 or 8 bytes. False: nothing was written, S.ACCESS_STATUS has the status. */
+  write(low: number, high: number, bytes: number, valueLow: number, valueHigh = 0, access = this.dataAccess): boolean {
+    if ((low & 0xfff) + bytes > 4096) {
+      const b = this.#bytes;
+      for (let i = 0; i < bytes; i += 1) b[i] = i < 4 ? valueLow >>> (8 * i) : valueHigh >>> (8 * (i - 4));
+      return this.copyTo(low, high, bytes, b, access);
+    }
+    const host = this.translate(low, high, access | ACCESS.WRITE);
+    if (host >= 0) {
+      const { u8 } = this;
+      u8[host] = valueLow;
+      if (bytes > 1) {
+        u8[host + 1] = valueLow >>> 8;
+        if (bytes > 2) {
+          u8[host + 2] = valueLow >>> 16;
+          u8[host + 3] = valueLow >>> 24;
+          if (bytes === 8) {
+            u8[host + 4] = valueHigh;
+            u8[host + 5] = valueHigh >>> 8;
+            u8[host + 6] = valueHigh >>> 16;
+            u8[host + 7] = valueHigh >>> 24;
+          }
+        }
+      }
+      if (this.walker.oddPage) this.walker.stored(host, bytes);
+      return true;
+    }
+    if (host === TRANSLATE.FAULT) return false;
+    const { physical } = this.walker;
+    if (bytes === 8) {
+      this.host.mmioWrite(physical, 4, valueLow);
+      this.host.mmioWrite(physical + 4, 4, valueHigh);
+    } else this.host.mmioWrite(physical, bytes, valueLow);
+    return true;
+  }
+
+  /** Checks that `bytes` (at most a page) can be written, filling the TLB; nothing is written. */
+  probeWrite(low: number, high: number, bytes: number, access = this.dataAccess): boolean {
+    if (this.translate(low, high, access | ACCESS.WRITE) === TRANSLATE.FAULT) return false;
+    if ((low & 0xfff) + bytes <= 4096) return true;
+    const next = ((low | 0xfff) + 1) >>> 0;
+    return this.translate(next, next === 0 ? (high + 1) >>> 0 : high, access | ACCESS.WRITE) !== TRANSLATE.FAULT;
+  }
+
+  /** Copies at most 64 bytes out of linear memory, over a page border if need be. */
+  copyFrom(low: number, high: number, bytes: number, into: Uint8Array, access = this.dataAccess): boolean {
+    const first = Math.min(bytes, 4096 - (low & 0xfff));
+    const a = this.translate(low, high, access);
+    if (a === TRANSLATE.FAULT) return false;
+    const device = this.walker.physical;
+    let b = 0;
+    let device2 = 0;
+    if (first < bytes) {
+      const next = ((low | 0xfff) + 1) >>> 0;
+      b = this.translate(next, next === 0 ? (high + 1) >>> 0 : high, access);
+      if (b === TRANSLATE.FAULT) return false;
+      device2 = this.walker.physical;
+    }
+    for (let i = 0; i < bytes; i += 1) {
+      if (i < first) into[i] = a >= 0 ? this.u8[a + i]! : this.host.mmioRead(device + i, 1);
+      else into[i] = b >= 0 ? this.u8[b + i - first]! : this.host.mmioRead(device2 + i - first, 1);
+    }
+    return true;
+  }
+
+  /** Copies at most 64 bytes into linear memory; both pages are translated before anything is written. */
+  copyTo(low: number, high: number, bytes: number, from: Uint8Array, access = this.dataAccess): boolean {
+    const first = Math.min(bytes, 4096 - (low & 0xfff));
+    const a = this.translate(low, high, access | ACCESS.WRITE);
+    if (a === TRANSLATE.FAULT) return false;
+    let { physical, oddPage } = this.walker;
+    let b = 0;
+    let second = 0;
+    let secondOdd = 0;
+    if (first < bytes) {
+      const next = ((low | 0xfff) + 1) >>> 0;
+      b = this.translate(next, next === 0 ? (high + 1) >>> 0 : high, access | ACCESS.WRITE);
+      if (b === TRANSLATE.FAULT) return false;
+      second = this.walker.physical;
+      secondOdd = this.walker.oddPage;
+    }
+    if (a >= 0) for (let i = 0; i < first; i += 1) this.u8[a + i] = from[i]!;
+    else for (let i = 0; i < first; i += 1) this.host.mmioWrite(physical + i, 1, from[i]!);
+    if (oddPage && a >= 0) {
+      this.walker.physical = physical;
+      this.walker.oddPage = oddPage;
+      this.walker.stored(a, first);
+    }
+    if (first < bytes) {
+      physical = second;
+      oddPage = secondOdd;
+      if (b >= 0) for (let i = first; i < bytes; i += 1) this.u8[b + i - first] = from[i]!;
+      else for (let i = first; i < bytes; i += 1) this.host.mmioWrite(physical + i - first, 1, from[i]!);
+      if (oddPage && b >= 0) {
+        this.walker.physical = physical;
+        this.walker.oddPage = oddPage;
+        this.walker.stored(b, bytes - first);
+      }
+    }
+    return true;
+  }
+
+  /** Host address, or a TRANSLATE answer. Non-canonical addresses are #GP(0) (or #SS: callers that know say so). */
+  translate(low: number, high: number, access: number): number {
+    if (this.ia32e && !this.isCanonical(low, high)) {
+      this.fault(13, 0);
+      this.set(S.ACCESS_STATUS, STATUS.FAULT);
+      return TRANSLATE.FAULT;
+    }
+    return this.walker.translate(this.vcpu, low, high, access);
+  }
+
+  isCanonical(_low: number, high: number): boolean {
+    const top = (high | 0) >> (this.cr4 & CR4.LA57 ? 24 : 15);
+    return top === 0 || top === -1;
+  }
+
+  // ---- ways to end ------------------------------------------------------------------------------------------------
+
+  /** Records a fault; the helper returns what this returns. */
+  fault(vector: number, error = 0): number {
+    this.set(S.FAULT_VECTOR, vector);
+    this.set(S.FAULT_ERROR, error);
+    return STATUS.FAULT;
+  }
+
+  /** The status of a failed access. */
+  get accessStatus(): number {
+    return this.u32[S.ACCESS_STATUS >>> 2]!;
+  }
+
+  /** Records an exit to L0 in front of the instruction `record`. */
+  exitBefore(reason: ExitReason, record: number, qualificationLow = 0, qualificationHigh = 0): number {
+    this.set(X.REASON, reason);
+    this.set(X.LENGTH, this.u8[record + REC.LENGTH]!);
+    this.set64(X.QUALIFICATION, qualificationLow, qualificationHigh);
+    this.set(X.VECTORING, 0);
+    this.set(X.LINEAR_VALID, 0);
+    return STATUS.EXIT_BEFORE;
+  }
+
+  /** Offset in the code segment of the instruction `record`, as halves in low, high. */
+  ripOf(record: number): void {
+    const offset = this.u16[(record + REC.OFFSET) >>> 1]!;
+    let low = this.get(S.RIP_PAGE) + offset;
+    let high = this.get(S.RIP_PAGE + 4);
+    if (!this.long) {
+      low = (low - this.get(segment(SEG.CS) + SEG.BASE)) >>> 0;
+      high = 0;
+    }
+    this.low = low;
+    this.high = high;
+  }
+
+  /** RIP of the instruction behind `record`, as halves in low, high; wrapped as the mode says. */
+  nextRip(record: number): void {
+    this.ripOf(record);
+    const low = this.low + this.u8[record + REC.LENGTH]!;
+    this.low = low >>> 0;
+    if (this.long) {
+      if (low >= 0x1_0000_0000) this.high = (this.high + 1) >>> 0;
+    } else if (!(this.get(segment(SEG.CS) + SEG.ACCESS) & 0x4000)) this.low &= 0xffff;
+  }
+
+  /** Goes on at RIP = halves in the (new) code segment: S.RIP and S.NEXT_LINEAR. */
+  goTo(low: number, high: number): number {
+    this.set64(S.RIP, low, high);
+    if (this.long) this.set64(S.NEXT_LINEAR, low, high);
+    else this.set64(S.NEXT_LINEAR, (low + this.get(segment(SEG.CS) + SEG.BASE)) >>> 0, 0);
+    return STATUS.JUMP;
+  }
+
+  /** Goes on behind `record`, after looking again at the mode: for whatever changed it. */
+  goOn(record: number): number {
+    this.nextRip(record);
+    return this.goTo(this.low, this.high);
+  }
+
+  // ---- derived state ----------------------------------------------------------------------------------------------
+
+  /**
+   * Recomputes what depends on CPL, CR0, CR4, EFER, RFLAGS.{VM,AC,TF}, CS, SS, DS, ES: the mode word, the TLB set, the
+   * jump cache, the segment bases. Call after changing any of them; helpers that call it return JUMP.
+   */
+  modeChanged(): void {
+    const { cr0, cr4, efer } = this;
+    const rflags = this.get(S.RFLAGS);
+    const cs = this.get(segment(SEG.CS) + SEG.ACCESS);
+    const isLong = (efer & EFER.LMA) !== 0 && (cs & 0x2000) !== 0;
+    let mode = 0;
+    if (isLong) mode |= MODE.LONG | MODE.DEFAULT32;
+    else {
+      if (cs & 0x4000) mode |= MODE.DEFAULT32;
+      if (cs & 0x4000 && this.#flat32()) mode |= MODE.FLAT32;
+    }
+    if (!(cr0 & CR0.PE)) mode |= MODE.REAL;
+    if (rflags & RFLAGS.VM) mode |= MODE.VM86;
+    const user = this.cpl === 3;
+    if (user) mode |= MODE.USER;
+    if (cr0 & CR0.EM) mode |= MODE.EM;
+    if (cr0 & CR0.TS) mode |= MODE.TS;
+    if (cr0 & CR0.MP) mode |= MODE.MP;
+    if (cr4 & CR4.OSFXSR) mode |= MODE.OSFXSR;
+    if (cr4 & CR4.OSXSAVE && (this.get(S.XCR0) & 6) === 6) mode |= MODE.AVX;
+    this.set(S.MODE, mode);
+    const set = user ? TLB.USER : cr4 & CR4.SMAP && !(rflags & RFLAGS.AC) ? TLB.SUPERVISOR_SMAP : TLB.SUPERVISOR;
+    this.set(S.TLB, this.tlb.set(this.vcpu.context, set));
+    this.set(S.JUMP_CACHE, this.tlb.jumps(this.vcpu.context, user));
+    for (let seg = 0; seg < 6; seg += 1) {
+      const cell = S.SEG_BASE + 8 * seg;
+      if (isLong && seg !== SEG.FS && seg !== SEG.GS) this.set64(cell, 0, 0);
+      else this.copy64(cell, segment(seg) + SEG.BASE);
+    }
+  }
+
+  /** 32-bit stack, and CS SS DS ES are what a flat program has. */
+  #flat32(): boolean {
+    for (let seg = 0; seg <= SEG.DS; seg += 1) {
+      const at = segment(seg);
+      const access = this.get(at + SEG.ACCESS);
+      if (access & 0x1_0000 || this.get(at + SEG.BASE) !== 0 || this.get(at + SEG.LIMIT) !== 0xffff_ffff) return false;
+      if (!(access & 0x80)) return false;
+      if (seg === SEG.CS) {
+        if (!(access & 0x8)) return false;
+      } else if ((access & 0xe) !== 0x2) return false; // data, expand-up, writable
+      if (seg === SEG.SS && !(access & 0x4000)) return false;
+    }
+    return true;
+  }
+
+  // ---- for other files of the engine ------------------------------------------------------------------------------
+
+  gprAddress(index: number): number {
+    return gpr(index);
+  }
+
+  aux(record: number): number {
+    return this.get(record + REC.AUX);
+  }
+
+  /** Bytes of the instruction's operand size. */
+  operandSize(record: number): number {
+    return 1 << ((this.aux(record) >>> AUX.OPERAND_SIZE_SHIFT) & 3);
+  }
+
+  /** Instructions retired when the instruction `record` begins. */
+  instructionsAt(record: number): number {
+    const remaining = this.u16[(record + REC.REMAINING) >>> 1]!;
+    return this.vcpu.instructions + this.vcpu.slice - this.i32[S.BUDGET >>> 2]! - remaining;
+  }
+}
+
+export { EXIT, GPR, SCRATCH };

@@ -1,0 +1,522 @@
+import { assert } from '../../base/assert.ts';
+import { type Callee, call, type Expr, I32, I64, i32, i64, V128, v128 } from '../../wasm/expr.ts';
+import type { FunctionBuilder, Local } from '../../wasm/module.ts';
+import { type AUX, gpr, REC, S, SCRATCH, STATUS, TLB } from '../core/layout.ts';
+import { CC } from './flags.ts';
+import type { Operand } from './instruction.ts';
+
+/**
+ * How addresses and stacks work where the form runs. `long`: 64-bit mode. `flat32`: 32-bit code and stack, CS SS DS ES
+ * flat. `general`: everything else; every access goes through the segment checks in TypeScript.
+ */
+export type AddressMode = 'long' | 'flat32' | 'general';
+
+/** Functions of the core module that instruction code calls. */
+export interface Library {
+  /** (linear, bytes) → value, zero-extended; S.ACCESS_STATUS tells whether it worked. */
+  readonly loadSlow: Callee;
+  /** (linear, value, bytes) → status */
+  readonly storeSlow: Callee;
+  /** (linear, bytes) → host address for reading and writing, or 0 with S.ACCESS_STATUS. May be SCRATCH: then commit. */
+  readonly modifySlow: Callee;
+  readonly commit: Callee;
+  /** (linear, bytes) → status; bytes come to S.WIDE. */
+  readonly loadWide: Callee;
+  /** (linear, bytes) → status; bytes are taken from S.WIDE. */
+  readonly storeWide: Callee;
+  /** () → the six status flags as in RFLAGS */
+  readonly flags: Callee;
+  /** (condition 0–15) → 0 or 1 */
+  readonly condition: Callee;
+  /** () → CF as 0 or 1 */
+  readonly carry: Callee;
+  /** (helper number, record) → status: TypeScript. */
+  readonly helper: Callee;
+  /** (a, b) → high 64 bits of the unsigned, signed product */
+  readonly mulHighU: Callee;
+  readonly mulHighS: Callee;
+  /** (record, access: bytes | write << 8) → status, linear address in S.EA: segment checks, all address sizes. */
+  readonly linear: Callee;
+  /** Others by name: divide, floating point, … */
+  readonly byName: (name: string) => Callee;
+}
+
+/** What the dispatcher has to know of a form besides its code. */
+export interface FormContext {
+  readonly operands: readonly Operand[];
+  /** Operand size in bytes: 1, 2, 4 or 8. */
+  readonly size: number;
+  readonly mode: AddressMode;
+  /** The memory operand's address needs the general calculation (16-bit, 67h, FS/GS outside 64-bit mode …). */
+  readonly generalAddress: boolean;
+  /** The form's full name, for messages. */
+  readonly form: string;
+  /** Low bits of the opcode byte: the condition of Jcc, SETcc, CMOVcc. */
+  readonly opcode: number;
+}
+
+const PAGE_MASK = i64.const(-4096);
+
+/**
+ * The words an instruction is written in. Values are WebAssembly expressions of type i64 unless said otherwise;
+ * operands come sign-extended (`load`) or zero-extended (`loadU`). An expression is evaluated where it is used: bind
+ * with `let` what is used twice or read before something is written.
+ *
+ * Order: everything that may fault comes before the first write of a register or of memory. The memory operand's
+ * address is computed once, at its first use.
+ */
+export abstract class Semantics {
+  readonly f: FunctionBuilder;
+  readonly lib: Library;
+  readonly operands: readonly Operand[];
+  readonly size: number;
+  readonly mode: AddressMode;
+  readonly form: string;
+  readonly opcode: number;
+  readonly #context: FormContext;
+  /** The record that runs: an i32. */
+  readonly record: Expr;
+  #address: Local | undefined;
+
+  constructor(f: FunctionBuilder, lib: Library, context: FormContext, record: Expr) {
+    this.f = f;
+    this.lib = lib;
+    this.operands = context.operands;
+    this.size = context.size;
+    this.mode = context.mode;
+    this.form = context.form;
+    this.opcode = context.opcode;
+    this.#context = context;
+    this.record = record;
+  }
+
+  /** Leaves the instruction with a status (an i32, one of STATUS). */
+  abstract leave(status: Expr): void;
+  /** Branch to the record's target if `condition` (i32), else on with the next instruction. Ends the form. */
+  abstract branchIf(condition: Expr): void;
+  /** Branch to the record's target. Ends the form. */
+  abstract branch(): void;
+  /** Near jump to an offset in the code segment, wrapped to the operand size. Ends the form. */
+  abstract jump(target: Expr): void;
+
+  get long(): boolean {
+    return this.mode === 'long';
+  }
+
+  let(value: Expr): Local {
+    return this.f.let(value);
+  }
+
+  field32(offset: number): Expr {
+    return i32.load(this.record, offset);
+  }
+
+  /** Address of the register that operand `i` names: an i32. */
+  registerAddress(i: number): Expr {
+    const operand = this.operands[i]!;
+    return operand.fixed !== 0 ? i32.const(operand.fixed) : this.field32([REC.RA, REC.RB, REC.RC][operand.slot]!);
+  }
+
+  isMemory(i: number): boolean {
+    return this.operands[i]!.kind === 'mem';
+  }
+
+  sizeOf(i: number): number {
+    return this.operands[i]!.size;
+  }
+
+  // ---- operands -------------------------------------------------------------------------------------------------
+
+  /** Operand `i`, sign-extended from its size. */
+  load(i: number): Expr {
+    return this.#load(i, true);
+  }
+
+  /** Operand `i`, zero-extended. */
+  loadU(i: number): Expr {
+    return this.#load(i, false);
+  }
+
+  #load(i: number, signed: boolean): Expr {
+    const operand = this.operands[i]!;
+    switch (operand.kind) {
+      case 'imm': {
+        const value = i64.load(this.record, REC.IMM);
+        return signed ? value : this.zeroExtend(value, operand.size);
+      }
+      case 'one':
+        return i64.const(1);
+      case 'mem':
+        return this.loadMemory(this.address(), operand.size, signed);
+      default:
+        return this.fixedLoad(this.registerAddress(i), 0, operand.size, signed);
+    }
+  }
+
+  /** Reads `bytes` of the state at a fixed address: an i64. */
+  fixedLoad(address: Expr, offset: number, bytes: number, signed = false): Expr {
+    switch (bytes) {
+      case 1:
+        return (signed ? i64.load8S : i64.load8U)(address, offset);
+      case 2:
+        return (signed ? i64.load16S : i64.load16U)(address, offset);
+      case 4:
+        return (signed ? i64.load32S : i64.load32U)(address, offset);
+      default:
+        return i64.load(address, offset);
+    }
+  }
+
+  /** Writes the low bits of `value` to operand `i`. A 32-bit register write clears the upper half. */
+  store(i: number, value: Expr): void {
+    const operand = this.operands[i]!;
+    if (operand.kind === 'mem') this.storeMemory(this.address(), value, operand.size);
+    else this.storeRegister(this.registerAddress(i), value, operand.size);
+  }
+
+  storeRegister(address: Expr, value: Expr, bytes: number): void {
+    this.f.do(
+      bytes === 1
+        ? i64.store8(address, value)
+        : bytes === 2
+          ? i64.store16(address, value)
+          : bytes === 4
+            ? i64.store(address, i64.and(value, i64.halves(-1, 0)))
+            : i64.store(address, value),
+    );
+  }
+
+  /**
+   * Reads operand `i` (sign-extended), computes, writes it back; memory is translated once, for writing, so a fault
+   * comes before anything changes. `compute` may set flags: nothing can fault after it.
+   */
+  modify(i: number, compute: (old: Expr) => Expr): void {
+    const operand = this.operands[i]!;
+    if (operand.kind !== 'mem') {
+      const address = this.registerAddress(i);
+      const old = this.let(this.fixedLoad(address, 0, operand.size, true));
+      this.storeRegister(address, compute(old.get), operand.size);
+      return;
+    }
+    const host = this.writable(this.address(), operand.size);
+    const old = this.let(this.fixedLoad(host.get, 0, operand.size, true));
+    const value = compute(old.get);
+    this.f.do(
+      operand.size === 1
+        ? i64.store8(host.get, value)
+        : operand.size === 2
+          ? i64.store16(host.get, value)
+          : operand.size === 4
+            ? i64.store32(host.get, value)
+            : i64.store(host.get, value),
+    );
+    this.commit(host);
+  }
+
+  /** General register by number, whole. */
+  reg(index: number): Expr {
+    return i64.load(i32.const(0), gpr(index));
+  }
+
+  setReg(index: number, value: Expr, bytes = 8): void {
+    this.storeRegister(i32.const(gpr(index)), value, bytes);
+  }
+
+  /** Register part by number: AL is (0, 1). Sign- or zero-extended. */
+  regPart(index: number, bytes: number, signed = false): Expr {
+    return this.fixedLoad(i32.const(0), gpr(index), bytes, signed);
+  }
+
+  // ---- addresses ------------------------------------------------------------------------------------------------
+
+  /** Offset part of the memory operand's address, before the segment base: what LEA gives. Not for general addresses. */
+  effectiveAddress(): Expr {
+    const scaled = i64.shl(i64.load(this.field32(REC.INDEX)), i64.load8U(this.record, REC.SCALE));
+    const base = i64.load(this.field32(REC.BASE));
+    const sum = i64.add(i64.add(base, scaled), i64.load32S(this.record, REC.DISP));
+    return this.mode === 'long' ? sum : i64.and(sum, i64.halves(-1, 0));
+  }
+
+  get generalAddress(): boolean {
+    return this.#context.generalAddress;
+  }
+
+  /** Linear address of the memory operand: a local, computed at the first call. */
+  address(): Local {
+    if (this.#address) return this.#address;
+    if (this.#context.generalAddress) {
+      const operand = this.operands.find(({ kind }) => kind === 'mem');
+      const status = this.let(call(this.lib.linear, this.record, i32.const(operand?.size ?? 0)));
+      this.f.if(status.get, () => this.leave(status.get));
+      this.#address = this.let(i64.load(i32.const(0), S.EA));
+      return this.#address;
+    }
+    const scaled = i64.shl(i64.load(this.field32(REC.INDEX)), i64.load8U(this.record, REC.SCALE));
+    const base = i64.load(this.field32(REC.BASE));
+    let sum = i64.add(i64.add(base, scaled), i64.load32S(this.record, REC.DISP));
+    if (this.mode === 'long') sum = i64.add(sum, i64.load(this.field32(REC.SEG)));
+    else sum = i64.and(sum, i64.halves(-1, 0));
+    this.#address = this.let(sum);
+    return this.#address;
+  }
+
+  /** TLB entry that `linear` indexes, in the set in force: an i32. `array`: 0 read, TLB.WRITE. */
+  #entry(linear: Expr): Expr {
+    const index = i32.and(i32.wrap(i64.shrU(linear, i64.const(8))), i32.const((TLB.ENTRIES - 1) * TLB.ENTRY_BYTES));
+    return i32.add(i32.load(i32.const(0), S.TLB), index);
+  }
+
+  /** 1 if all `bytes` at `linear` are in the page that the entry is for. */
+  #hit(entry: Local, linear: Local, bytes: number, array: number): Expr {
+    const last = bytes === 1 ? linear.get : i64.add(linear.get, i64.const(bytes - 1));
+    return i64.eq(i64.load(entry.get, array), i64.and(last, PAGE_MASK));
+  }
+
+  #host(entry: Local, linear: Local, array: number): Expr {
+    return i32.add(i32.wrap(linear.get), i32.load(entry.get, array + TLB.ADDEND));
+  }
+
+  /** Reads memory; leaves with the fault if it cannot. The value is in a local already. */
+  loadMemory(linear: Local, bytes: number, signed = false): Expr {
+    assert(
+      bytes === 1 || bytes === 2 || bytes === 4 || bytes === 8,
+      `${this.form}: a scalar access has 1, 2, 4 or 8 bytes`,
+    );
+    const entry = this.let(this.#entry(linear.get));
+    const value = this.f.local(I64);
+    this.f.if(
+      this.#hit(entry, linear, bytes, 0),
+      () => this.f.set(value, this.fixedLoad(this.#host(entry, linear, 0), 0, bytes, signed)),
+      () => {
+        const slow = call(this.lib.loadSlow, linear.get, i32.const(bytes));
+        this.f.set(value, slow);
+        this.f.if(i32.load(i32.const(0), S.ACCESS_STATUS), () => this.leave(i32.load(i32.const(0), S.ACCESS_STATUS)));
+        if (signed && bytes < 8) this.f.set(value, this.signExtend(value.get, bytes));
+      },
+    );
+    this.f.release(entry);
+    return value.get;
+  }
+
+  /** Writes memory; leaves with the fault if it cannot, and then nothing was written. */
+  storeMemory(linear: Local, value: Expr, bytes: number): void {
+    assert(
+      bytes === 1 || bytes === 2 || bytes === 4 || bytes === 8,
+      `${this.form}: a scalar access has 1, 2, 4 or 8 bytes`,
+    );
+    const entry = this.let(this.#entry(linear.get));
+    const bound = value.shape === 1 || value.isConst ? value : this.let(value).get;
+    this.f.if(
+      this.#hit(entry, linear, bytes, TLB.WRITE),
+      () => {
+        const host = this.#host(entry, linear, TLB.WRITE);
+        this.f.do(
+          bytes === 1
+            ? i64.store8(host, bound)
+            : bytes === 2
+              ? i64.store16(host, bound)
+              : bytes === 4
+                ? i64.store32(host, bound)
+                : i64.store(host, bound),
+        );
+      },
+      () => {
+        const status = this.let(call(this.lib.storeSlow, linear.get, bound, i32.const(bytes)));
+        this.f.if(status.get, () => this.leave(status.get));
+        this.f.release(status);
+      },
+    );
+    this.f.release(entry);
+  }
+
+  /** Host address at which `bytes` at `linear` can be read and written: finish with `commit`. */
+  writable(linear: Local, bytes: number): Local {
+    const entry = this.let(this.#entry(linear.get));
+    const host = this.f.local(I32);
+    this.f.if(
+      this.#hit(entry, linear, bytes, TLB.WRITE),
+      () => this.f.set(host, this.#host(entry, linear, TLB.WRITE)),
+      () => {
+        this.f.set(host, call(this.lib.modifySlow, linear.get, i32.const(bytes)));
+        this.f.if(i32.eqz(host.get), () => this.leave(i32.load(i32.const(0), S.ACCESS_STATUS)));
+      },
+    );
+    this.f.release(entry);
+    return host;
+  }
+
+  /** After the stores through `writable`: passes on what went to the scratch place. */
+  commit(host: Local): void {
+    this.f.if(i32.eq(host.get, i32.const(SCRATCH)), () => this.f.do(call(this.lib.commit)));
+  }
+
+  // ---- vectors --------------------------------------------------------------------------------------------------
+
+  /** XMM operand, or 16 bytes of memory: a v128 in a local. `aligned`: #GP(0) unless on 16 bytes. */
+  loadV(i: number, aligned = true): Expr {
+    const operand = this.operands[i]!;
+    if (operand.kind !== 'mem') return this.let(v128.load(this.registerAddress(i))).get;
+    const linear = this.address();
+    if (aligned) this.raiseIf(i64.ne(i64.and(linear.get, i64.const(15)), i64.const(0)), 13, 0);
+    return this.loadMemoryV(linear);
+  }
+
+  loadMemoryV(linear: Local): Expr {
+    const entry = this.let(this.#entry(linear.get));
+    const value = this.f.local(V128);
+    this.f.if(
+      this.#hit(entry, linear, 16, 0),
+      () => this.f.set(value, v128.load(this.#host(entry, linear, 0))),
+      () => {
+        const status = this.let(call(this.lib.loadWide, linear.get, i32.const(16)));
+        this.f.if(status.get, () => this.leave(status.get));
+        this.f.set(value, v128.load(i32.const(0), S.WIDE));
+      },
+    );
+    return value.get;
+  }
+
+  storeV(i: number, value: Expr, aligned = true): void {
+    const operand = this.operands[i]!;
+    if (operand.kind !== 'mem') {
+      this.f.do(v128.store(this.registerAddress(i), value));
+      return;
+    }
+    const linear = this.address();
+    if (aligned) this.raiseIf(i64.ne(i64.and(linear.get, i64.const(15)), i64.const(0)), 13, 0);
+    this.storeMemoryV(linear, value);
+  }
+
+  storeMemoryV(linear: Local, value: Expr): void {
+    const bound = this.let(value);
+    const entry = this.let(this.#entry(linear.get));
+    this.f.if(
+      this.#hit(entry, linear, 16, TLB.WRITE),
+      () => this.f.do(v128.store(this.#host(entry, linear, TLB.WRITE), bound.get)),
+      () => {
+        this.f.do(v128.store(i32.const(0), bound.get, S.WIDE));
+        const status = this.let(call(this.lib.storeWide, linear.get, i32.const(16)));
+        this.f.if(status.get, () => this.leave(status.get));
+      },
+    );
+  }
+
+  // ---- stack ----------------------------------------------------------------------------------------------------
+
+  /** Pushes `bytes`; not in `general` mode, where pushes are helpers. RSP changes after the store. */
+  push(value: Expr, bytes: number): void {
+    assert(this.mode !== 'general', `${this.form}: stack accesses in general mode go through a helper`);
+    const bound = value.isConst ? value : this.let(value).get;
+    const down = i64.sub(this.reg(4), i64.const(bytes));
+    const top = this.let(this.long ? down : i64.and(down, i64.halves(-1, 0)));
+    this.storeMemory(top, bound, bytes);
+    this.setReg(4, top.get);
+  }
+
+  /** Value on top of the stack, zero-extended; RSP stays. `offset` bytes further up. */
+  peek(bytes: number, offset = 0): Expr {
+    assert(this.mode !== 'general', `${this.form}: stack accesses in general mode go through a helper`);
+    const up = offset === 0 ? this.reg(4) : i64.add(this.reg(4), i64.const(offset));
+    return this.loadMemory(this.let(this.long ? up : i64.and(up, i64.halves(-1, 0))), bytes);
+  }
+
+  /** Moves RSP up by `bytes` (a number or an i64). */
+  drop(bytes: number | Expr): void {
+    const up = i64.add(this.reg(4), typeof bytes === 'number' ? i64.const(bytes) : bytes);
+    this.setReg(4, up, this.long ? 8 : 4);
+  }
+
+  // ---- flags ----------------------------------------------------------------------------------------------------
+
+  #setFlags(kind: number, bytes: number, a: Expr, b: Expr): void {
+    const log = [0, 0, 1, 0, 2, 0, 0, 0, 3][bytes]!;
+    this.f.do(i64.store(i32.const(0), a, S.CC_A));
+    this.f.do(i64.store(i32.const(0), b, S.CC_B));
+    this.f.do(i32.store(i32.const(0), i32.const(kind | (log << CC.SIZE_SHIFT)), S.CC_KIND));
+  }
+
+  /** Flags of `a - b`, both sign-extended. */
+  flagsSub(a: Expr, b: Expr, bytes = this.size): void {
+    this.#setFlags(CC.SUB, bytes, a, b);
+  }
+
+  /** Flags of a logical result (sign-extended): CF and OF clear. */
+  flagsLogic(result: Expr, bytes = this.size): void {
+    this.#setFlags(CC.SUB, bytes, result, i64.const(0));
+  }
+
+  /** Flags of `result = addend + …`, both sign-extended. */
+  flagsAdd(result: Expr, addend: Expr, bytes = this.size): void {
+    this.#setFlags(CC.ADD, bytes, result, addend);
+  }
+
+  /** ZF, SF, PF of `result` (sign-extended); CF, AF, OF as bits of `others`. */
+  flagsResult(result: Expr, others: Expr, bytes = this.size): void {
+    this.#setFlags(CC.RESULT, bytes, result, others);
+  }
+
+  /** All six flags as bits of `flags` (i64; other bits are ignored). */
+  flagsExplicit(flags: Expr): void {
+    this.#setFlags(CC.EXPLICIT, 1, i64.const(0), flags);
+  }
+
+  /** The six status flags as they are now: an i64. */
+  flags(): Expr {
+    return i64.extendI32U(call(this.lib.flags));
+  }
+
+  /** CF as 0 or 1: an i64. */
+  carry(): Expr {
+    return i64.extendI32U(call(this.lib.carry));
+  }
+
+  /** Condition code 0–15: an i32. */
+  condition(code: number): Expr {
+    return call(this.lib.condition, i32.const(code));
+  }
+
+  // ---- leaving --------------------------------------------------------------------------------------------------
+
+  /** Raises an exception if `condition` (i32). Error code 0 where the vector has one. */
+  raiseIf(condition: Expr, vector: number, error = 0): void {
+    this.f.if(condition, () => this.raise(vector, error));
+  }
+
+  raise(vector: number, error = 0): void {
+    this.f.do(i32.store(i32.const(0), i32.const(vector), S.FAULT_VECTOR));
+    this.f.do(i32.store(i32.const(0), i32.const(error), S.FAULT_ERROR));
+    this.leave(i32.const(STATUS.FAULT));
+  }
+
+  /** The rest of the instruction is a TypeScript helper. Ends the form. */
+  helper(helper: Helper): void {
+    this.leave(call(this.lib.helper, i32.const(helperNumber(helper)), this.record));
+  }
+
+  /** A field of the record's AUX word: an i32. */
+  aux(shift: number, width: number): Expr {
+    return i32.and(i32.shrU(this.field32(REC.AUX), i32.const(shift)), i32.const((1 << width) - 1));
+  }
+
+  auxHas(mask: (typeof AUX)['REP']): Expr {
+    return i32.and(this.field32(REC.AUX), i32.const(mask));
+  }
+
+  // ---- widths ---------------------------------------------------------------------------------------------------
+
+  signExtend(value: Expr, bytes: number): Expr {
+    return bytes === 1
+      ? i64.extend8S(value)
+      : bytes === 2
+        ? i64.extend16S(value)
+        : bytes === 4
+          ? i64.extend32S(value)
+          : value;
+  }
+
+  zeroExtend(value: Expr, bytes: number): Expr {
+    return bytes === 8
+      ? value
+      : i64.and(value, bytes === 4 ? i64.halves(-1, 0) : i64.const(bytes === 2 ? 0xffff : 0xff));
+  }
+}
