@@ -47,7 +47,7 @@ export type Capability =
   | 'arch-capabilities'
   | 'hypervisor-leaf'
   | 'live'
-  | 'never'; // prettier-ignore
+  | 'never';
 
 export interface FeatureRow {
   readonly leaf: number;
@@ -56,7 +56,7 @@ export interface FeatureRow {
   readonly bit: number;
   readonly needs: Capability;
   readonly level: Level;
-  /** Other spellings that `-cpu` accepts; the first is QEMU's. */
+  /** Other spellings that `-cpu` accepts, QEMU's first; `-`, `_` and `.` are one character there and need none. */
   readonly aliases: readonly string[];
 }
 
@@ -127,8 +127,8 @@ export const FEATURES = {
     pdcm: [15, 'never'],
     pcid: [17, 'base'],
     dca: [18, 'never'],
-    sse4_1: [19, 'base', 'x86-64-v2', 'sse4.1'],
-    sse4_2: [20, 'base', 'x86-64-v2', 'sse4.2'],
+    sse4_1: [19, 'base', 'x86-64-v2'],
+    sse4_2: [20, 'base', 'x86-64-v2'],
     x2apic: [21, 'base'],
     movbe: [22, 'base', 'x86-64-v3'],
     popcnt: [23, 'base', 'x86-64-v2'],

@@ -42,6 +42,12 @@ const NONE: Halves = [0, 0];
 /** Bits 51:12; what lies above MAXPHYADDR the rule `physical` refuses. */
 const FRAME: Halves = [0x000f_ffff, 0xffff_f000];
 
+/**
+ * SDM 4 Table 2-2, IA32_ARCH_CAPABILITIES: RDCL_NO 0, SKIP_L1DFL_VMENTRY 3, SSB_NO 4, MDS_NO 5, PSCHANGE_MC_NO 6,
+ * TAA_NO 8, SBDR_SSDP_NO 13, FBSDP_NO 14, PSDP_NO 15, BHI_NO 20, GDS_NO 26, RFDS_NO 27, ITS_NO 62.
+ */
+const NOT_VULNERABLE: Halves = [0x4000_0000, 0x0c10_e179];
+
 interface Options {
   readonly reset?: Halves | 'model';
   readonly rule?: MsrRule;
@@ -96,7 +102,6 @@ export const MSRS: readonly MsrRow[] = [
   }),
   msr(0x34, 'MSR_SMI_COUNT', 'hypervisor', 'intel', 'read-only', { because: 'there are no SMIs: 0' }),
   msr(0x3a, 'IA32_FEATURE_CONTROL', 'hypervisor', 'vmx', [0, 0x7], {
-    reset: 'model',
     rule: 'owner decides',
     because: 'once LOCK is set, WRMSR is #GP until RESET',
   }),
@@ -116,7 +121,10 @@ export const MSRS: readonly MsrRow[] = [
   ...absent(0xe1, 1, 'IA32_UMWAIT_CONTROL', 'WAITPKG is not offered'),
   ...absent(0xe7, 2, 'IA32_MPERF', 'CPUID.6:ECX[0] is 0'),
   msr(0xfe, 'IA32_MTRRCAP', 'hypervisor', 'mtrr', 'read-only', { reset: [0, 0x500 + MTRR_VARIABLE_COUNT] }),
-  msr(0x10a, 'IA32_ARCH_CAPABILITIES', 'hypervisor', 'arch_capabilities', 'read-only', { reset: 'model' }),
+  msr(0x10a, 'IA32_ARCH_CAPABILITIES', 'hypervisor', 'arch_capabilities', 'read-only', {
+    reset: NOT_VULNERABLE,
+    because: 'nothing here speculates',
+  }),
   ...absent(0x122, 1, 'IA32_TSX_CTRL', 'no TSX'),
   msr(0x140, 'MSR_MISC_FEATURES_ENABLES', 'hypervisor', 'intel', NONE, {
     because: 'bit 0 would be CPUID faulting, which MSR_PLATFORM_INFO[31] does not offer',
@@ -280,7 +288,7 @@ export function msrWriteIsLegal(row: MsrRow, lo: number, hi: number, model: MsrM
     case 'owner decides':
       return true;
     case 'canonical':
-      return isCanonical(lo, hi, model.linearAddressBits);
+      return isCanonical(hi, model.linearAddressBits);
     case 'physical':
       return fitsPhysical(hi, model.physicalAddressBits);
     case 'memory types':
@@ -290,8 +298,8 @@ export function msrWriteIsLegal(row: MsrRow, lo: number, hi: number, model: MsrM
   }
 }
 
-/** Bits 63:`bits`-1 are all equal. `bits` is 48 or 57: SDM 1 3.3.7.1 "Canonical Addressing". */
-export const isCanonical = (_lo: number, hi: number, bits: number): boolean => {
+/** Bits 63:`bits`-1 are all equal. `hi` is the upper half. `bits` is 48 or 57: SDM 1 3.3.7.1 "Canonical Addressing". */
+export const isCanonical = (hi: number, bits: number): boolean => {
   const top = hi >> (bits - 33);
   return top === 0 || top === -1;
 };
