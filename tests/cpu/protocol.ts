@@ -104,6 +104,9 @@ const OUTCOME_HEAD = 8 + 8 + 16 + GPRS * 8 + 3 * 8;
 const FXSAVE_BYTES = 512;
 const YMMH_BYTES = 256;
 
+/** Little-endian, as the host is where this runs. */
+const bytesOf = (words: BigUint64Array) => new Uint8Array(words.buffer, words.byteOffset, words.byteLength);
+
 /** FNINIT, MXCSR at its reset value, XMM zero, all general registers zero. */
 export function freshState(): CpuState {
   const fxsave = new Uint8Array(FXSAVE_BYTES);
@@ -122,6 +125,22 @@ export function freshState(): CpuState {
   };
 }
 
+const FRESH = freshState();
+
+/** A state with the general registers at `at`. FP parts that a record does not carry are shared by all: do not write. */
+function decodedState(bytes: Uint8Array, at: number, fp: boolean, ymm: boolean): CpuState {
+  const start = bytes.byteOffset + at;
+  return {
+    gpr: new BigUint64Array(bytes.buffer.slice(start, start + GPRS * 8)),
+    rip: 0n,
+    rflags: 0,
+    fsBase: 0n,
+    gsBase: 0n,
+    fxsave: fp ? new Uint8Array(FXSAVE_BYTES) : FRESH.fxsave,
+    ymmHigh: ymm ? new Uint8Array(YMMH_BYTES) : FRESH.ymmHigh,
+  };
+}
+
 const partsBytes = (fp: boolean, ymm: boolean, windows: readonly MemoryWindow[]) =>
   (fp ? FXSAVE_BYTES : 0) + (ymm ? YMMH_BYTES : 0) + windows.reduce((sum, { bytes }) => sum + 8 + bytes.length, 0);
 
@@ -134,7 +153,7 @@ export function encodeCase(one: CpuCase): Uint8Array {
   view.setUint8(6, one.code.length);
   view.setUint8(7, one.memory.length);
   view.setBigUint64(8, one.before.rip, true);
-  for (let i = 0; i < GPRS; i++) view.setBigUint64(16 + i * 8, one.before.gpr[i]!, true);
+  bytes.set(bytesOf(one.before.gpr), 16);
   view.setBigUint64(144, BigInt(one.before.rflags), true);
   view.setBigUint64(152, one.before.fsBase, true);
   view.setBigUint64(160, one.before.gsBase, true);
@@ -149,10 +168,9 @@ export function decodeCase(bytes: Uint8Array, at: number): CpuCase {
   const flags = view.getUint16(4, true);
   const fp = (flags & FLAG.FP) !== 0;
   const ymm = (flags & FLAG.YMM) !== 0;
-  const before = freshState();
+  const before = decodedState(bytes, at + 16, fp, ymm);
   before.rip = view.getBigUint64(8, true);
-  for (let i = 0; i < GPRS; i++) before.gpr[i] = view.getBigUint64(16 + i * 8, true);
-  before.rflags = Number(view.getBigUint64(144, true));
+  before.rflags = view.getUint32(144, true);
   before.fsBase = view.getBigUint64(152, true);
   before.gsBase = view.getBigUint64(160, true);
   const code = Uint8Array.from(bytes.subarray(at + 168, at + 168 + view.getUint8(6)));
@@ -178,7 +196,7 @@ export function encodeOutcome(one: CpuCase, outcome: CpuOutcome): Uint8Array {
   view.setUint32(8, outcome.errorCode, true);
   view.setBigUint64(16, outcome.cr2, true);
   view.setBigUint64(24, done ? (outcome.after.rip + 1n) & 0xffff_ffff_ffff_ffffn : outcome.after.rip, true);
-  for (let i = 0; i < GPRS; i++) view.setBigUint64(32 + i * 8, outcome.after.gpr[i]!, true);
+  bytes.set(bytesOf(outcome.after.gpr), 32);
   view.setBigUint64(160, BigInt(outcome.after.rflags), true);
   view.setBigUint64(168, outcome.after.fsBase, true);
   view.setBigUint64(176, outcome.after.gsBase, true);
@@ -193,10 +211,9 @@ export const caseSize = outcomeSize;
 export function decodeOutcome(one: CpuCase, bytes: Uint8Array, at: number): CpuOutcome {
   const view = new DataView(bytes.buffer, bytes.byteOffset + at);
   const flags = view.getUint16(4, true);
-  const after = freshState();
+  const after = decodedState(bytes, at + 32, one.fp, one.ymm);
   after.rip = view.getBigUint64(24, true);
-  for (let i = 0; i < GPRS; i++) after.gpr[i] = view.getBigUint64(32 + i * 8, true);
-  after.rflags = Number(view.getBigUint64(160, true));
+  after.rflags = view.getUint32(160, true);
   after.fsBase = view.getBigUint64(168, true);
   after.gsBase = view.getBigUint64(176, true);
   const memory = takeParts(bytes, at + OUTCOME_HEAD, one.fp, one.ymm, after, view.getUint8(7));
