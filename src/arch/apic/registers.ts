@@ -30,34 +30,35 @@ type Row = readonly [
   readOnly: number,
 ];
 
+// biome-ignore format: a table
 export const APIC_REGISTERS = {
-  //                   offset  MSR    n  xAPIC x2APIC  writable     read-only
-  ID: [0x020, 0x802, 1, 'rw', 'r', 0xff00_0000, 0],
-  VERSION: [0x030, 0x803, 1, 'r', 'r', 0, 0],
-  TPR: [0x080, 0x808, 1, 'rw', 'rw', 0x0000_00ff, 0],
-  APR: [0x090, 0x809, 1, 'r', '-', 0, 0],
-  PPR: [0x0a0, 0x80a, 1, 'r', 'r', 0, 0],
-  EOI: [0x0b0, 0x80b, 1, 'w', 'w', 0, 0], // WRMSR of anything but 0: #GP
-  RRD: [0x0c0, 0x80c, 1, 'r', '-', 0, 0],
-  LDR: [0x0d0, 0x80d, 1, 'rw', 'r', 0xff00_0000, 0],
-  DFR: [0x0e0, 0x80e, 1, 'rw', '-', 0xf000_0000, 0x0fff_ffff], // bits 27:0 read as ones
-  SVR: [0x0f0, 0x80f, 1, 'rw', 'rw', 0x0000_03ff, 0], // and bit 12 where VERSION bit 24 says so
-  ISR: [0x100, 0x810, 8, 'r', 'r', 0, 0],
-  TMR: [0x180, 0x818, 8, 'r', 'r', 0, 0],
-  IRR: [0x200, 0x820, 8, 'r', 'r', 0, 0],
-  ESR: [0x280, 0x828, 1, 'rw', 'rw', 0, 0], // a write latches; WRMSR of non-zero: #GP
-  ICR: [0x300, 0x830, 1, 'rw', 'rw', 0x000c_cfff, 0x0000_1000],
-  ICR_HIGH: [0x310, 0x831, 1, 'rw', '-', 0xff00_0000, 0], // x2APIC: bits 63:32 of MSR 830H
-  LVT_TIMER: [0x320, 0x832, 1, 'rw', 'rw', 0x0003_00ff, 0x0000_1000], // and bit 18 with TSC-deadline
-  LVT_THERMAL: [0x330, 0x833, 1, 'rw', 'rw', 0x0001_07ff, 0x0000_1000],
-  LVT_PERFORMANCE: [0x340, 0x834, 1, 'rw', 'rw', 0x0001_07ff, 0x0000_1000],
-  LVT_LINT0: [0x350, 0x835, 1, 'rw', 'rw', 0x0001_a7ff, 0x0000_5000],
-  LVT_LINT1: [0x360, 0x836, 1, 'rw', 'rw', 0x0001_a7ff, 0x0000_5000],
-  LVT_ERROR: [0x370, 0x837, 1, 'rw', 'rw', 0x0001_00ff, 0x0000_1000],
-  INITIAL_COUNT: [0x380, 0x838, 1, 'rw', 'rw', 0xffff_ffff, 0],
-  CURRENT_COUNT: [0x390, 0x839, 1, 'r', 'r', 0, 0],
-  DIVIDE_CONFIG: [0x3e0, 0x83e, 1, 'rw', 'rw', 0x0000_000b, 0],
-  SELF_IPI: [0x3f0, 0x83f, 1, '-', 'w', 0x0000_00ff, 0],
+  //                  offset  MSR    n  xAPIC x2APIC  writable     read-only
+  ID:                [0x020, 0x802, 1, 'rw', 'r',    0xff00_0000, 0],
+  VERSION:           [0x030, 0x803, 1, 'r',  'r',    0,           0],
+  TPR:               [0x080, 0x808, 1, 'rw', 'rw',   0x0000_00ff, 0],
+  APR:               [0x090, 0x809, 1, 'r',  '-',    0,           0],
+  PPR:               [0x0a0, 0x80a, 1, 'r',  'r',    0,           0],
+  EOI:               [0x0b0, 0x80b, 1, 'w',  'w',    0,           0], // WRMSR of anything but 0: #GP
+  RRD:               [0x0c0, 0x80c, 1, 'r',  '-',    0,           0],
+  LDR:               [0x0d0, 0x80d, 1, 'rw', 'r',    0xff00_0000, 0],
+  DFR:               [0x0e0, 0x80e, 1, 'rw', '-',    0xf000_0000, 0x0fff_ffff], // bits 27:0 read as ones
+  SVR:               [0x0f0, 0x80f, 1, 'rw', 'rw',   0x0000_03ff, 0], // and bit 12 where VERSION bit 24 says so
+  ISR:               [0x100, 0x810, 8, 'r',  'r',    0,           0],
+  TMR:               [0x180, 0x818, 8, 'r',  'r',    0,           0],
+  IRR:               [0x200, 0x820, 8, 'r',  'r',    0,           0],
+  ESR:               [0x280, 0x828, 1, 'rw', 'rw',   0,           0], // a write latches; WRMSR of non-zero: #GP
+  ICR:               [0x300, 0x830, 1, 'rw', 'rw',   0x000c_cfff, 0x0000_1000],
+  ICR_HIGH:          [0x310, 0x831, 1, 'rw', '-',    0xff00_0000, 0], // x2APIC: bits 63:32 of MSR 830H
+  LVT_TIMER:         [0x320, 0x832, 1, 'rw', 'rw',   0x0003_00ff, 0x0000_1000], // and bit 18 with TSC-deadline
+  LVT_THERMAL:       [0x330, 0x833, 1, 'rw', 'rw',   0x0001_07ff, 0x0000_1000],
+  LVT_PERFORMANCE:   [0x340, 0x834, 1, 'rw', 'rw',   0x0001_07ff, 0x0000_1000],
+  LVT_LINT0:         [0x350, 0x835, 1, 'rw', 'rw',   0x0001_a7ff, 0x0000_5000],
+  LVT_LINT1:         [0x360, 0x836, 1, 'rw', 'rw',   0x0001_a7ff, 0x0000_5000],
+  LVT_ERROR:         [0x370, 0x837, 1, 'rw', 'rw',   0x0001_00ff, 0x0000_1000],
+  INITIAL_COUNT:     [0x380, 0x838, 1, 'rw', 'rw',   0xffff_ffff, 0],
+  CURRENT_COUNT:     [0x390, 0x839, 1, 'r',  'r',    0,           0],
+  DIVIDE_CONFIG:     [0x3e0, 0x83e, 1, 'rw', 'rw',   0x0000_000b, 0],
+  SELF_IPI:          [0x3f0, 0x83f, 1, '-',  'w',    0x0000_00ff, 0],
 } as const satisfies Record<string, Row>;
 
 export type ApicRegister = keyof typeof APIC_REGISTERS;

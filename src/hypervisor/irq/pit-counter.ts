@@ -63,6 +63,7 @@ export class PitCounter {
           s.nextAt = this.#reloadAfter(now);
         } else {
           s.count = count;
+          s.next = 0;
           if (s.gate) this.#start(now, true);
         }
     }
