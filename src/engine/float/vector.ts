@@ -1,0 +1,74 @@
+import { call, type Expr, I32, i32, i64, V128, v128 } from '../../wasm/expr.ts';
+import type { FunctionBuilder, ModuleBuilder } from '../../wasm/module.ts';
+import { S, STATUS } from '../core/layout.ts';
+import { DOUBLE, type Format, MXCSR, MXCSR_MASK_SHIFT, n, RAISED, STATE_BASE } from './format.ts';
+
+/**
+ * The operations on whole XMM registers, lane by lane, and the end of every SSE floating-point instruction.
+ */
+
+export const lanes = (format: Format): number => (format === DOUBLE ? 2 : 4);
+export const shape = (format: Format): string => `${format.name}x${lanes(format)}`;
+
+/** A lane's bits as an i64. */
+export const lane = (format: Format, v: Expr, i: number): Expr =>
+  format === DOUBLE ? v128.i64x2Extract(v, i) : i64.extendI32U(v128.i32x4Extract(v, i));
+export const withLane = (format: Format, v: Expr, i: number, bits: Expr): Expr =>
+  format === DOUBLE ? v128.i64x2Replace(v, i, bits) : v128.i32x4Replace(v, i, i32.wrap(bits));
+
+/** A function on vectors that applies `scalar` to each lane (operands beyond the vectors are passed on to each). */
+export function defineLanewise(
+  m: ModuleBuilder,
+  format: Format,
+  name: string,
+  vectors: 1 | 2,
+  scalar: FunctionBuilder,
+  results: 'values' | 'masks' = 'values',
+): FunctionBuilder {
+  const rest = scalar.params.slice(vectors);
+  const f = m.func(`${shape(format)}.${name}`, [...Array<typeof V128>(vectors).fill(V128), ...rest], [V128]);
+  const inputs = f.parameters.slice(0, vectors);
+  const others = f.parameters.slice(vectors).map(({ get }) => get);
+  const result = f.local(V128);
+  f.set(result, inputs[0]!.get);
+  for (let i = 0; i < lanes(format); i++) {
+    const value = call(scalar, ...inputs.map(({ get }) => lane(format, get, i)), ...others);
+    const bits = results === 'values' ? value : i64.sub(i64.const(0), i64.extendI32U(value));
+    f.set(result, withLane(format, result.get, i, bits));
+  }
+  f.ret(result.get);
+  return f;
+}
+
+/**
+ * Ends an instruction: what was raised goes to MXCSR; unmasked, it becomes #XM (or #UD) and the destination must stay.
+ * () → status.
+ *
+ * An unmasked IE, DE or ZE in any lane is detected before results are computed, so that OE, UE and PE are then not
+ * reported for any. SDM 1 11.5.3 "Handling SIMD Floating-Point Exceptions in Software" and 11.5.2.
+ */
+export function defineCommit(m: ModuleBuilder): FunctionBuilder {
+  const f = m.func('float.commit', [], [I32]);
+  const raised = f.let(i32.load(STATE_BASE, RAISED));
+  f.if(i32.eqz(raised.get), () => f.ret(n(STATUS.NEXT)));
+  f.do(i32.store(STATE_BASE, n(0), RAISED));
+  const mxcsr = f.let(i32.load(STATE_BASE, S.MXCSR));
+  const unmasked = f.let(i32.xor(i32.shrU(mxcsr.get, n(MXCSR_MASK_SHIFT)), n(-1)));
+  const before = MXCSR.IE | MXCSR.DE | MXCSR.ZE;
+  f.if(i32.and(i32.and(raised.get, unmasked.get), n(before)), () => f.set(raised, i32.and(raised.get, n(before))));
+  f.do(i32.store(STATE_BASE, i32.or(mxcsr.get, raised.get), S.MXCSR));
+  f.if(i32.eqz(i32.and(i32.and(raised.get, unmasked.get), n(0x3f))), () => f.ret(n(STATUS.NEXT)));
+  const xm = i32.and(i32.shrU(i32.load(STATE_BASE, S.CR4), n(10)), n(1));
+  f.do(i32.store(STATE_BASE, i32.add(n(6), i32.mul(xm, n(13))), S.FAULT_VECTOR));
+  f.do(i32.store(STATE_BASE, n(0), S.FAULT_ERROR));
+  f.ret(n(STATUS.FAULT));
+  return f;
+}
+
+/** Ends a stage of an instruction that checks between its steps (DPPS): 1 if what was raised so far stops it. */
+export function defineStops(m: ModuleBuilder): FunctionBuilder {
+  const f = m.func('float.stops', [], [I32]);
+  const unmasked = i32.xor(i32.shrU(i32.load(STATE_BASE, S.MXCSR), n(MXCSR_MASK_SHIFT)), n(-1));
+  f.ret(i32.ne(i32.and(i32.and(i32.load(STATE_BASE, RAISED), unmasked), n(0x3f)), n(0)));
+  return f;
+}

@@ -1,0 +1,7 @@
+export {
+  MMX_INTEGER,
+  SSE2_INTEGER,
+  SSE41_INTEGER,
+  SSE42_INTEGER,
+  SSSE3_INTEGER,
+} from './sse-integer.ts';
