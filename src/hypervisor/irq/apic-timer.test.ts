@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { APIC, divisorOf } from '../../arch/apic/registers.ts';
-import { type Bench, bench } from './support.testing.ts';
+import { type Bench, bench } from './testbed.ts';
 
 const write = (b: Bench, offset: number, value: number): void => b.chip.apics[0]!.writeMmio(offset, 4, value >>> 0);
 const read = (b: Bench, offset: number): number => b.chip.apics[0]!.readMmio(offset, 4);

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { APIC } from '../../arch/apic/registers.ts';
-import { type Bench, bench } from './support.testing.ts';
+import { type Bench, bench } from './testbed.ts';
 
 const select = (b: Bench, index: number): void => b.chip.ioApic.writeMmio(0x00, 4, index);
 const read = (b: Bench, index: number): number => {

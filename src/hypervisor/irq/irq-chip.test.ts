@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { APIC } from '../../arch/apic/registers.ts';
-import { type Bench, bench } from './support.testing.ts';
+import { type Bench, bench } from './testbed.ts';
 
 function chip(cpus: number, options: Parameters<typeof bench>[0] = {}): Bench {
   const b = bench({ cpus, ...options });

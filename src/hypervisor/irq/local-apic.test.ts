@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { APIC, APIC_SLOTS, DELIVERY, ESR, LVT, LVT_REGISTERS, SVR } from '../../arch/apic/registers.ts';
-import { type Bench, bench } from './support.testing.ts';
+import { type Bench, bench } from './testbed.ts';
 
 const write = (b: Bench, offset: number, value: number, cpu = 0): void =>
   b.chip.apics[cpu]!.writeMmio(offset, 4, value >>> 0);

@@ -127,7 +127,12 @@ export class LocalApic {
     return this.#deliverable;
   }
 
-  /** The vCPU takes `pendingVector()`: it is now in service. @returns that vector, or -1 if there is none. */
+  /**
+   * The vCPU takes `pendingVector()`: it is now in service. Asking and taking are one step here, so that TPR cannot rise
+   * in between and the spurious vector of SVR (SDM 3A 10.9 "Spurious Interrupt") never appears.
+   *
+   * @returns that vector, or -1 if there is none.
+   */
   acknowledge(): number {
     const vector = this.#deliverable;
     if (vector < 0) return -1;

@@ -133,6 +133,8 @@ export class PitCounter {
     if (!s.loaded || s.stopped >= 0) return -1;
     if (now < s.from) return s.from;
     const elapsed = now - s.from;
+    // "A count of 1 is illegal" in modes 2 and 3: OUT rests, until another count is taken.
+    if (s.count === 1 && (s.mode === 2 || s.mode === 3)) return s.next !== 0 ? s.nextAt : -1;
     switch (s.mode) {
       case 0:
       case 1:

@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { PIT_HERTZ, Pit } from './pit.ts';
 import { PitCounter } from './pit-counter.ts';
-import { BenchClock } from './support.testing.ts';
+import { BenchClock } from './testbed.ts';
 import { TickScale } from './ticks.ts';
 
 /**
