@@ -3,7 +3,7 @@ import type { FunctionBuilder, Local, ModuleBuilder } from '../../wasm/module.ts
 import { defineCompare, defineConversions, defineMinMax } from './convert.ts';
 import { DOUBLE, type Format, n, SINGLE } from './format.ts';
 import { type Core, defineArithmetic, defineCore } from './softfloat.ts';
-import { defineCommit, defineLanewise, defineStops } from './vector.ts';
+import { defineAddSubtract, defineCommit, defineDot, defineLanewise, defineStops } from './vector.ts';
 
 /**
  * Floating point of SSE, AVX and FMA as functions of the core module.
@@ -20,7 +20,8 @@ import { defineCommit, defineLanewise, defineStops } from './vector.ts';
  * All read MXCSR and collect exceptions in RAISED. The caller commits before it writes its destination.
  */
 export function defineFloat(m: ModuleBuilder): Record<string, FunctionBuilder> {
-  const functions: FunctionBuilder[] = [defineCommit(m), defineStops(m)];
+  const stops = defineStops(m);
+  const functions: FunctionBuilder[] = [defineCommit(m), stops];
   const single = defineCore(m, SINGLE);
   const double = defineCore(m, DOUBLE);
   for (const core of [single, double]) {
@@ -34,6 +35,11 @@ export function defineFloat(m: ModuleBuilder): Record<string, FunctionBuilder> {
     ];
     functions.push(...scalars);
     for (const scalar of scalars) functions.push(defineVector(m, core.format, scalar));
+    const named = (name: string): FunctionBuilder => scalars.find((f) => f.name === `${core.format.name}.${name}`)!;
+    functions.push(
+      defineAddSubtract(m, core.format, named('add'), named('sub')),
+      defineDot(m, core.format, named('mul'), named('add'), stops),
+    );
   }
   const conversions = defineConversions(m, single, double);
   functions.push(...conversions);

@@ -94,7 +94,8 @@ export interface Core {
 /**
  * Rounds and packs. Tininess is detected after rounding (SDM 1 4.9.1.5): a result is tiny if it would lie below the
  * smallest normal number were the exponent unbounded. Masked: UE only if also inexact, and FTZ makes it a zero, which
- * is inexact. Unmasked: UE whenever tiny.
+ * is inexact. Unmasked: UE whenever tiny, and no result; after an unmasked UE or OE, PE tells of the rounding to an
+ * unbounded exponent (so the real CPU; SDM 1 4.9.1.5 and 4.9.1.4 speak of the x87's scaled result).
  */
 function defineRound(m: ModuleBuilder, format: Format): FunctionBuilder {
   const f = m.func(`${format.name}.round`, [I32, I32, I64], [I64]);
@@ -111,24 +112,26 @@ function defineRound(m: ModuleBuilder, format: Format): FunctionBuilder {
   });
   const tiny = f.local(I32);
   f.set(tiny, n(0));
-  const unmasked = f.let(i32.eqz(i32.and(mxcsr.get, n(MXCSR.UM))));
   f.if(i32.leS(exponent.get, n(0)), () => {
     // At exponent 0 rounding may still carry up to the smallest normal number, and then it is not tiny.
     f.set(tiny, i32.or(i32.ltS(exponent.get, n(0)), i64.geS(i64.add(sig.get, increment.get), i64.const(0))));
-    f.if(i32.and(tiny.get, i32.and(i32.shrU(mxcsr.get, n(15)), i32.eqz(unmasked.get))), () => {
-      raise(f, MXCSR.UE | MXCSR.PE);
-      f.ret(signed(format, sign.get, i64.const(0)));
+    f.if(tiny.get, () => {
+      f.if(i32.eqz(i32.and(mxcsr.get, n(MXCSR.UM))), () => {
+        const inexact = i64.ne(i64.and(sig.get, c(mask)), i64.const(0));
+        raise(f, i32.or(n(MXCSR.UE), i32.shl(inexact, n(5))));
+        f.ret(i64.const(0));
+      });
+      f.if(i32.and(mxcsr.get, n(MXCSR.FTZ)), () => {
+        raise(f, MXCSR.UE | MXCSR.PE);
+        f.ret(signed(format, sign.get, i64.const(0)));
+      });
     });
     const distance = f.let(i32.sub(n(1), exponent.get));
     f.set(sig, shiftRightJam(sig, distance));
     f.set(exponent, n(1));
   });
   const rest = f.let(i64.and(sig.get, c(mask)));
-  f.if(
-    i64.ne(rest.get, i64.const(0)),
-    () => raise(f, i32.or(n(MXCSR.PE), i32.shl(tiny.get, n(4)))),
-    () => f.if(i32.and(tiny.get, unmasked.get), () => raise(f, MXCSR.UE)),
-  );
+  f.if(i64.ne(rest.get, i64.const(0)), () => raise(f, i32.or(n(MXCSR.PE), i32.shl(tiny.get, n(4)))));
   f.set(sig, i64.shrU(i64.add(sig.get, increment.get), i64.const(low)));
   f.if(i32.and(i32.eqz(rc.get), i64.eq(rest.get, c(half))), () => f.set(sig, i64.and(sig.get, i64.const(-2))));
   // The significand's leading bit adds one to the exponent field, and so does a carry out of it.
@@ -136,7 +139,7 @@ function defineRound(m: ModuleBuilder, format: Format): FunctionBuilder {
     i64.add(i64.shl(i64.extendI32U(i32.sub(exponent.get, n(1))), i64.const(format.fraction)), sig.get),
   );
   f.if(i64.geU(result.get, c(infinity(format))), () => {
-    raise(f, MXCSR.OE | MXCSR.PE);
+    raise(f, i32.or(n(MXCSR.OE), i32.shl(i32.ne(i32.and(mxcsr.get, n(MXCSR.OM)), n(0)), n(5))));
     f.set(result, select(i64.eqz(increment.get), c(infinity(format) - 1n), c(infinity(format))));
   });
   f.ret(signed(format, sign.get, result.get));

@@ -1,5 +1,5 @@
 import { call, type Expr, I32, i32, i64, V128, v128 } from '../../wasm/expr.ts';
-import type { FunctionBuilder, ModuleBuilder } from '../../wasm/module.ts';
+import type { FunctionBuilder, Local, ModuleBuilder } from '../../wasm/module.ts';
 import { S, STATUS } from '../core/layout.ts';
 import { DOUBLE, type Format, MXCSR, MXCSR_MASK_SHIFT, n, RAISED, STATE_BASE } from './format.ts';
 
@@ -40,6 +40,61 @@ export function defineLanewise(
   return f;
 }
 
+/** (a, b) → even lanes subtracted, odd lanes added: ADDSUBPS, ADDSUBPD. */
+export function defineAddSubtract(
+  m: ModuleBuilder,
+  format: Format,
+  add: FunctionBuilder,
+  subtract: FunctionBuilder,
+): FunctionBuilder {
+  const f = m.func(`${shape(format)}.addsub`, [V128, V128], [V128]);
+  const [a, b] = f.parameters as [Local, Local];
+  const result = f.let(a.get);
+  for (let i = 0; i < lanes(format); i++) {
+    const value = call(i & 1 ? add : subtract, lane(format, a.get, i), lane(format, b.get, i));
+    f.set(result, withLane(format, result.get, i, value));
+  }
+  f.ret(result.get);
+  return f;
+}
+
+/**
+ * (a, b, immediate) → DPPS, DPPD: products of the lanes that bits 7:4 choose (else +0), summed in pairs, to the lanes
+ * that bits 3:0 choose. Each stage is an operation of its own: what it raises unmasked keeps the next from running.
+ * SDM 2A 3.2 "DPPS—Dot Product of Packed Single Precision Values", "SIMD Floating-Point Exceptions".
+ */
+export function defineDot(
+  m: ModuleBuilder,
+  format: Format,
+  multiply: FunctionBuilder,
+  add: FunctionBuilder,
+  stops: FunctionBuilder,
+): FunctionBuilder {
+  const f = m.func(`${shape(format)}.dot`, [V128, V128, I32], [V128]);
+  const [a, b, imm] = f.parameters as [Local, Local, Local];
+  const bit = (i: number): Expr => i32.and(i32.shrU(imm.get, n(i)), n(1));
+  const check = (): void => f.if(call(stops), () => f.ret(a.get));
+  const products = Array.from({ length: lanes(format) }, (_, i) => {
+    const product = f.let(i64.const(0));
+    f.if(bit(4 + i), () => f.set(product, call(multiply, lane(format, a.get, i), lane(format, b.get, i))));
+    return product;
+  });
+  check();
+  const pairs: Local[] = [];
+  for (let i = 0; i < products.length; i += 2) {
+    pairs.push(f.let(call(add, products[i]!.get, products[i + 1]!.get)));
+  }
+  check();
+  const sum = pairs.length === 1 ? pairs[0]! : f.let(call(add, pairs[0]!.get, pairs[1]!.get));
+  const result = f.let(a.get);
+  for (let i = 0; i < lanes(format); i++) {
+    const mask = i64.sub(i64.const(0), i64.extendI32U(bit(i)));
+    f.set(result, withLane(format, result.get, i, i64.and(sum.get, mask)));
+  }
+  f.ret(result.get);
+  return f;
+}
+
 /**
  * Ends an instruction: what was raised goes to MXCSR; unmasked, it becomes #XM (or #UD) and the destination must stay.
  * () → status.
@@ -65,10 +120,18 @@ export function defineCommit(m: ModuleBuilder): FunctionBuilder {
   return f;
 }
 
-/** Ends a stage of an instruction that checks between its steps (DPPS): 1 if what was raised so far stops it. */
+/**
+ * Ends a stage of an instruction that checks between its steps (DPPS): 1 if what was raised is unmasked and stops it;
+ * else it goes to MXCSR, where it stays even if a later stage is stopped.
+ */
 export function defineStops(m: ModuleBuilder): FunctionBuilder {
   const f = m.func('float.stops', [], [I32]);
-  const unmasked = i32.xor(i32.shrU(i32.load(STATE_BASE, S.MXCSR), n(MXCSR_MASK_SHIFT)), n(-1));
-  f.ret(i32.ne(i32.and(i32.and(i32.load(STATE_BASE, RAISED), unmasked), n(0x3f)), n(0)));
+  const raised = f.let(i32.load(STATE_BASE, RAISED));
+  const mxcsr = f.let(i32.load(STATE_BASE, S.MXCSR));
+  const unmasked = i32.xor(i32.shrU(mxcsr.get, n(MXCSR_MASK_SHIFT)), n(-1));
+  f.if(i32.and(i32.and(raised.get, unmasked), n(0x3f)), () => f.ret(n(1)));
+  f.do(i32.store(STATE_BASE, i32.or(mxcsr.get, raised.get), S.MXCSR));
+  f.do(i32.store(STATE_BASE, n(0), RAISED));
+  f.ret(n(0));
   return f;
 }

@@ -1,3 +1,4 @@
+export { SSE_ARITHMETIC, SSE3_ARITHMETIC, SSE41_ARITHMETIC } from './sse-float.ts';
 export {
   MMX_INTEGER,
   SSE2_INTEGER,
