@@ -1,8 +1,8 @@
 import { describe, expect, test } from 'vitest';
+import { CR0, CR4, EFER } from '../../arch/registers.ts';
 import { createCounters } from './counters.ts';
 import { checkEptp, EPT_CAP } from './ept.ts';
 import { type Capabilities, computeFormat, entryIllegal, entryPresent, formatKey, PageFormats } from './format.ts';
-import { CR0, CR4, EFER } from './registers.ts';
 import { pdpteReserved } from './reserved-bits.ts';
 import {
   calcCpuRole,

@@ -1,8 +1,8 @@
 import { describe, expect, test } from 'vitest';
+import { CR0, CR4, EFER } from '../../arch/registers.ts';
 import { ACC, PFEC } from './access.ts';
 import { computeFormat, formatKey, permissionFault } from './format.ts';
 import { computePermissions, computePkruMask } from './permissions.ts';
-import { CR0, CR4, EFER } from './registers.ts';
 import { calcCpuRole, eptRole, type RoleWords } from './role.ts';
 
 const CAPS = { physicalAddressBits: 40, gbPages: true, amd: false, ept: 0x0633_4141, vpid: 0xf01 };

@@ -8,8 +8,9 @@
  *
  * Source  nested-mmu.md 3.2 to 3.5, 9.2 ("put kind in the role word, to rule out bug 1").
  */
+
+import { CR0, CR4, EFER } from '../../arch/registers.ts';
 import { ACC } from './access.ts';
-import { CR0, CR4, EFER } from './registers.ts';
 
 /** Which manual the entries behind a role follow. DIRECT: no guest table at all, L0's own linear map (TDP). */
 export const KIND = { DIRECT: 0, IA32: 1, EPT: 2, NPT: 3 } as const;

@@ -1,0 +1,394 @@
+/**
+ * The MMU of one vCPU: two shadow MMUs, three walkers, and two pointers that say which are in force.
+ *
+ *                 mmu        gvaWalk     engine's root                  second stage of walks
+ *   L1 runs       rootMmu    gvaWalkL1   EPT01 (or shadow of CR3)       none
+ *   L2, EPT12     guestMmu   gvaWalkL2   EPT02, the shadow of EPT12     ngpaWalk reads EPT12
+ *   L2, no EPT12  rootMmu    gvaWalkL2   EPT01' (guest_mode=1)          none
+ *
+ * A nested entry or exit moves the pointers. Nothing is rebuilt unless the role words, computed anew each time, differ
+ * from those remembered (nested-mmu.md 4.1).
+ *
+ * Owns    the pointers, the roles, the requests and the order they are served in.
+ * Never   reads registers of a level that does not run.
+ */
+import { assert } from '../../base/assert.ts';
+import { fetchTranslation } from './emulation.ts';
+import { EPT_CAP } from './ept.ts';
+import * as faults from './faults.ts';
+import { sameFormat } from './format.ts';
+import * as invalidate from './invalidate.ts';
+import { PageWalk } from './page-walk.ts';
+import * as pagingRegisters from './paging-registers.ts';
+import type { EngineViolation, FaultResult, NestedPort, TlbPort, VcpuRegs } from './ports.ts';
+import { LOCAL_REQUESTS, REQUEST } from './requests.ts';
+import { calcCpuRole, eptRole, ROLE, type RoleWords, roleLevel, shadowRootRole, tdpRootRole } from './role.ts';
+import * as roots from './roots.ts';
+import { RootCache, ShadowMmu } from './shadow-mmu.ts';
+import { syncPage, syncRoots, unsyncPreviousRoots } from './sync.ts';
+import type { VmMmu } from './vm-mmu.ts';
+import type { WalkContext } from './walker.ts';
+import { guestStored, hostStored, type Syncer } from './zap.ts';
+
+/** TLB tag of L1, and of an L2 that has no VPID. Tag n > 0 is VPID n of VMCS12. */
+export const TAG_L1 = 0;
+
+export class VcpuMmu implements WalkContext, Syncer {
+  readonly vm: VmMmu;
+  readonly regs: VcpuRegs;
+  readonly tlb: TlbPort;
+  readonly nested: NestedPort;
+  readonly gvaWalkL1 = new PageWalk('gvaWalkL1');
+  readonly gvaWalkL2 = new PageWalk('gvaWalkL2');
+  readonly ngpaWalk = new PageWalk('ngpaWalk');
+  readonly rootMmu: ShadowMmu;
+  readonly guestMmu: ShadowMmu;
+  /** The MMU whose root the engine runs on and whose fault handler fixes faults. */
+  mmu: ShadowMmu;
+  /** Who translates linear addresses of the running level. */
+  gvaWalk: PageWalk;
+  requests = 0;
+  /** Where the last result 'mmio' lies. */
+  readonly mmio = { gpa: 0, write: false, linearLo: 0, linearHi: 0 };
+  /** For callers that have no report object of their own. */
+  readonly violation: EngineViolation = { gpa: 0, qualification: 0, linearLo: 0, linearHi: 0, mmio: false };
+  /** VMCS12.VPID of the last entry, for the single-VPID02 scheme. */
+  lastVpid = 0;
+  readonly #role: RoleWords = { base: 0, ext: 0 };
+  #loadedTag = -1;
+  #retryRipLo = -1;
+  #retryRipHi = -1;
+  #retryAddress = -1;
+
+  constructor(vm: VmMmu, regs: VcpuRegs, tlb: TlbPort, nested: NestedPort) {
+    this.vm = vm;
+    this.regs = regs;
+    this.tlb = tlb;
+    this.nested = nested;
+    const own = new RootCache(vm.config.previousRoots);
+    this.rootMmu = new ShadowMmu('rootMmu', own, this.gvaWalkL1);
+    const other = vm.config.mode === 'shared' ? own : new RootCache(vm.config.previousRoots);
+    this.guestMmu = new ShadowMmu('guestMmu', other, this.ngpaWalk);
+    this.mmu = this.rootMmu;
+    this.gvaWalk = this.gvaWalkL1;
+    vm.vcpus.push(this);
+    this.initMmu();
+  }
+
+  /** Second stage of L1 in force. Not the same as "L2 runs". */
+  get mmuIsNested(): boolean {
+    return this.mmu === this.guestMmu;
+  }
+
+  // ── 4.1 init and re-init, with the "did the source data change?" check ──
+
+  /** After any change of CR0, CR4, EFER, on nested transitions, on restore. */
+  initMmu(): void {
+    const { regs } = this;
+    const cpu = this.#role;
+    calcCpuRole(cpu, regs.cr0, regs.cr4, regs.efer, regs.smm, this.nested.guestMode);
+    if (this.mmuIsNested) this.#initWalker(this.gvaWalk, cpu, this.gvaWalk.rootRole);
+    else {
+      const { tdp, tdpLevels } = this.vm.config;
+      const rootRole = tdp ? tdpRootRole(cpu.base, tdpLevels) : shadowRootRole(cpu.base);
+      this.#initWalker(this.rootMmu.w, cpu, rootRole);
+    }
+  }
+
+  /** Both words and the root role equal: nothing to do, and in `force` mode proof that there was nothing to do. */
+  #initWalker(w: PageWalk, cpu: RoleWords, rootRole: number): void {
+    const { counters, formats, config } = this.vm;
+    const same = w.cpuRole.base === cpu.base && w.cpuRole.ext === cpu.ext;
+    if (same && w.rootRole === rootRole && config.mode !== 'reinit') {
+      counters.roleSkip += 1;
+      if (config.force && w.format !== null && roleLevel(cpu.base) > 0) {
+        assert(
+          sameFormat(w.format, formats.recompute(cpu.base, cpu.ext)),
+          `a skipped init of ${w.name} changes nothing`,
+        );
+      }
+      return;
+    }
+    counters.roleStore += 1;
+    w.cpuRole.base = cpu.base;
+    w.cpuRole.ext = cpu.ext;
+    w.rootRole = rootRole;
+    // Paging off: the format is not consulted.
+    if (roleLevel(cpu.base) > 0) w.format = formats.intern(cpu.base, cpu.ext);
+  }
+
+  #initShadowEpt(): void {
+    const { nested } = this;
+    const execOnly = (this.vm.formats.capabilities.ept & EPT_CAP.EXECUTE_ONLY) !== 0;
+    const cpu = this.#role;
+    eptRole(cpu, nested.eptPointerLo, execOnly, nested.usesMbec);
+    this.#initWalker(this.ngpaWalk, cpu, cpu.base);
+    this.newPgd(nested.eptPointerLo, nested.eptPointerHi); // always, also when the role is unchanged
+  }
+
+  // ── nested transitions ──
+
+  /** Entry to an L2 that runs on EPT12. Before L2's CR0, CR4, EFER are used. */
+  nestedEptInit(): void {
+    assert(!this.mmuIsNested, 'nestedEptInit runs once per entry');
+    this.mmu = this.guestMmu;
+    this.gvaWalk = this.gvaWalkL2;
+    this.#switchedShared();
+    this.#initShadowEpt();
+  }
+
+  /** Entry to an L2 whose tables map to L1-physical addresses: root_mmu follows the other walker. */
+  nestedEnterWithoutEpt(): void {
+    assert(!this.mmuIsNested, 'an L2 without EPT12 runs on root_mmu');
+    this.gvaWalk = this.gvaWalkL2;
+    this.rootMmu.w = this.gvaWalkL2;
+    this.#switchedShared();
+  }
+
+  /** Back to L1. Also when there was no EPT12, and after a failed entry; running it twice is harmless. */
+  nestedEptUninit(): void {
+    if (this.gvaWalk === this.gvaWalkL1) return;
+    this.mmu = this.rootMmu;
+    this.gvaWalk = this.gvaWalkL1;
+    this.rootMmu.w = this.gvaWalkL1;
+    this.#switchedShared();
+  }
+
+  /** Comparison mode `shared`: one cache, emptied at each switch, as kvm_mmu_unload did before the series. */
+  #switchedShared(): void {
+    if (this.vm.config.mode === 'shared') roots.freeRoots(this, this.mmu, roots.FREE_ALL);
+  }
+
+  /** 4.11. After the level has changed: requests refer to the context being entered. */
+  transitionTlbFlush(isEntry: boolean): void {
+    const { nested, vm } = this;
+    if (vm.config.mode === 'shared') {
+      this.requests |= REQUEST.FLUSH_ALL;
+      return;
+    }
+    if (!nested.usesVpid) {
+      this.requests |= REQUEST.FLUSH_GUEST;
+      return;
+    }
+    // With one tag for all of L1's VPIDs, a change of VPID is a change of meaning.
+    if (isEntry && vm.config.vpidTags === 'single' && nested.vpid !== this.lastVpid) {
+      this.lastVpid = nested.vpid;
+      this.requests |= REQUEST.FLUSH_GUEST;
+    }
+    // Tags are unique: the root's id tells L1 from L2 under TDP, and the tag does without.
+  }
+
+  /** The tag that the engine's TLB knows the running level by. */
+  currentTag(): number {
+    const { nested, vm } = this;
+    if (vm.config.mode === 'shared' || !nested.guestMode || !nested.usesVpid) return TAG_L1;
+    return this.tagOfVpid(nested.vpid);
+  }
+
+  tagOfVpid(vpid: number): number {
+    return this.vm.config.vpidTags === 'single' ? 1 : vpid;
+  }
+
+  /** VMCLEAR or VMPTRLD away from the current VMCS12, VMXOFF, reset (4.17). */
+  releaseVmcs12(): void {
+    if (!this.vm.config.keepRootsOnRelease) roots.freeRoots(this, this.guestMmu, roots.FREE_ALL);
+  }
+
+  // ── roots and requests ──
+
+  newPgd(lo: number, hi: number): void {
+    roots.newPgd(this, lo, hi);
+  }
+
+  /** The heavy hammer: no root survives, in either MMU. */
+  resetContext(): void {
+    roots.freeRoots(this, this.rootMmu, roots.FREE_ALL);
+    roots.freeRoots(this, this.guestMmu, roots.FREE_ALL);
+    this.initMmu();
+  }
+
+  /** RESET and INIT: L1's context, nothing cached. Registers have their initial values already. */
+  reset(): void {
+    this.nestedEptUninit();
+    this.releaseVmcs12();
+    this.resetContext();
+    this.requests |= REQUEST.FLUSH_ALL;
+  }
+
+  invalidateRoles(): void {
+    for (const w of [this.gvaWalkL1, this.gvaWalkL2, this.ngpaWalk]) {
+      w.cpuRole.ext = 0;
+      w.rootRole = (w.rootRole | ROLE.INVALID) >>> 0;
+      w.format = null;
+    }
+    roots.freeRoots(this, this.rootMmu, roots.FREE_ALL);
+    roots.freeRoots(this, this.guestMmu, roots.FREE_ALL);
+    if (this.mmuIsNested) this.#initShadowEpt();
+    this.initMmu();
+  }
+
+  /** Right before the engine runs. False: no shadow pages are left (a configuration mistake). */
+  reload(): boolean {
+    this.serviceRequests();
+    // Building a root may make room, and making room may kill roots of other vCPUs, never this one.
+    if (this.mmu.roots.current.page === 0 && !roots.load(this)) return false;
+    const tag = this.currentTag();
+    if (tag !== this.#loadedTag) {
+      this.#loadedTag = tag;
+      this.tlb.setVpid(tag);
+    }
+    this.vm.commit();
+    return true;
+  }
+
+  /** In the order of 4.14. */
+  serviceRequests(): void {
+    if (this.requests === 0) return;
+    if (this.#take(REQUEST.FREE_OBSOLETE_ROOTS)) roots.freeObsoleteRoots(this);
+    if (this.#take(REQUEST.MMU_SYNC)) this.#sync();
+    if (this.#take(REQUEST.LOAD_PGD)) roots.loadIntoEngine(this);
+    if (this.#take(REQUEST.FLUSH_ALL)) {
+      this.requests &= ~REQUEST.FLUSH_CURRENT;
+      this.vm.counters.tlbFlushAll += 1;
+      this.tlb.flushAll();
+    }
+    if (this.#take(REQUEST.FLUSH_CURRENT)) this.flushCurrent();
+    if (this.#take(REQUEST.FLUSH_GUEST)) this.flushGuest();
+  }
+
+  /** Before a switch of level: requests about the context being left are served in it, or they would hit the other. */
+  serviceLocalRequests(): void {
+    if ((this.requests & LOCAL_REQUESTS) === 0) return;
+    if (this.#take(REQUEST.MMU_SYNC)) this.#sync();
+    if (this.#take(REQUEST.FLUSH_CURRENT)) this.flushCurrent();
+    if (this.#take(REQUEST.FLUSH_GUEST)) this.flushGuest();
+  }
+
+  #take(request: number): boolean {
+    if ((this.requests & request) === 0) return false;
+    this.requests &= ~request;
+    return true;
+  }
+
+  #sync(): void {
+    syncRoots(this);
+    this.vm.commit();
+  }
+
+  flushCurrent(): void {
+    const { page } = this.mmu.roots.current;
+    this.vm.counters.tlbFlushCurrent += 1;
+    if (!this.vm.config.tdp) this.tlb.flushVpid(this.currentTag(), false);
+    else if (page !== 0) this.tlb.flushRoot(this.vm.pages.serial[page]!);
+  }
+
+  /** Linear and combined mappings of the running level's tag. Shadow tables are linear mappings too. */
+  flushGuest(): void {
+    if (!this.vm.config.tdp) {
+      this.#sync();
+      roots.freeRoots(this, this.rootMmu, unsyncPreviousRoots(this, this.rootMmu));
+    }
+    this.vm.counters.tlbFlushGuest += 1;
+    this.tlb.flushVpid(this.currentTag(), false);
+  }
+
+  // ── faults ──
+
+  handleEptViolation(fault: EngineViolation): FaultResult {
+    return faults.handleEptViolation(this, fault);
+  }
+
+  handlePageFault(lo: number, hi: number, errorCode: number): FaultResult {
+    return faults.handlePageFault(this, lo, hi, errorCode);
+  }
+
+  /**
+   * Translates a linear address of the running level for emulation; sets A and D as an access does.
+   *
+   * @param access  PFEC.W, U, F, IMPLICIT.
+   * @returns       Whether `gvaWalk.record` holds a translation. If not, it holds the fault: `injectEmulatedFault`.
+   */
+  translate(lo: number, hi: number, access: number): boolean {
+    return fetchTranslation(this, lo, hi, access);
+  }
+
+  /** The fault that `translate` left in the record, to whoever must hear of it. */
+  injectEmulatedFault(): void {
+    faults.injectFault(this, this.gvaWalk.record, 0, false);
+  }
+
+  /** One retry per instruction and address: a second fault at the same place must be solved otherwise. */
+  mayRetry(address: number): boolean {
+    const { ripLo, ripHi } = this.regs;
+    if (this.#retryRipLo === ripLo && this.#retryRipHi === ripHi && this.#retryAddress === address) return false;
+    this.#retryRipLo = ripLo;
+    this.#retryRipHi = ripHi;
+    this.#retryAddress = address;
+    return true;
+  }
+
+  /** Bytes at an L1-physical address were stored, by the engine to a TRACKED page or by L0 itself. */
+  trackWrite(gpa: number, bytes: number): void {
+    guestStored(this.vm, gpa, bytes);
+  }
+
+  /** The same by offset in linear memory: what an engine knows that stored through L2's address. */
+  trackWriteHost(hostOffset: number, bytes: number): void {
+    hostStored(this.vm, hostOffset, bytes);
+  }
+
+  syncPage(page: number): boolean {
+    return syncPage(this, page);
+  }
+
+  // ── registers and instructions ──
+
+  loadCr3(lo: number, hi: number, nestedEpt: boolean, reloadPdptrs: boolean): pagingRegisters.Cr3Result {
+    return pagingRegisters.loadCr3(this, lo, hi, nestedEpt, reloadPdptrs);
+  }
+
+  writeCr3(lo: number, hi: number): boolean {
+    return pagingRegisters.writeCr3(this, lo, hi);
+  }
+
+  loadPdptrs(cr3Lo: number): pagingRegisters.PdptrResult {
+    return pagingRegisters.loadPdptrs(this, cr3Lo);
+  }
+
+  cr0Written(old: number): void {
+    pagingRegisters.cr0Written(this, old);
+  }
+
+  cr4Written(old: number): void {
+    pagingRegisters.cr4Written(this, old);
+  }
+
+  eferWritten(old: number): void {
+    pagingRegisters.eferWritten(this, old);
+  }
+
+  invlpg(lo: number, hi: number): void {
+    invalidate.invlpg(this, lo, hi);
+  }
+
+  invpcid(type: number, pcidLo: number, pcidHi: number, lo: number, hi: number): invalidate.InvpcidResult {
+    return invalidate.invpcid(this, type, pcidLo, pcidHi, lo, hi);
+  }
+
+  invept(type: number, eptpLo: number, eptpHi: number): invalidate.InvResult {
+    return invalidate.invept(this, type, eptpLo, eptpHi);
+  }
+
+  invvpid(type: number, vpid: number, vpidRest: boolean, lo: number, hi: number): invalidate.InvResult {
+    return invalidate.invvpid(this, type, vpid, vpidRest, lo, hi);
+  }
+
+  vmfunc(eax: number, ecx: number): invalidate.VmfuncResult {
+    return invalidate.vmfunc(this, eax, ecx);
+  }
+
+  /** VMFUNC changed VMCS12.EPT_POINTER: role (A/D bit, walk length) and root follow. */
+  switchEptPointer(): void {
+    this.#initShadowEpt();
+  }
+}
