@@ -1,0 +1,202 @@
+import { VECTOR } from '../../arch/exceptions.ts';
+import { TWO_32 } from '../../base/bits.ts';
+import { ACCESS } from '../paging/access.ts';
+import { AR, inLimit, segmentLinear } from './address.ts';
+import { gpr, S, SEG, STATUS, segment } from './layout.ts';
+import type { Processor } from './processor.ts';
+
+/**
+ * The stack in every mode: widths of SP, limits, and frames of several values that are written whole or not at all.
+ *
+ * Owns    how RSP moves.  Never  decides what is pushed.
+ *
+ * Source  SDM 1 6.2 "Stacks"; SDM 3A 5.3 "Limit Checking"; 6.12.1 "Exception- or Interrupt-Handler Procedures".
+ */
+
+const RSP = gpr(4);
+
+/** Bytes of the stack pointer that count: 8 in 64-bit mode, else 4 or 2 as SS.B says. */
+export function stackWidth(cpu: Processor): number {
+  if (cpu.long) return 8;
+  return cpu.get(segment(SEG.SS) + SEG.ACCESS) & AR.DB ? 4 : 2;
+}
+
+/** Writes the stack pointer: SP keeps the upper bits of RSP, ESP clears them. */
+export function setStackPointer(cpu: Processor, width: number, low: number, high: number): void {
+  if (width === 2) cpu.u16[RSP >>> 1] = low;
+  else cpu.set64(RSP, low, width === 8 ? high : 0);
+}
+
+/** RSP plus `delta` (may be negative) as the width wraps it, into `low` and `high`. */
+export function stackAt(cpu: Processor, width: number, delta: number): void {
+  const sum = cpu.get(RSP) + delta;
+  cpu.low = sum >>> 0;
+  cpu.high = 0;
+  if (width === 2) cpu.low &= 0xffff;
+  else if (width === 8) cpu.high = (cpu.get(RSP + 4) + Math.floor(sum / TWO_32)) >>> 0;
+}
+
+/** Pushes 2, 4 or 8 bytes through SS. False: nothing has changed, S.ACCESS_STATUS has the status. */
+export function pushValue(cpu: Processor, low: number, high: number, bytes: number): boolean {
+  const width = stackWidth(cpu);
+  stackAt(cpu, width, -bytes);
+  const spLow = cpu.low;
+  const spHigh = cpu.high;
+  if (segmentLinear(cpu, SEG.SS, spLow, spHigh, bytes, true) !== STATUS.NEXT) return false;
+  if (!cpu.write(cpu.get(S.EA), cpu.get(S.EA + 4), bytes, low, high)) return false;
+  setStackPointer(cpu, width, spLow, spHigh);
+  return true;
+}
+
+/** Reads `bytes` that lie `offset` bytes above the top of the stack into `low`, `high`; RSP stays. */
+export function peekValue(cpu: Processor, offset: number, bytes: number): boolean {
+  stackAt(cpu, stackWidth(cpu), offset);
+  if (segmentLinear(cpu, SEG.SS, cpu.low, cpu.high, bytes, false) !== STATUS.NEXT) return false;
+  return cpu.read(cpu.get(S.EA), cpu.get(S.EA + 4), bytes);
+}
+
+/** Moves RSP up by `bytes`. */
+export function dropBytes(cpu: Processor, bytes: number): void {
+  const width = stackWidth(cpu);
+  stackAt(cpu, width, bytes);
+  setStackPointer(cpu, width, cpu.low, cpu.high);
+}
+
+/** Pops 2, 4 or 8 bytes into `low`, `high`. False: nothing has changed. */
+export function popValue(cpu: Processor, bytes: number): boolean {
+  if (!peekValue(cpu, 0, bytes)) return false;
+  const { low, high } = cpu;
+  dropBytes(cpu, bytes);
+  cpu.low = low;
+  cpu.high = high;
+  return true;
+}
+
+/**
+ * Several pushes as one: far calls, interrupts. `begin…`, `push` in order, `prepare` (all checks, nothing written),
+ * `write` (cannot fail); `spLow`, `spHigh` are then the new stack pointer, for the caller to load.
+ */
+class StackFrame {
+  width = 8;
+  spLow = 0;
+  spHigh = 0;
+  #baseLow = 0;
+  #baseHigh = 0;
+  #limit = 0;
+  #rights = 0;
+  #checked = false;
+  #access = 0;
+  #error = 0;
+  #count = 0;
+  readonly #values = new Uint32Array(2 * 48);
+  readonly #linear = new Uint32Array(2 * 48);
+  readonly #bytes = new Uint8Array(48);
+
+  /** On the stack in force. */
+  beginCurrent(cpu: Processor): void {
+    const at = segment(SEG.SS);
+    const width = stackWidth(cpu);
+    stackAt(cpu, width, 0);
+    this.begin(width, cpu.get(at + SEG.BASE), 0, cpu.get(at + SEG.LIMIT), cpu.get(at + SEG.ACCESS), cpu.low, cpu.high);
+    this.#checked = cpu.protectedMode && !cpu.vm86;
+    this.#access = cpu.dataAccess;
+    if (cpu.long) this.#baseLow = 0;
+  }
+
+  /** On a stack that is about to come into force. `error`: error code of the #SS. Set `cpl` for whose it is. */
+  begin(
+    width: number,
+    baseLow: number,
+    baseHigh: number,
+    limit: number,
+    rights: number,
+    spLow: number,
+    spHigh: number,
+    cpl = 0,
+    error = 0,
+  ): void {
+    this.width = width;
+    this.#baseLow = baseLow;
+    this.#baseHigh = baseHigh;
+    this.#limit = limit;
+    this.#rights = rights;
+    this.#checked = true;
+    this.spLow = spLow;
+    this.spHigh = spHigh;
+    this.#access = cpl === 3 ? ACCESS.USER : 0;
+    this.#error = error;
+    this.#count = 0;
+  }
+
+  /** 64-bit mode: flat, RSP as given. */
+  begin64(spLow: number, spHigh: number, cpl: number): void {
+    this.begin(8, 0, 0, 0xffff_ffff, 0, spLow, spHigh, cpl, 0);
+  }
+
+  push(low: number, high: number, bytes: number): void {
+    const i = this.#count;
+    this.#values[2 * i] = low;
+    this.#values[2 * i + 1] = high;
+    this.#bytes[i] = bytes;
+    this.#count = i + 1;
+  }
+
+  /** Checks everything. NEXT, or the status to leave with. */
+  prepare(cpu: Processor): number {
+    for (let i = 0; i < this.#count; i += 1) {
+      const bytes = this.#bytes[i]!;
+      const sum = this.spLow - bytes;
+      let low = sum >>> 0;
+      let high = 0;
+      if (this.width === 8) {
+        high = (this.spHigh - (sum < 0 ? 1 : 0)) >>> 0;
+        if (!cpu.isCanonical(low, high)) return cpu.fault(VECTOR.SS, this.#error);
+      } else {
+        if (this.width === 2) low &= 0xffff;
+        const down = this.#checked && (this.#rights & (AR.CODE | AR.EXPAND_DOWN)) === AR.EXPAND_DOWN;
+        if (this.#checked && this.#rights & AR.UNUSABLE) return cpu.fault(VECTOR.SS, this.#error);
+        if (!inLimit(this.#limit, this.#rights, down, low, bytes)) return cpu.fault(VECTOR.SS, this.#error);
+      }
+      this.spLow = low;
+      this.spHigh = high;
+      const linear = low + this.#baseLow;
+      const linearLow = linear >>> 0;
+      const linearHigh = this.width === 8 ? (high + this.#baseHigh + (linear >= TWO_32 ? 1 : 0)) >>> 0 : 0;
+      this.#linear[2 * i] = linearLow;
+      this.#linear[2 * i + 1] = linearHigh;
+      if (!cpu.probeWrite(linearLow, linearHigh, bytes, this.#access)) return cpu.accessStatus;
+    }
+    return STATUS.NEXT;
+  }
+
+  write(cpu: Processor): void {
+    for (let i = 0; i < this.#count; i += 1) {
+      cpu.write(
+        this.#linear[2 * i]!,
+        this.#linear[2 * i + 1]!,
+        this.#bytes[i]!,
+        this.#values[2 * i]!,
+        this.#values[2 * i + 1]!,
+        this.#access,
+      );
+    }
+  }
+}
+
+/** The one frame under construction: no transfer builds two. */
+export const frame = new StackFrame();
+
+/**
+ * Near jump where the code segment has a limit: #GP(0) behind it. The caller has masked the target to the operand size;
+ * in 64-bit mode the target must be canonical.
+ */
+export function nearJump(cpu: Processor, _record: number, low: number, high: number): number {
+  if (!codeTargetIsLegal(cpu, low, high)) return cpu.fault(VECTOR.GP, 0);
+  return cpu.goTo(low, high);
+}
+
+/** Is the offset inside the code segment in force, or canonical in 64-bit mode? */
+export function codeTargetIsLegal(cpu: Processor, low: number, high: number): boolean {
+  if (cpu.long) return cpu.isCanonical(low, high);
+  return low >>> 0 <= cpu.get(segment(SEG.CS) + SEG.LIMIT);
+}
