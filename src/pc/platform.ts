@@ -26,6 +26,10 @@ import { PciBus } from './pci/bus.ts';
 import { hostBridge, isaBridge, powerManagementFunction } from './pci/chipset.ts';
 import { Mc146818 } from './rtc/mc146818.ts';
 import { Uart16550 } from './serial/uart16550.ts';
+import { type BlockStore, VirtioBlock } from './virtio/block.ts';
+import type { VirtioDevice } from './virtio/device.ts';
+import { VirtioPci } from './virtio/pci-transport.ts';
+import { VirtioRandom } from './virtio/random.ts';
 import { sharedLines } from './wired-or.ts';
 
 /** What the platform is plugged into. */
@@ -72,6 +76,10 @@ export interface PlatformOptions {
   readonly acpi?: boolean;
   /** `-fw_cfg name=,file=`. */
   readonly fwCfgFiles?: readonly { readonly name: string; readonly bytes: Uint8Array }[];
+  /** `-drive if=virtio`: one virtio-blk each, in slots from 2 on. Default: none. */
+  readonly drives?: readonly { readonly store: BlockStore; readonly serial?: string }[];
+  /** `-device virtio-rng-pci`: where its bytes come from. Default: absent. */
+  readonly random?: (into: Uint8Array) => void;
   /** For fw_cfg readers; loaders put the kernel into memory themselves. */
   readonly commandLine?: string;
   readonly kernel?: Uint8Array;
@@ -193,6 +201,14 @@ export function createPlatform(wires: PlatformWires, options: PlatformOptions): 
   pci.add(1, 0, isaBridge());
   pci.add(1, 3, powerManagementFunction());
   put(PORTS.PCI_CONFIG, pci, 'PCI configuration');
+  const virtio: VirtioPci[] = [];
+  const plug = (device: VirtioDevice) => {
+    const transport = new VirtioPci(device, memory, wires.deliverMsi);
+    pci.add(pci.freeSlot(), 0, transport.pci);
+    virtio.push(transport);
+  };
+  for (const drive of options.drives ?? []) plug(new VirtioBlock({ memory, ...drive }));
+  if (options.random) plug(new VirtioRandom({ memory, fill: options.random }));
 
   const e820 = e820Map(ramBytes);
   const fwCfg = new FwCfg(memory);
@@ -245,7 +261,7 @@ export function createPlatform(wires: PlatformWires, options: PlatformOptions): 
       return rsdp === undefined ? 0 : memory.read32(physical(rsdp + 0x40 + 12)); // FACS: waking vector
     },
     reset: () => {
-      for (const device of [...serial, pm, rtc, hpet, keyboard, portA, fwCfg]) device.reset();
+      for (const device of [...serial, pm, rtc, hpet, keyboard, portA, fwCfg, ...virtio]) device.reset();
       a20.enabled = true;
       pci.reset();
       writeTables();

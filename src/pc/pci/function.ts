@@ -48,6 +48,7 @@ export class PciFunction {
   #lastCapability: number = PCI.CAPABILITIES;
   #free: number = PCI.FIRST_FREE;
   #changed: (offset: number, size: AccessSize) => void = () => {};
+  #beforeRead: (offset: number, size: AccessSize) => void = () => {};
 
   constructor(identity: PciIdentity) {
     this.identity = identity;
@@ -108,6 +109,11 @@ export class PciFunction {
     this.#changed = changed;
   }
 
+  /** Called before each read of the guest's, for registers that are windows to something else. */
+  onRead(beforeRead: (offset: number, size: AccessSize) => void): void {
+    this.#beforeRead = beforeRead;
+  }
+
   /** Plugs the function in. */
   attach(space: PciAddressSpace, line: IrqLine | undefined): void {
     this.#space = space;
@@ -140,6 +146,7 @@ export class PciFunction {
   }
 
   read(offset: number, size: AccessSize): number {
+    this.#beforeRead(offset, size);
     return readLittleEndian(this.config, offset, size);
   }
 
