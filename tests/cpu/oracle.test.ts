@@ -167,6 +167,7 @@ describe.skipIf(missing)('the real processor', () => {
     const vectors = cases.map((given, i) => ({
       form: `form ${i}`,
       undefinedFlags: i,
+      undefinedStatus: 2 * i,
       case: given,
       outcome: outcomes[i]!,
     }));

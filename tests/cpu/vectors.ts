@@ -2,7 +2,7 @@
  * Recorded cases with the real processor's outcomes, so that CI checks against it on any machine.
  *
  * A file is gzip of: u32 length and JSON of the header; then for each vector u32 number of its form in the header's
- * list, u32 undefined flags, the case's record and the outcome's record (protocol.ts).
+ * list, u32 undefined flags, u32 undefined x87 status bits, the case's record and the outcome's record (protocol.ts).
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { gunzipSync, gzipSync } from 'node:zlib';
@@ -22,6 +22,8 @@ export interface Vector {
   readonly form: string;
   /** RFLAGS bits that the manual leaves undefined: not compared. */
   readonly undefinedFlags: number;
+  /** The same of the x87 status word. */
+  readonly undefinedStatus: number;
   readonly case: CpuCase;
   readonly outcome: CpuOutcome;
 }
@@ -40,8 +42,12 @@ export function encodeVectors(header: VectorHeader, vectors: readonly Vector[]):
   const numbers = new Map(forms.map((form, i) => [form, i]));
   const json = Buffer.from(JSON.stringify({ ...header, count: vectors.length, forms }));
   const parts: Uint8Array[] = [words(json.length), json];
-  for (const { form, undefinedFlags, case: one, outcome } of vectors) {
-    parts.push(words(numbers.get(form)!, undefinedFlags), encodeCase(one), encodeOutcome(one, outcome));
+  for (const { form, undefinedFlags, undefinedStatus, case: one, outcome } of vectors) {
+    parts.push(
+      words(numbers.get(form)!, undefinedFlags, undefinedStatus),
+      encodeCase(one),
+      encodeOutcome(one, outcome),
+    );
   }
   return gzipSync(Buffer.concat(parts), { level: 9 });
 }
@@ -59,12 +65,13 @@ export function decodeVectors(file: Uint8Array): { header: VectorHeader; vectors
   for (let i = 0; i < count; i++) {
     const form = forms[bytes.readUInt32LE(at)]!;
     const undefinedFlags = bytes.readUInt32LE(at + 4);
-    at += 8;
+    const undefinedStatus = bytes.readUInt32LE(at + 8);
+    at += 12;
     const one = decodeCase(bytes, at);
     at += caseSize(bytes, at);
     const outcome = decodeOutcome(one, bytes, at);
     at += outcomeSize(bytes, at);
-    vectors.push({ form, undefinedFlags, case: one, outcome });
+    vectors.push({ form, undefinedFlags, undefinedStatus, case: one, outcome });
   }
   return { header, vectors };
 }

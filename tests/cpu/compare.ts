@@ -1,0 +1,82 @@
+/** Tells in words how two outcomes of one case differ; what is undefined, or each vendor's own, does not count. */
+import { type CpuCase, type CpuOutcome, DONE } from './protocol.ts';
+
+const NAMES = 'RAX RCX RDX RBX RSP RBP RSI RDI R8 R9 R10 R11 R12 R13 R14 R15'.split(' ');
+/** CF PF AF ZF SF DF OF AC. Not RF, which only says that a fault was pushed; not TF, IF, IOPL, which user code cannot set. */
+const RFLAGS_COMPARED = 0x4_0cd5;
+const hex = (value: bigint | number) => `0x${value.toString(16)}`;
+
+/** @returns  One line a difference, the expected value first; empty if they agree. */
+export function differences(
+  one: CpuCase,
+  expected: CpuOutcome,
+  actual: CpuOutcome,
+  undefinedFlags: number,
+  undefinedStatus: number,
+): string[] {
+  const found: string[] = [];
+  const check = (what: string, a: bigint | number, b: bigint | number) => {
+    if (a !== b) found.push(`${what}: ${hex(a)}, not ${hex(b)}`);
+  };
+  check('vector', expected.vector, actual.vector);
+  if (found.length > 0) {
+    const name = (vector: number) => (vector === DONE ? 'none' : `#${vector}`);
+    return [`exception: ${name(expected.vector)} is right, ${name(actual.vector)} came`];
+  }
+  check('error code', expected.errorCode, actual.errorCode);
+  check('CR2', expected.cr2, actual.cr2);
+  check('RIP', expected.after.rip, actual.after.rip);
+  for (const [i, name] of NAMES.entries()) {
+    if (one.mode === 32 && i >= 8) break;
+    const mask = one.mode === 32 ? 0xffff_ffffn : 0xffff_ffff_ffff_ffffn;
+    check(name, expected.after.gpr[i]! & mask, actual.after.gpr[i]! & mask);
+  }
+  // Flags are "undefined" after completion only; a fault leaves them as they were.
+  const flagMask = RFLAGS_COMPARED & ~(expected.vector === DONE ? undefinedFlags : 0);
+  check('RFLAGS', expected.after.rflags & flagMask, actual.after.rflags & flagMask);
+  if (one.mode === 64) {
+    check('FS base', expected.after.fsBase, actual.after.fsBase);
+    check('GS base', expected.after.gsBase, actual.after.gsBase);
+  }
+  if (one.fp)
+    compareFp(
+      expected.after.fxsave,
+      actual.after.fxsave,
+      expected.vector === DONE ? undefinedStatus : 0,
+      one.mode,
+      check,
+    );
+  if (one.ymm) {
+    const a = new DataView(expected.after.ymmHigh.buffer, expected.after.ymmHigh.byteOffset);
+    const b = new DataView(actual.after.ymmHigh.buffer, actual.after.ymmHigh.byteOffset);
+    for (let i = 0; i < 32; i++)
+      check(`YMM${i >> 1} ${128 + (i & 1) * 64}+`, a.getBigUint64(i * 8, true), b.getBigUint64(i * 8, true));
+  }
+  for (const [i, window] of expected.memory.entries()) {
+    const other = actual.memory[i]!.bytes;
+    window.bytes.forEach((byte, at) => {
+      if (byte !== other[at] && found.length < 40) check(`[${hex(window.address + at)}]`, byte, other[at]!);
+    });
+  }
+  return found;
+}
+
+type Check = (what: string, a: bigint | number, b: bigint | number) => void;
+
+/** Not FOP, FIP, FDP: AMD keeps them only with an exception pending, Intel drops some by CPUID. */
+function compareFp(a: Uint8Array, b: Uint8Array, undefinedStatus: number, mode: 32 | 64, check: Check): void {
+  const x = new DataView(a.buffer, a.byteOffset);
+  const y = new DataView(b.buffer, b.byteOffset);
+  check('FCW', x.getUint16(0, true), y.getUint16(0, true));
+  check('FSW', x.getUint16(2, true) & ~undefinedStatus, y.getUint16(2, true) & ~undefinedStatus);
+  check('FTW', x.getUint8(4), y.getUint8(4));
+  check('MXCSR', x.getUint32(24, true), y.getUint32(24, true));
+  for (let i = 0; i < 8; i++) {
+    check(`ST${i} mantissa`, x.getBigUint64(32 + i * 16, true), y.getBigUint64(32 + i * 16, true));
+    check(`ST${i} exponent`, x.getUint16(40 + i * 16, true), y.getUint16(40 + i * 16, true));
+  }
+  for (let i = 0; i < (mode === 64 ? 16 : 8); i++) {
+    check(`XMM${i} low`, x.getBigUint64(160 + i * 16, true), y.getBigUint64(160 + i * 16, true));
+    check(`XMM${i} high`, x.getBigUint64(168 + i * 16, true), y.getBigUint64(168 + i * 16, true));
+  }
+}

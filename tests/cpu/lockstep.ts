@@ -1,0 +1,87 @@
+/**
+ * Compares a machine of ours with the real processor, on fresh cases or on recorded ones.
+ *
+ * A machine is whatever runs one case: the interpreter, the compiler, or both through an adapter. What it is asked:
+ * map the pages of protocol.ts (HIGH aliases too) with `untouchedMemory()`, put the windows and the code there, load
+ * the state at CPL 3 (64-bit or 32-bit flat code; CR4.OSFXSR, OSXMMEXCPT, FSGSBASE, CR0.NE and AM set, IOPL 0), run
+ * exactly one instruction, a REP to its end, and tell what came of it.
+ */
+import { differences } from './compare.ts';
+import { type Form, type FormRow, parseForm } from './forms.ts';
+import { generateCases, leftOut } from './generate.ts';
+import { Oracle, processorName } from './oracle.ts';
+import { type CpuCase, type CpuOutcome, SYSTEM_CALL, TIMEOUT } from './protocol.ts';
+import { Random } from './random.ts';
+import type { Vector, VectorHeader } from './vectors.ts';
+
+export interface Machine {
+  run(one: CpuCase): CpuOutcome;
+}
+
+export interface Mismatch {
+  readonly form: string;
+  /** Code in hex, mode, and what differs: enough to find the mistake without running anything. */
+  readonly report: string;
+  readonly vector: Vector;
+}
+
+/** Cases made of `rows` with the real processor's outcomes. Those that cannot be compared are dropped. */
+export async function record(
+  oracle: Oracle,
+  rows: readonly FormRow[],
+  casesPerForm: number,
+  seed: number,
+): Promise<{ vectors: Vector[]; leftOut: Map<string, string>; header: VectorHeader }> {
+  const vectors: Vector[] = [];
+  const skipped = new Map<string, string>();
+  for (const form of usable(rows, skipped)) {
+    const made = generateCases(form, casesPerForm, new Random(seed ^ hash(form.row.opcode + form.row.instruction)));
+    const outcomes = await oracle.run(made.map((one) => one.case));
+    made.forEach(({ form: name, undefinedFlags, undefinedStatus, case: one }, i) => {
+      const outcome = outcomes[i]!;
+      if (outcome.stray || outcome.fpChanged || outcome.vector === TIMEOUT || outcome.vector === SYSTEM_CALL) return;
+      vectors.push({ form: name, undefinedFlags, undefinedStatus, case: one, outcome });
+    });
+  }
+  const recorded = new Date().toISOString().slice(0, 10);
+  return { vectors, leftOut: skipped, header: { version: 1, processor: processorName(), recorded, seed } };
+}
+
+/** Rows that can be compared; the others go to `skipped`, by name, with the reason. */
+export function usable(rows: readonly FormRow[], skipped: Map<string, string>): Form[] {
+  const forms: Form[] = [];
+  for (const row of rows) {
+    const form = parseForm(row);
+    const why = typeof form === 'string' ? form : leftOut(form);
+    if (why !== undefined) skipped.set(`${row.opcode}  ${row.instruction}`, why);
+    else forms.push(form as Form);
+  }
+  return forms;
+}
+
+/** Runs the vectors on `machine`. A machine that throws has failed that vector. */
+export function replay(machine: Machine, vectors: readonly Vector[]): Mismatch[] {
+  const found: Mismatch[] = [];
+  for (const vector of vectors) {
+    const { case: one, outcome, form, undefinedFlags, undefinedStatus } = vector;
+    let lines: string[];
+    try {
+      lines = differences(one, outcome, machine.run(one), undefinedFlags, undefinedStatus);
+    } catch (error) {
+      lines = [`it threw ${error instanceof Error ? error.message : String(error)}`];
+    }
+    if (lines.length === 0) continue;
+    const code = Buffer.from(one.code).toString('hex');
+    found.push({ form, vector, report: `${form} [${code}, ${one.mode}-bit]: ${lines.slice(0, 6).join('; ')}` });
+  }
+  return found;
+}
+
+/** FNV-1a, so that a form's cases do not change when another is added before it. */
+function hash(text: string): number {
+  let value = 0x811c9dc5;
+  for (let i = 0; i < text.length; i++) value = Math.imul(value ^ text.charCodeAt(i), 0x01000193);
+  return value >>> 0;
+}
+
+export { Oracle };
