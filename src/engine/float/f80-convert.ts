@@ -107,10 +107,9 @@ export function defineConversions(d: Definer): void {
       f.if(i32.leS(exp.get, ZERO), () => {
         round();
         f.set(tiny, i32.or(i32.ltS(exp.get, ZERO), i32.eqz(carried)));
-        // Unmasked, the destination stays as it is: the bits do not matter, the exceptions do.
+        // Unmasked, the destination stays as it is, and MEASURED on AMD Zen 4 there is no PE besides.
         f.if(i32.and(tiny.get, i32.eqz(masked(FSW.UE))), () => {
           raise(f, FSW.UE);
-          inexact();
           f.ret(ZERO64);
         });
         d.pair(f, [hi, lo], 'f80.shiftJam', a.sig.get, ZERO64, i32.sub(i32.const(1), exp.get));
@@ -125,10 +124,7 @@ export function defineConversions(d: Definer): void {
       f.if(carried, () => f.set(exp, i32.add(exp.get, i32.const(1))));
       f.if(i32.geS(exp.get, i32.const(top)), () => {
         raise(f, FSW.OE);
-        f.if(i32.eqz(masked(FSW.OE)), () => {
-          inexact();
-          f.ret(ZERO64);
-        });
+        f.if(i32.eqz(masked(FSW.OE)), () => f.ret(ZERO64));
         raise(f, FSW.PE);
         f.if(overflowsToInfinity(f, negative), () => {
           raise(f, FSW.C1);
@@ -176,8 +172,8 @@ export function defineConversions(d: Definer): void {
   d.define('f80.toBcd', ONE_VALUE, [I64, I32], (f) => {
     const a = parameter(f, 0);
     const magnitude = f.local(I64);
-    const digits = f.local(I64);
-    const count = f.local(I32);
+    const digits = f.let(ZERO64);
+    const count = f.let(ZERO);
     const high = f.local(I32);
     const before = f.let(i32.load(ZERO, EXC));
     f.set(magnitude, d.call('f80.toInteger', a.sig.get, a.se.get, i32.const(64), roundingControl()));
@@ -206,8 +202,8 @@ export function defineConversions(d: Definer): void {
   // MEASURED on AMD Zen 4: they count with their value. SDM 2A "FBLD—Load Binary Coded Decimal"
   d.define('f80.fromBcd', [I64, I32], [I64, I32], (f) => {
     const [digits, high] = f.parameters as [Local, Local];
-    const sum = f.local(I64);
-    const count = f.local(I32);
+    const sum = f.let(ZERO64);
+    const count = f.let(ZERO);
     const nibble = (at: number): void =>
       f.set(
         sum,

@@ -1,3 +1,4 @@
+import { assert } from '../../base/assert.ts';
 import { bits } from '../../base/bits.ts';
 import { type Callee, call, type Expr, I32, I64, i32, i64, type ValType } from '../../wasm/expr.ts';
 import type { FunctionBuilder, Local, ModuleBuilder } from '../../wasm/module.ts';
@@ -86,7 +87,7 @@ export class Definer {
 
   get(name: string): FunctionBuilder {
     const f = this.functions[name];
-    if (!f) throw new Error(`${name} is used before it is defined`);
+    assert(f !== undefined, `${name} is defined before it is used`);
     return f;
   }
 

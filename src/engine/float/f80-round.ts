@@ -68,7 +68,7 @@ export function defineRounding(d: Definer): void {
     const low = i64.halves(-1, 0);
     const dh = f.let(i64.shrU(divisor.get, s32));
     const dl = f.let(i64.and(divisor.get, low));
-    const quotient = f.local(I64);
+    const quotient = f.let(ZERO64);
     const digit = (next: Expr): void => {
       const q = f.let(i64.divU(hi.get, dh.get));
       const rest = f.let(i64.sub(hi.get, i64.mul(q.get, dh.get)));
@@ -168,6 +168,9 @@ export function defineRounding(d: Definer): void {
           inexact();
           f.ret(sum.get, i32.or(sign.get, exp.get));
         });
+        // FSCALE may be so far above that even this does not help
+        raise(f, FSW.PE | FSW.C1);
+        f.ret(INTEGER_BIT, i32.or(sign.get, i32.const(EXPONENT)));
       });
       raise(f, FSW.PE);
       f.if(overflowsToInfinity(f, sign), () => {

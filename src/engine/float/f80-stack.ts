@@ -96,19 +96,17 @@ export function defineStack(d: Definer): void {
   d.define('x87.push', ONE_VALUE, [I32], (f) => {
     const a = parameter(f, 0);
     const status = f.local(I32);
-    f.if(
-      isEmpty(physical(i32.const(-1))),
-      () => {},
-      () => {
-        f.do(i32.store(ZERO, i32.const(FSW.IE | FSW.SF | FSW.C1), EXC));
-        f.set(a.sig, INDEFINITE.sig);
-        f.set(a.se, INDEFINITE.se);
-      },
-    );
+    f.if(i32.eqz(isEmpty(physical(i32.const(-1)))), () => {
+      // an empty source has been noticed already, and comes first
+      f.if(i32.eqz(i32.and(exc(), i32.const(FSW.SF))), () =>
+        f.do(i32.store(ZERO, i32.const(FSW.IE | FSW.SF | FSW.C1), EXC)),
+      );
+      f.set(a.sig, INDEFINITE.sig);
+      f.set(a.se, INDEFINITE.se);
+    });
     f.set(status, d.call('x87.merge', i32.const(FSW.C1)));
-    f.if(i32.eqz(i32.and(status.get, i32.const(PRE_EXCEPTIONS))), () =>
-      f.do(d.call('x87.pushQuietly', a.sig.get, a.se.get)),
-    );
+    // A denormal is loaded even if DE is not masked: see f80.load.
+    f.if(i32.eqz(i32.and(status.get, i32.const(FSW.IE))), () => f.do(d.call('x87.pushQuietly', a.sig.get, a.se.get)));
     f.ret(status.get);
   });
 
@@ -146,7 +144,7 @@ export function defineStack(d: Definer): void {
 
   // () → tag word, computed from the contents. SDM 1 8.1.7 "x87 FPU Tag Word"
   d.define('x87.tagWord', [], [I32], (f) => {
-    const tags = f.local(I32);
+    const tags = f.let(ZERO);
     const number = f.let(i32.const(7));
     const tag = f.local(I32);
     f.loop((again) => {

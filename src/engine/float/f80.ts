@@ -15,8 +15,8 @@ export function defineF80(m: ModuleBuilder): Record<string, FunctionBuilder> {
   defineOperands(d);
   defineRounding(d);
   defineArithmetic(d);
-  defineConversions(d);
   defineRemainder(d);
+  defineConversions(d);
   defineStack(d);
   return d.functions;
 }

@@ -127,12 +127,12 @@ function onTop(name: string, opcode: string, title: string, operation: string, b
       }
       if (operation === 'f80.remainder') more.push(i32.const(name === 'FPREM1' ? 1 : 0));
       const status = x.status();
+      if (operation === 'f80.remainder') clearStatus(m.f, FSW.C2);
       m.f.if(
         empty,
         () => m.f.set(status, x.call('x87.underflow', i32.const(0))),
         () => {
           x.begin();
-          if (operation === 'f80.remainder') clearStatus(m.f, FSW.C0 | FSW.C2 | FSW.C3);
           const r = x.pair(operation, a.sig.get, a.se.get, ...more);
           m.f.set(status, x.call('x87.result', i32.const(0), r.sig.get, r.se.get));
         },

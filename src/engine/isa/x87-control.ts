@@ -45,6 +45,7 @@ const free =
     const sti = x.register(x.index);
     m.f.do(i32.store8(sti.get, i32.const(1), S.FEMPTY));
     if (pops > 0) x.pop();
+    clearC1(m);
     x.instructionPointer();
   };
 

@@ -221,6 +221,27 @@ function storeRegister(name: string, forms: Readonly<Record<string, string>>, po
   });
 }
 
+/** MEASURED on AMD Zen 4: like FSTP, but an empty ST(0) is only popped. XED's name for it. */
+const FSTPNCE = instruction({
+  name: 'FSTPNCE',
+  source: 'SDM 2A 3.2 "FST/FSTP—Store Floating-Point Value"',
+  needs: 'x87',
+  forms: { 'D9 /3:r': 'FSTPNCE STi' },
+  execute(m) {
+    const x = new X87Semantics(m);
+    const st0 = x.register(0);
+    const v = x.read(st0);
+    const status = x.status();
+    x.begin();
+    m.f.if(
+      x.empty(st0),
+      () => m.f.set(status, x.call('x87.merge', i32.const(FSW.C1))),
+      () => m.f.set(status, x.call('x87.result', x.index, v.sig.get, v.se.get)),
+    );
+    x.finish(status, 1);
+  },
+});
+
 const FXCH = instruction({
   name: 'FXCH',
   source: 'SDM 2A 3.2 "FXCH—Exchange Register Contents"',
@@ -298,18 +319,11 @@ const moves = MOVES.map(([name, opcode, condition]) =>
       const sti = x.register(x.index);
       const v = x.read(sti);
       const status = x.status();
+      // MEASURED on AMD Zen 4: C1 stays unless the stack underflows.
       m.f.if(
         i32.or(x.empty(st0), x.empty(sti)),
         () => m.f.set(status, x.call('x87.underflow', ZERO)),
-        () => {
-          x.begin();
-          m.f.if(i32.eqz(m.condition(condition)), () => {
-            const old = x.read(st0);
-            m.f.set(v.sig, old.sig.get);
-            m.f.set(v.se, old.se.get);
-          });
-          m.f.set(status, x.call('x87.result', ZERO, v.sig.get, v.se.get));
-        },
+        () => m.f.if(m.condition(condition), () => x.write(st0, v)),
       );
       x.finish(status);
     },
@@ -342,12 +356,9 @@ export const X87_TRANSFER: readonly Instruction[] = [
     true,
   ),
   storeRegister('FST', { 'DD /2:r': 'FST STi' }, 0),
-  // All but the first are aliases that the opcode map leaves reserved.
-  storeRegister(
-    'FSTP',
-    { 'DD /3:r': 'FSTP STi', 'D9 /3:r': 'FSTP STi', 'DF /2:r': 'FSTP STi', 'DF /3:r': 'FSTP STi' },
-    1,
-  ),
+  // DF and D9 are aliases that the opcode map leaves reserved.
+  storeRegister('FSTP', { 'DD /3:r': 'FSTP STi', 'DF /2:r': 'FSTP STi', 'DF /3:r': 'FSTP STi' }, 1),
+  FSTPNCE,
   FXCH,
   ...constants,
   ...moves,
