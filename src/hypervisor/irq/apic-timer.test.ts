@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { APIC, divisorOf } from '../../arch/apic/registers.ts';
-import { type Bench, bench } from './testbed.ts';
+import { type Bench, type BenchOptions, bench } from './testbed.ts';
 
 const write = (b: Bench, offset: number, value: number): void => b.chip.apics[0]!.writeMmio(offset, 4, value >>> 0);
 const read = (b: Bench, offset: number): number => b.chip.apics[0]!.readMmio(offset, 4);
@@ -12,7 +12,7 @@ const DEADLINE = 0x4_00ee;
 const MASKED = 0x1_0000;
 const BY_1 = 0xb;
 
-function timer(lvt: number, divide = BY_1, options: Parameters<typeof bench>[0] = {}): Bench {
+function timer(lvt: number, divide = BY_1, options: BenchOptions = {}): Bench {
   const b = bench(options);
   write(b, APIC.SVR, 0x1ff);
   write(b, APIC.LVT_TIMER, lvt);

@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { APIC } from '../../arch/apic/registers.ts';
-import { type Bench, bench } from './testbed.ts';
+import { type Bench, type BenchOptions, bench } from './testbed.ts';
 
-function chip(cpus: number, options: Parameters<typeof bench>[0] = {}): Bench {
+function chip(cpus: number, options: BenchOptions = {}): Bench {
   const b = bench({ cpus, ...options });
   for (const apic of b.chip.apics) apic.writeMmio(APIC.SVR, 4, 0x1ff);
   return b;
@@ -132,6 +132,9 @@ describe('x2APIC IPIs', () => {
     expect(taken(b)).toEqual([0, 1]);
     b.chip.apics[0]!.writeMsr(0x830, 0x40cf, 1);
     expect(taken(b)).toEqual([1]);
+    b.chip.apics[1]!.writeMmio(APIC.LDR, 4, 0x0100_0000);
+    b.chip.apics[0]!.writeMsr(0x830, 0x8cf, 0x0001_0001); // a cluster that no 8-bit destination can name
+    expect(taken(b)).toEqual([]);
   });
 });
 
@@ -186,6 +189,27 @@ describe('routing', () => {
     b.chip.line(19).set(true);
     b.chip.line(9).set(true);
     expect(b.chip.pic.slave.readPort(0, 1)).toBe(0x02);
+  });
+
+  it('joins lines 0 and 2 on pin 2, which rises with the first and falls with the last', () => {
+    const b = chip(1);
+    b.chip.ioApic.writeMmio(0, 4, 0x14);
+    b.chip.ioApic.writeMmio(0x10, 4, 0x8052);
+    const [zero, two] = [b.chip.line(0), b.chip.line(2)];
+    for (const [first, second] of [
+      [zero, two],
+      [two, zero],
+    ] as const) {
+      first.set(true);
+      second.set(true);
+      first.set(false);
+      expect(b.chip.acknowledge(0)).toBe(0x52);
+      b.chip.apics[0]!.writeMmio(APIC.EOI, 4, 0);
+      expect(b.chip.acknowledge(0)).toBe(0x52); // still asserted by the other
+      second.set(false);
+      b.chip.apics[0]!.writeMmio(APIC.EOI, 4, 0);
+      expect(b.chip.hasInterrupt(0)).toBe(false);
+    }
   });
 
   it('brings the 8259s to the boot processor through LINT0 as ExtINT, whatever TPR says', () => {

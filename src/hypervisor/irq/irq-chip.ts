@@ -284,10 +284,9 @@ export class IrqChip implements ApicFabric {
   }
 
   #sourceChanged(gsi: number, level: boolean): void {
-    const before = this.#asserted[gsi]!;
-    const after = before + (level ? 1 : -1);
-    this.#asserted[gsi] = after;
-    if (before > 0 === after > 0) return;
+    const sources = this.#asserted[gsi]! + (level ? 1 : -1);
+    this.#asserted[gsi] = sources;
+    if (sources !== (level ? 1 : 0)) return; // neither the first to assert the line nor the last to let go
     if (gsi < 16) this.pic.setLine(gsi, level);
     if (gsi === TIMER_IRQ) this.ioApic.setPin(TIMER_PIN, level || this.#asserted[TIMER_PIN]! > 0);
     else if (gsi === TIMER_PIN) this.ioApic.setPin(TIMER_PIN, level || this.#asserted[TIMER_IRQ]! > 0);

@@ -1,13 +1,13 @@
 import { describe, expect, it } from 'vitest';
 import { APIC, APIC_SLOTS, DELIVERY, ESR, LVT, LVT_REGISTERS, SVR } from '../../arch/apic/registers.ts';
-import { type Bench, bench } from './testbed.ts';
+import { type Bench, type BenchOptions, bench } from './testbed.ts';
 
 const write = (b: Bench, offset: number, value: number, cpu = 0): void =>
   b.chip.apics[cpu]!.writeMmio(offset, 4, value >>> 0);
 const read = (b: Bench, offset: number, cpu = 0): number => b.chip.apics[cpu]!.readMmio(offset, 4);
 
 /** Software-enabled, as every kernel does first. */
-function enabled(options: Parameters<typeof bench>[0] = {}): Bench {
+function enabled(options: BenchOptions = {}): Bench {
   const b = bench(options);
   for (const apic of b.chip.apics) apic.writeMmio(APIC.SVR, 4, 0x1ff);
   return b;
@@ -310,6 +310,10 @@ describe('local interrupts', () => {
     write(b, APIC.LVT_LINT0, LVT.LEVEL | 0x61);
     apic.setLint(0, true);
     expect(read(b, APIC.LVT_LINT0)).toBe(LVT.LEVEL | LVT.REMOTE_IRR | 0x61);
+    apic.setLint(0, false);
+    write(b, APIC.LVT_LINT0, LVT.LEVEL | 0x61); // Remote IRR is read-only
+    expect(read(b, APIC.LVT_LINT0)).toBe(LVT.LEVEL | LVT.REMOTE_IRR | 0x61);
+    apic.setLint(0, true);
     expect(b.chip.acknowledge(0)).toBe(0x61);
     write(b, APIC.EOI, 0);
     expect(b.chip.acknowledge(0)).toBe(0x61);
@@ -321,7 +325,7 @@ describe('local interrupts', () => {
 });
 
 describe('x2APIC mode', () => {
-  function x2apic(options: Parameters<typeof bench>[0] = {}): Bench {
+  function x2apic(options: BenchOptions = {}): Bench {
     const b = enabled(options);
     for (const apic of b.chip.apics) {
       apic.readMsr(0x1b);
@@ -487,6 +491,20 @@ describe('IA32_APIC_BASE', () => {
 });
 
 describe('EOI broadcast', () => {
+  it('does not follow the EOI of an edge, even of the vector of a level entry', () => {
+    const b = enabled({ cpus: 2 });
+    b.chip.ioApic.writeMmio(0, 4, 0x10 + 2 * 14);
+    b.chip.ioApic.writeMmio(0x10, 4, 0x8077);
+    const line = b.chip.line(14);
+    line.set(true);
+    line.set(false);
+    write(b, APIC.ICR_HIGH, 0x0100_0000);
+    write(b, APIC.ICR, 0x77);
+    expect(b.chip.acknowledge(1)).toBe(0x77);
+    write(b, APIC.EOI, 0, 1);
+    expect(b.chip.ioApic.entryLow(14) & 0x4000).toBe(0x4000);
+  });
+
   it('ends the level interrupt of the I/O APIC, unless SVR bit 12 suppresses it', () => {
     for (const suppress of [false, true]) {
       const b = enabled();

@@ -194,6 +194,9 @@ describe('8259 modes', () => {
     expect(b.pic.acknowledge()).toBe(0x30);
     expect(isr(b)[0]).toBe(0);
     expect(b.pic.acknowledge()).toBe(0x31);
+    pulse(b, 3);
+    pulse(b, 1);
+    expect([b.pic.acknowledge(), b.pic.acknowledge()]).toEqual([0x31, 0x33]);
     b.pic.master.writePort(0, 1, 0x80); // rotate in automatic EOI mode: set
     pulse(b, 0);
     expect(b.pic.acknowledge()).toBe(0x30);
