@@ -232,8 +232,14 @@ export class ModuleBuilder {
     this.typeIndex(params, results);
     builder.index = this.#imports.length + this.#functions.length;
     this.#functions.push(builder);
-    if (exported) this.#exports.push({ name, kind: 0, index: builder.index });
+    if (exported) this.export(name, builder);
     return builder;
+  }
+
+  /** Exports a function under a name; a second export under the same name is left out. */
+  export(name: string, builder: FunctionBuilder): void {
+    if (this.#exports.some((entry) => entry.name === name)) return;
+    this.#exports.push({ name, kind: 0, index: builder.index });
   }
 
   finish(): Uint8Array<ArrayBuffer> {

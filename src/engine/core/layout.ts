@@ -67,6 +67,9 @@ export const S = {
   /** Non-zero: an odd read-modify-write waits in SCRATCH for its commit. u32 */
   COMMIT: at(0x130),
 
+  /** 16, or 7 with 5-level paging: how far a canonical address is shifted to test it. u32 */
+  CANONICAL_SHIFT: at(0x134),
+
   // Fault about to be delivered, written by whoever returns STATUS.FAULT
   FAULT_VECTOR: at(0x138), // u32
   FAULT_ERROR: at(0x13c), // u32
@@ -74,6 +77,9 @@ export const S = {
 
   // Exit record, written by whoever returns STATUS.EXIT or EXIT_BEFORE; layout in core/exits.ts
   EXIT: at(0x150), // to 0x1a0
+
+  /** Record that `run` left at, or 0 if a look-up failed. u32 */
+  EXIT_RECORD: at(0x198),
 
   // System registers
   CR0: at(0x1a0), // u32
@@ -130,6 +136,13 @@ export const S = {
   WIDE: at(0x680), // to 0x6c0
   /** Softfloat and x87 helpers' scratch. */
   FLOAT_SCRATCH: at(0x6c0), // to 0x780
+
+  /** 1 from the delivery of an NMI to the next IRET: SDM 3A 6.7.1. u32 */
+  NMI_BLOCKED: at(0x780),
+  /** IA32_DEBUGCTL. u32 */
+  DEBUGCTL: at(0x784),
+  /** Bits of DR6 for a #DB of trap class that is due behind the instruction that runs: core/debug.ts. u32 */
+  PENDING_DEBUG: at(0x788),
 } as const;
 
 /** Segment register records at S.SEGMENTS. The order is the instruction encoding's, then LDTR and TR. */
@@ -245,8 +258,10 @@ export const STATUS = {
   EXIT: 3,
   /** Nothing has changed, RIP is the instruction's; return to L0 with S.EXIT. */
   EXIT_BEFORE: 4,
-  /** Not for the dispatcher: go on at NEXT_LINEAR and look again at everything that depends on the mode. */
-  RELOAD: 5,
+  /** A branch not taken: go on with the next record, which starts a run of its own. */
+  ENTER: 5,
+  /** A branch taken: go on at the record's LINK, or look for its target. */
+  LINKED: 6,
 } as const;
 
 /** What the instruction run by `step` may do: L0 has decided. */

@@ -106,6 +106,10 @@ export class Processor {
   get ia32e(): boolean {
     return (this.efer & EFER.LMA) !== 0;
   }
+  /** 32-bit code with flat segments. */
+  get flat(): boolean {
+    return (this.u32[S.MODE >>> 2]! & MODE.FLAT32) !== 0;
+  }
   get protectedMode(): boolean {
     return (this.cr0 & CR0.PE) !== 0;
   }
@@ -419,6 +423,17 @@ export class Processor {
   // ---- derived state ----------------------------------------------------------------------------------------------
 
   /**
+   * Makes the TLB context of (vCPU, VPID, root, PCID) the one in force, then `modeChanged`. Call after changing CR3's
+   * PCID, CR4.PCIDE, the root or the VPID, or anything that `modeChanged` looks at.
+   */
+  contextChanged(): void {
+    const { vcpu } = this;
+    const pcid = this.cr4 & CR4.PCIDE ? this.get(S.CR3) & 0xfff : 0;
+    vcpu.context = this.tlb.find(vcpu.index, vcpu.vpid, vcpu.root.id, pcid);
+    this.modeChanged();
+  }
+
+  /**
    * Recomputes what depends on CPL, CR0, CR4, EFER, RFLAGS.{VM,AC,TF}, CS, SS, DS, ES: the mode word, the TLB set, the
    * jump cache, the segment bases. Call after changing any of them; helpers that call it return JUMP.
    */
@@ -469,6 +484,12 @@ export class Processor {
   }
 
   // ---- for other files of the engine ------------------------------------------------------------------------------
+
+  /** Bytes of the stack pointer in force: 2, 4 or 8. */
+  stackBytes(): 2 | 4 | 8 {
+    if (this.long) return 8;
+    return this.get(segment(SEG.SS) + SEG.ACCESS) & 0x4000 ? 4 : 2;
+  }
 
   gprAddress(index: number): number {
     return gpr(index);

@@ -15,7 +15,7 @@ export interface Instruction {
    * Opcode column: `66`, `F2`, `F3` mandatory prefixes, `NP` none allowed; `REX.W`, `W0`; opcode bytes `0F 38 F1`;
    * `+r` register in the opcode's low bits; `/r`, `/0`–`/7`; `/r:m` and `/r:r` (also `/3:m`) memory or register only;
    * `ib iw id iz io` immediates (iz: 16 or 32 bits by operand size); `cb cz` relative; `i64` not in 64-bit mode;
-   * `o64` only there; `d64` 64-bit operand by default there; `f64` always there.
+   * `o64` only there; `d64` 64-bit operand by default there; `f64` always there; `b0` REX.B clear.
    *
    * Instruction column: mnemonic and operands. `r/m8`, `r/mv`, `r8`, `rv` (v: 16, 32 or 64 bits by operand size, a
    * form for each), `ry` (32 or 64), `rd`, `rq`, `rw`, `imm8`, `immz`, `rel8`, `AL`, `rAX`, `CL`, `DX`, `1`, `m`,
@@ -30,8 +30,6 @@ export interface Instruction {
   readonly feature?: string;
   /** Ends a run of instructions: a branch, or it may change what the following ones mean. */
   readonly terminator?: boolean;
-  /** Runs often enough for a place in the interpreter's main switch (64-bit mode forms only). */
-  readonly hot?: boolean | readonly string[];
   /** Emits the meaning. Called once for each form, operand width, kind of operand and mode. */
   execute(m: Semantics): void;
 }

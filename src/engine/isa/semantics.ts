@@ -1,6 +1,7 @@
 import { assert } from '../../base/assert.ts';
 import { type Callee, call, type Expr, I32, I64, i32, i64, V128, v128 } from '../../wasm/expr.ts';
 import type { FunctionBuilder, Local } from '../../wasm/module.ts';
+import { type Helper, helperNumber } from '../core/helpers.ts';
 import { type AUX, gpr, REC, S, SCRATCH, STATUS, TLB } from '../core/layout.ts';
 import { CC } from './flags.ts';
 import type { Operand } from './instruction.ts';
@@ -500,6 +501,21 @@ export abstract class Semantics {
 
   auxHas(mask: (typeof AUX)['REP']): Expr {
     return i32.and(this.field32(REC.AUX), i32.const(mask));
+  }
+
+  /** RIP of the instruction behind this one; not in `general` mode. */
+  nextRip(): Expr {
+    const here = i64.add(i64.load16U(this.record, REC.OFFSET), i64.load8U(this.record, REC.LENGTH));
+    const next = i64.add(i64.load(i32.const(0), S.RIP_PAGE), here);
+    return this.long ? next : i64.and(next, i64.halves(-1, 0));
+  }
+
+  /** #GP(0) unless `target` is canonical (64-bit mode). */
+  checkTarget(target: Local): void {
+    if (!this.long) return;
+    const shift = i64.load32U(i32.const(0), S.CANONICAL_SHIFT);
+    const extended = i64.shrS(i64.shl(target.get, shift), shift);
+    this.raiseIf(i64.ne(extended, target.get), 13, 0);
   }
 
   // ---- widths ---------------------------------------------------------------------------------------------------

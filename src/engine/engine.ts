@@ -1,0 +1,397 @@
+import { RFLAGS } from '../arch/registers.ts';
+import type { SecondStageRoot, SecondStageTables } from '../contracts/second-stage.ts';
+import type { FunctionBuilder, ModuleBuilder } from '../wasm/module.ts';
+import { linear } from './core/address.ts';
+import { CpuState, type EngineHost, type EngineVcpu, noIntercepts } from './core/cpu.ts';
+const debugArmed = (_: unknown) => false, debugBefore = (_: unknown): number => 0, debugAfter = (_: unknown, __: boolean): number => 0;
+import { deliverFault, injectEvent } from './core/events.ts';
+import { EXIT, X } from './core/exits.ts';
+import { HELPERS } from './core/helpers.ts';
+import { JUMP_CACHE, REC, S, SCRATCH, SEG, STATE, STATE_BYTES, STATUS, segment } from './core/layout.ts';
+import { EngineMemory, type MemoryPlan } from './core/memory.ts';
+import { Processor, type ProcessorFeatures } from './core/processor.ts';
+import { Decoder, type Variant } from './decode/decoder.ts';
+import { type Form, FormTable } from './decode/forms.ts';
+import { INSTRUCTIONS } from './isa/index.ts';
+import { defineFloatLibrary } from './float/index.ts';
+import { ACCESS, TRANSLATE } from './paging/access.ts';
+import { CodeCache } from './tiers/code-cache.ts';
+import { HOT } from './tiers/hot.ts';
+import { Interpreter, RUN_BUDGET } from './tiers/interpreter.ts';
+
+/** No second stage: what a vCPU has before L0 loads a root. */
+const NO_ROOT: SecondStageRoot = {
+  table: 0, id: 0, levels: 4, accessedDirty: false, mbec: false, linear: false,
+};
+
+/**
+ * The processor, for L0: `run` a vCPU until something leaves, `step` one instruction that L0 has decided about, load
+ * roots and tags, drop TLB entries.
+ *
+ * Owns    the linear memory, the run loop around the generated code, precise state at every exit.
+ * Knows   nothing of VMX, SVM, devices or time.
+ */
+export class Engine {
+  readonly memory: EngineMemory;
+  readonly processor: Processor;
+  readonly code: CodeCache;
+  readonly forms: FormTable;
+  readonly interpreter: Interpreter;
+  #current: EngineVcpu | undefined;
+  #commitLow = 0;
+  #commitHigh = 0;
+  #commitBytes = 0;
+  #stopRequested = false;
+
+  constructor(
+    plan: MemoryPlan,
+    features: ProcessorFeatures,
+    host: EngineHost,
+    library: (m: ModuleBuilder) => Record<string, FunctionBuilder> = defineFloatLibrary,
+  ) {
+    this.memory = new EngineMemory(plan);
+    this.code = new CodeCache(this.memory);
+    this.processor = new Processor(this.memory, host, features, this.code);
+    this.code.tlb = this.processor.tlb;
+    this.forms = new FormTable(INSTRUCTIONS, features.has);
+    const cpu = this.processor;
+    this.interpreter = new Interpreter(
+      this.memory,
+      {
+        load: (bytes) => {
+          if (!cpu.read(cpu.get(S.EA), cpu.get(S.EA + 4), bytes)) return cpu.accessStatus;
+          cpu.set64(S.VALUE, cpu.low, cpu.high);
+          return STATUS.NEXT;
+        },
+        store: (bytes) =>
+          cpu.write(cpu.get(S.EA), cpu.get(S.EA + 4), bytes, cpu.get(S.VALUE), cpu.get(S.VALUE + 4))
+            ? STATUS.NEXT
+            : cpu.accessStatus,
+        modify: (bytes) => this.#modify(bytes),
+        commit: () => this.#commit(),
+        loadWide: (bytes) =>
+          cpu.copyFrom(cpu.get(S.EA), cpu.get(S.EA + 4), bytes, this.#wide) ? STATUS.NEXT : cpu.accessStatus,
+        storeWide: (bytes) =>
+          cpu.copyTo(cpu.get(S.EA), cpu.get(S.EA + 4), bytes, this.#wide) ? STATUS.NEXT : cpu.accessStatus,
+        helper: (number, record) => {
+          const status = HELPERS[number]!(cpu, record);
+          const { intercepts } = cpu.vcpu;
+          if (intercepts.interruptWindow || intercepts.nmiWindow) this.#checkWindows(status, record);
+          return status;
+        },
+        linear: (record, access) => linear(cpu, record, access),
+        lookup: () => this.#lookup(),
+        stepTo: (record) => this.#stepTo(record),
+        cross: (record) => this.#cross(record),
+      },
+      hotVariants(this.forms),
+      library,
+    );
+    this.#wide = this.memory.u8.subarray(S.WIDE, S.WIDE + 64);
+    this.code.decoder = new Decoder(this.memory, this.forms, (variant) => this.interpreter.handler(variant));
+  }
+
+  readonly #wide: Uint8Array;
+
+  // ---- vCPUs --------------------------------------------------------------------------------------------------------
+
+  createVcpu(index: number): EngineVcpu {
+    return {
+      index,
+      state: new CpuState(this.memory, index),
+      intercepts: noIntercepts(),
+      root: { ...NO_ROOT },
+      vpid: 0,
+      context: -1,
+      instructions: 0,
+      slice: 0,
+    };
+  }
+
+  /** Makes `vcpu` the one whose state is at STATE. */
+  activate(vcpu: EngineVcpu): void {
+    if (this.#current === vcpu) return;
+    const { u8 } = this.memory;
+    const old = this.#current;
+    if (old) {
+      u8.copyWithin(old.state.home, STATE, STATE + STATE_BYTES);
+      old.state.delta = old.state.home - STATE;
+    }
+    u8.copyWithin(STATE, vcpu.state.home, vcpu.state.home + STATE_BYTES);
+    vcpu.state.delta = 0;
+    this.#current = vcpu;
+    this.processor.vcpu = vcpu;
+    this.processor.contextChanged();
+    this.processor.modeChanged();
+  }
+
+  // ---- running ------------------------------------------------------------------------------------------------------
+
+  /**
+   * Runs `vcpu` for at most `budget` instructions.
+   *
+   * @returns  EXIT.*: why it came back; details in the exit record (core/exits.ts). RIP is the next instruction to run,
+   *           or the instruction that left.
+   */
+  run(vcpu: EngineVcpu, budget: number): number {
+    this.activate(vcpu);
+    const cpu = this.processor;
+    cpu.modeChanged();
+    cpu.goTo(cpu.get(S.RIP), cpu.get(S.RIP + 4));
+    vcpu.slice = budget;
+    this.memory.i32[S.BUDGET >>> 2] = budget;
+    this.#stopRequested = false;
+    const reason = debugArmed(cpu) ? this.#runStepping() : this.#loop();
+    vcpu.instructions += vcpu.slice - this.memory.i32[S.BUDGET >>> 2]!;
+    vcpu.slice = 0;
+    this.memory.i32[S.BUDGET >>> 2] = 0;
+    return reason;
+  }
+
+  /** Runs the one instruction at RIP with what L0 allows it (ALLOW bits). EXIT.BUDGET if it is done. */
+  step(vcpu: EngineVcpu, allow: number): number {
+    this.activate(vcpu);
+    this.processor.set(S.ALLOW, allow);
+    const reason = this.run(vcpu, 1);
+    this.processor.set(S.ALLOW, 0);
+    return reason;
+  }
+
+  /** Delivers an event through the guest's IDT. 0 if it is delivered, else the EXIT that came of it. */
+  inject(vcpu: EngineVcpu, information: number, error: number, length: number): number {
+    this.activate(vcpu);
+    const cpu = this.processor;
+    cpu.modeChanged();
+    return injectEvent(cpu, information, error, length) === STATUS.JUMP ? 0 : cpu.get(X.REASON) || EXIT.TRIPLE_FAULT;
+  }
+
+  /** Makes `run` come back after the instruction under way. For callbacks from inside it. */
+  requestStop(): void {
+    this.#stopRequested = true;
+    this.#shorten(0);
+  }
+
+  /** At most `count` more instructions in this run. */
+  #shorten(count: number): void {
+    const { i32 } = this.memory;
+    const budget = i32[S.BUDGET >>> 2]!;
+    if (budget <= count) return;
+    this.processor.vcpu.slice -= budget - count;
+    i32[S.BUDGET >>> 2] = count;
+  }
+
+  #loop(): number {
+    const cpu = this.processor;
+    const { i32, u16 } = this.memory;
+    for (;;) {
+      const status = this.interpreter.run();
+      const record = cpu.get(S.EXIT_RECORD);
+      if (status === RUN_BUDGET) {
+        cpu.ripOf(record);
+        cpu.goTo(cpu.low, cpu.high);
+        // Only the lookup's end is a run of nothing: let the caller see what it asked for
+        return EXIT.BUDGET;
+      }
+      if (record !== 0) {
+        const refund = u16[(record + REC.REMAINING) >>> 1]! - (status === STATUS.EXIT ? 1 : 0);
+        i32[S.BUDGET >>> 2] = i32[S.BUDGET >>> 2]! + refund;
+        if (status !== STATUS.EXIT) {
+          cpu.ripOf(record);
+          cpu.set64(S.RIP, cpu.low, cpu.high);
+        }
+      }
+      if (status !== STATUS.FAULT) return cpu.get(X.REASON);
+      if (deliverFault(cpu) !== STATUS.JUMP) return cpu.get(X.REASON);
+      // Progress, even if every delivery faults again
+      i32[S.BUDGET >>> 2] = i32[S.BUDGET >>> 2]! - 1;
+      if (i32[S.BUDGET >>> 2]! <= 0) return EXIT.BUDGET;
+    }
+  }
+
+  /** The trap flag or a breakpoint is armed: one instruction at a time, with the debug checks around it. */
+  #runStepping(): number {
+    const cpu = this.processor;
+    const { i32 } = this.memory;
+    const { vcpu } = cpu;
+    let left = vcpu.slice;
+    let done = 0;
+    let reason: number = EXIT.BUDGET;
+    while (left > 0) {
+      const before = debugBefore(cpu);
+      if (before !== STATUS.NEXT) {
+        if (before !== STATUS.JUMP) {
+          reason = cpu.get(X.REASON);
+          break;
+        }
+        left -= 1;
+        done += 1;
+        vcpu.instructions += 1;
+        continue;
+      }
+      const trap = (cpu.get(S.RFLAGS) & RFLAGS.TF) !== 0;
+      vcpu.slice = 1;
+      i32[S.BUDGET >>> 2] = 1;
+      cpu.goTo(cpu.get(S.RIP), cpu.get(S.RIP + 4));
+      reason = this.#loop();
+      const ran = vcpu.slice - i32[S.BUDGET >>> 2]!;
+      left -= Math.max(ran, 1);
+      vcpu.instructions += ran;
+      done += ran;
+      i32[S.BUDGET >>> 2] = 0;
+      vcpu.slice = 0;
+      if (reason !== EXIT.BUDGET) break;
+      const after = debugAfter(cpu, trap);
+      if (after !== STATUS.NEXT && after !== STATUS.JUMP) {
+        reason = cpu.get(X.REASON);
+        break;
+      }
+      if (this.#stopRequested || !debugArmed(cpu)) break;
+    }
+    vcpu.slice = 0;
+    i32[S.BUDGET >>> 2] = 0;
+    return reason;
+  }
+
+  /** L0 waits for a moment when it can deliver something: end the run there. */
+  #checkWindows(status: number, record: number): void {
+    if (status === STATUS.FAULT || status === STATUS.EXIT_BEFORE) return;
+    const cpu = this.processor;
+    const { intercepts } = cpu.vcpu;
+    const open = intercepts.nmiWindow || (cpu.get(S.RFLAGS) & RFLAGS.IF) !== 0;
+    if (!open) return;
+    const remaining = this.memory.u16[(record + REC.REMAINING) >>> 1]!;
+    if (remaining > 1) return; // cannot change what it depends on
+    this.#shorten(cpu.get(S.SHADOW_KIND) !== 0 ? 1 : 0);
+  }
+
+  // ---- imports of the generated code ----------------------------------------------------------------------------------
+
+  #lookup(): number {
+    const cpu = this.processor;
+    const { u32 } = this.memory;
+    const low = cpu.get(S.NEXT_LINEAR);
+    const high = cpu.get(S.NEXT_LINEAR + 4);
+    const { long } = cpu;
+    cpu.set64(S.RIP_PAGE, (low & ~0xfff) >>> 0, high);
+    const base = cpu.get(segment(SEG.CS) + SEG.BASE);
+    const eip = (low - base) >>> 0;
+    if (long) cpu.set64(S.RIP, low, high);
+    else cpu.set64(S.RIP, eip, 0);
+    const link = cpu.get(S.PENDING_LINK);
+    cpu.set(S.PENDING_LINK, 0);
+    if (!long && eip > cpu.get(segment(SEG.CS) + SEG.LIMIT)) {
+      cpu.set(S.ACCESS_STATUS, cpu.fault(13, 0));
+      return 0;
+    }
+    const user = cpu.cpl === 3;
+    const host = cpu.translate(low, high, ACCESS.FETCH | (user ? ACCESS.USER : 0));
+    if (host < 0) {
+      if (host === TRANSLATE.MMIO) cpu.set(S.ACCESS_STATUS, cpu.fault(13, 0));
+      return 0;
+    }
+    const { flushes } = this.code.counters;
+    const mode = cpu.get(S.MODE);
+    const record = this.code.entry(host, mode);
+    if (link !== 0 && flushes === this.code.counters.flushes) u32[link >>> 2] = record;
+    const slot = cpu.get(S.JUMP_CACHE) + ((foldLinear(low, high) & (JUMP_CACHE.ENTRIES - 1)) << 4);
+    u32[slot >>> 2] = low;
+    u32[(slot >>> 2) + 1] = high;
+    u32[(slot >>> 2) + 2] = record;
+    u32[(slot >>> 2) + 3] = mode;
+    cpu.tlb.touchJumps(cpu.vcpu.context, user);
+    return record;
+  }
+
+  #stepTo(record: number): number {
+    const { i32 } = this.memory;
+    const count = i32[S.BUDGET >>> 2]!;
+    if (count <= 0) return 0;
+    i32[S.BUDGET >>> 2] = 0;
+    return this.code.stepRecords(record, count);
+  }
+
+  #cross(record: number): number {
+    const cpu = this.processor;
+    const user = cpu.cpl === 3 ? ACCESS.USER : 0;
+    const offset = this.memory.u16[(record + REC.OFFSET) >>> 1]!;
+    const low = cpu.get(S.RIP_PAGE);
+    const high = cpu.get(S.RIP_PAGE + 4);
+    const host = cpu.translate(low + offset, high, ACCESS.FETCH | user);
+    if (host < 0) return cpu.accessStatus;
+    const next = (low + 4096) >>> 0;
+    const second = cpu.translate(next, next === 0 ? (high + 1) >>> 0 : high, ACCESS.FETCH | user);
+    if (second < 0) return cpu.accessStatus;
+    this.code.cross(record, host, second, cpu.get(S.MODE));
+    return STATUS.NEXT;
+  }
+
+  #modify(bytes: number): number {
+    const cpu = this.processor;
+    const low = cpu.get(S.EA);
+    const high = cpu.get(S.EA + 4);
+    const access = cpu.dataAccess;
+    if ((low & 0xfff) + bytes <= 4096) {
+      const host = cpu.translate(low, high, access | ACCESS.WRITE);
+      if (host === TRANSLATE.FAULT) return 0;
+      if (host >= 0 && !cpu.walker.oddPage) return host;
+    } else if (!cpu.probeWrite(low, high, bytes, access)) return 0;
+    // A device, a page with code, a tracked page, two pages: work on a copy
+    this.#commitLow = low;
+    this.#commitHigh = high;
+    this.#commitBytes = bytes;
+    if (bytes <= 8) {
+      if (!cpu.read(low, high, bytes)) return 0;
+      cpu.set64(SCRATCH, cpu.low, cpu.high);
+    } else if (!cpu.copyFrom(low, high, bytes, this.memory.u8.subarray(SCRATCH, SCRATCH + 64))) return 0;
+    return SCRATCH;
+  }
+
+  #commit(): void {
+    const cpu = this.processor;
+    const bytes = this.#commitBytes;
+    if (bytes <= 8) cpu.write(this.#commitLow, this.#commitHigh, bytes, cpu.get(SCRATCH), cpu.get(SCRATCH + 4));
+    else cpu.copyTo(this.#commitLow, this.#commitHigh, bytes, this.memory.u8.subarray(SCRATCH, SCRATCH + 64));
+  }
+
+  // ---- what L0 does with the TLB --------------------------------------------------------------------------------------
+
+  set tables(tables: SecondStageTables) {
+    this.processor.walker.tables = tables;
+  }
+
+  /** Puts a root in force. Nothing is flushed: TLB entries carry the root's id. */
+  loadRoot(vcpu: EngineVcpu, root: SecondStageRoot): void {
+    const r = vcpu.root;
+    r.table = root.table;
+    r.id = root.id;
+    r.levels = root.levels;
+    r.accessedDirty = root.accessedDirty;
+    r.mbec = root.mbec;
+    r.linear = root.linear;
+    if (this.#current === vcpu) this.processor.contextChanged();
+  }
+
+  setVpid(vcpu: EngineVcpu, vpid: number): void {
+    vcpu.vpid = vpid;
+    if (this.#current === vcpu) this.processor.contextChanged();
+  }
+}
+
+/** Jump cache index hash: as in tiers/interpreter.ts. */
+const foldLinear = (low: number, high: number): number => low ^ ((low >>> 12) | (high << 20));
+
+/** The variants of HOT, in its order. */
+function hotVariants(table: FormTable): Variant[] {
+  const byOpcode = new Map<string, Form>();
+  for (const form of table.forms) byOpcode.set(form.opcodeText, form);
+  const variants: Variant[] = [];
+  for (const name of HOT) {
+    const [opcode, rest] = name.split('|');
+    const form = byOpcode.get(opcode!);
+    if (!form) continue;
+    variants.push({
+      form, size: Number.parseInt(rest!, 10), memory: rest!.endsWith('m'), mode: 'long', generalAddress: false,
+    });
+  }
+  return variants;
+}

@@ -1,0 +1,250 @@
+import { REC, STEP_RECORDS } from '../core/layout.ts';
+import type { EngineMemory } from '../core/memory.ts';
+import { DECODED, type Decoder, PSEUDO } from '../decode/decoder.ts';
+import type { CodePages } from '../paging/walk.ts';
+import type { TlbContexts } from '../paging/tlb.ts';
+
+/** Most instructions of one run: bounds how much a step over part of it copies. */
+const RUN_MAX = 64;
+/** A page whose bytes are written this often while it holds code is data for the moment: its code is dropped. */
+const WRITES_MAX = 256;
+
+interface CodePage {
+  readonly hostPage: number;
+  readonly mode: number;
+  /** Record of the instruction at each offset, or 0. */
+  readonly entries: Uint32Array;
+  writes: number;
+  next: CodePage | undefined;
+}
+
+/**
+ * Decoded code, by host page and mode word, and what invalidates it.
+ *
+ * Owns    the arena of records; which pages hold code; records going stale when bytes under them change.
+ * Knows   nothing of linear addresses: the same page mapped twice has one copy (DESIGN.md 3.1).
+ */
+export class CodeCache implements CodePages {
+  readonly #memory: EngineMemory;
+  readonly #pages = new Map<number, CodePage>();
+  /** 1 where a host page holds code. */
+  readonly #holds: Uint8Array;
+  #top: number;
+  readonly #bytes = new Uint8Array(32);
+  decoder!: Decoder;
+  tlb!: TlbContexts;
+  readonly counters = { decoded: 0, pages: 0, stale: 0, droppedPages: 0, flushes: 0, crossings: 0 };
+
+  constructor(memory: EngineMemory) {
+    this.#memory = memory;
+    this.#holds = new Uint8Array(memory.u8.length >>> 12);
+    this.#top = memory.code;
+  }
+
+  holds(hostPage: number): boolean {
+    return this.#holds[hostPage] !== 0;
+  }
+
+  get usedBytes(): number {
+    return this.#top - this.#memory.code;
+  }
+
+  /** Record for the instruction at a host address under a mode word: decoded now if it was not yet. */
+  entry(host: number, mode: number): number {
+    const page = this.#page(host >>> 12, mode);
+    const known = page.entries[host & 0xfff]!;
+    return known !== 0 ? known : this.#decodeRun(page, host);
+  }
+
+  #page(hostPage: number, mode: number): CodePage {
+    const key = hostPage * 4096 + mode;
+    const known = this.#pages.get(key);
+    if (known) return known;
+    if (!this.#holds[hostPage]) {
+      this.#holds[hostPage] = 1;
+      this.tlb.dropWriters((hostPage << 12) >>> 0);
+    }
+    const page: CodePage = { hostPage, mode, entries: new Uint32Array(4096), writes: 0, next: this.#heads.get(hostPage) };
+    this.#pages.set(key, page);
+    this.#heads.set(hostPage, page);
+    this.counters.pages += 1;
+    return page;
+  }
+
+  readonly #heads = new Map<number, CodePage>();
+
+  /** Decodes from `host` to the end of the run: a terminator, the page end, code decoded before, or RUN_MAX. */
+  #decodeRun(page: CodePage, host: number): number {
+    const { u8, u16 } = this.#memory;
+    // Room for a whole run, and the parts of a crossing instruction
+    if (this.#top + (RUN_MAX + 4) * REC.BYTES > this.#memory.codeEnd) {
+      this.flush();
+      return this.entry(host, page.mode);
+    }
+    const first = this.#top;
+    const pageBase = page.hostPage * 4096;
+    let at = host - pageBase;
+    let record = first;
+    let count = 0;
+    let ended = false;
+    while (!ended) {
+      if (at >= 4096) {
+        this.#pseudo(record, PSEUDO.PAGE_END, at, 0);
+        record += REC.BYTES;
+        break;
+      }
+      const known = page.entries[at]!;
+      if (known !== 0 || count === RUN_MAX) {
+        this.#pseudo(record, known !== 0 ? PSEUDO.GOTO : PSEUDO.STALE, at, known);
+        record += REC.BYTES;
+        break;
+      }
+      const result = this.decoder.decode(record, u8, pageBase + at, pageBase + 4096, at, page.mode);
+      if (result === DECODED.CROSSES) {
+        this.#crossing(record, at);
+        count += 1;
+        page.entries[at] = record;
+        record += 3 * REC.BYTES;
+        break;
+      }
+      page.entries[at] = record;
+      count += 1;
+      at += this.decoder.length;
+      record += REC.BYTES;
+      if (result === DECODED.TERMINATOR) {
+        ended = true;
+        // A branch that is not taken goes on behind it
+        if (at >= 4096) this.#pseudo(record, PSEUDO.PAGE_END, at, 0);
+        else {
+          const after = page.entries[at]!;
+          this.#pseudo(record, after !== 0 ? PSEUDO.GOTO : PSEUDO.STALE, at, after);
+        }
+        record += REC.BYTES;
+      }
+    }
+    this.#top = record;
+    this.counters.decoded += count;
+    for (let i = 0; i < count; i += 1) u16[(first + i * REC.BYTES + REC.REMAINING) >>> 1] = count - i;
+    return first;
+  }
+
+  #pseudo(record: number, handler: number, offset: number, link: number): void {
+    const { u16, u32 } = this.#memory;
+    u16[record >>> 1] = handler;
+    u16[(record + REC.OFFSET) >>> 1] = offset;
+    u16[(record + REC.REMAINING) >>> 1] = 0;
+    u32[(record + REC.LINK) >>> 2] = link;
+  }
+
+  /**
+   * An instruction over the page end takes three records: CROSS, the decoded instruction, PAGE_END. The bytes it was
+   * decoded from stand in the CROSS record; length 0 there means not decoded yet.
+   */
+  #crossing(record: number, offset: number): void {
+    const { u8 } = this.#memory;
+    this.#pseudo(record, PSEUDO.CROSS, offset, 0);
+    u8[record + REC.LENGTH] = 0;
+    this.#pseudo(record + 2 * REC.BYTES, PSEUDO.PAGE_END, offset, 0);
+  }
+
+  /**
+   * Makes the record behind a CROSS record right for the bytes there are now.
+   *
+   * @param host    Host address of the instruction's first byte.
+   * @param second  Host address of the next page's first byte.
+   */
+  cross(record: number, host: number, second: number, mode: number): void {
+    const { u8, u16 } = this.#memory;
+    const first = 4096 - (host & 0xfff);
+    const bytes = this.#bytes;
+    for (let i = 0; i < 15; i += 1) bytes[i] = i < first ? u8[host + i]! : u8[second + i - first]!;
+    const length = u8[record + REC.LENGTH]!;
+    if (length !== 0) {
+      let same = true;
+      for (let i = 0; i < length; i += 1) same &&= u8[record + REC.RA + i] === bytes[i];
+      if (same) return;
+    }
+    this.counters.crossings += 1;
+    const offset = host & 0xfff;
+    this.decoder.decode(record + REC.BYTES, bytes, 0, 32, offset, mode);
+    u8[record + REC.LENGTH] = this.decoder.length;
+    for (let i = 0; i < 15; i += 1) u8[record + REC.RA + i] = bytes[i]!;
+    u16[(record + REC.BYTES + REC.REMAINING) >>> 1] = u16[(record + REC.REMAINING) >>> 1]!;
+    u16[(record + 2 * REC.BYTES + REC.OFFSET) >>> 1] = offset + this.decoder.length;
+  }
+
+  /** Copies the first `count` instructions of the run at `record` to where they end with END. */
+  stepRecords(record: number, count: number): number {
+    const { u8, u16 } = this.#memory;
+    u8.copyWithin(STEP_RECORDS, record, record + count * REC.BYTES);
+    for (let i = 0; i < count; i += 1) u16[(STEP_RECORDS + i * REC.BYTES + REC.REMAINING) >>> 1] = count - i;
+    const last = STEP_RECORDS + (count - 1) * REC.BYTES;
+    const end = u16[(last + REC.OFFSET) >>> 1]! + u8[last + REC.LENGTH]!;
+    this.#pseudo(STEP_RECORDS + count * REC.BYTES, PSEUDO.END, end, 0);
+    return STEP_RECORDS;
+  }
+
+  // ---- invalidation -----------------------------------------------------------------------------------------------
+
+  /** Bytes of a host page changed: what was decoded from them is stale. */
+  written(host: number, bytes: number): void {
+    let rest = bytes;
+    let at = host;
+    while (rest > 0) {
+      const here = Math.min(rest, 4096 - (at & 0xfff));
+      if (this.#holds[at >>> 12]) this.#writtenInPage(at, here);
+      at += here;
+      rest -= here;
+    }
+  }
+
+  #writtenInPage(host: number, bytes: number): void {
+    const { u8, u16 } = this.#memory;
+    const hostPage = host >>> 12;
+    const offset = host & 0xfff;
+    for (let page = this.#heads.get(hostPage); page; page = page.next) {
+      page.writes += 1;
+      if (page.writes > WRITES_MAX || bytes > 256) {
+        this.dropPage(hostPage);
+        return;
+      }
+      for (let at = Math.max(0, offset - 14); at < offset + bytes; at += 1) {
+        const record = page.entries[at]!;
+        if (record === 0) continue;
+        // A crossing instruction checks its bytes by itself
+        if (u16[record >>> 1] === PSEUDO.CROSS) continue;
+        if (at + u8[record + REC.LENGTH]! > offset) this.#stale(page, at, record);
+      }
+    }
+  }
+
+  #stale(page: CodePage, at: number, record: number): void {
+    this.#memory.u16[record >>> 1] = PSEUDO.STALE;
+    page.entries[at] = 0;
+    this.counters.stale += 1;
+  }
+
+  /** Drops all code of a host page; it can be written at full speed again. */
+  dropPage(hostPage: number): void {
+    for (let page = this.#heads.get(hostPage); page; page = page.next) {
+      for (let at = 0; at < 4096; at += 1) {
+        const record = page.entries[at]!;
+        if (record !== 0) this.#stale(page, at, record);
+      }
+      this.#pages.delete(page.hostPage * 4096 + page.mode);
+    }
+    this.#heads.delete(hostPage);
+    this.#holds[hostPage] = 0;
+    this.counters.droppedPages += 1;
+  }
+
+  /** Empties the cache. Only between instructions, with no record in hand. */
+  flush(): void {
+    this.counters.flushes += 1;
+    this.#pages.clear();
+    this.#heads.clear();
+    this.#holds.fill(0);
+    this.#top = this.#memory.code;
+    for (const { context } of this.tlb.names()) this.tlb.flushJumps(context);
+  }
+}

@@ -1,0 +1,396 @@
+import { type Expr, I32, call, callIndirect, i32, i64, select } from '../../wasm/expr.ts';
+import { type FunctionBuilder, type Label, type Local, ModuleBuilder } from '../../wasm/module.ts';
+import { REC, S, STATUS } from '../core/layout.ts';
+import type { EngineMemory } from '../core/memory.ts';
+import { MODE } from '../decode/mode.ts';
+import { PSEUDO, type Variant } from '../decode/decoder.ts';
+import type { Operand } from '../isa/instruction.ts';
+import { type FormContext, Semantics } from '../isa/semantics.ts';
+import { HOT } from './hot.ts';
+import { jumpRelativeGeneral } from '../core/legacy-stack.ts';
+import { type CoreImports, type CoreLibrary, defineLibrary, importLibrary } from './library.ts';
+
+/**
+ * The interpreter: one WebAssembly function with a `loop` and a `br_table` over decoded records. Frequent forms stand in
+ * its main switch, all others are functions of their own, made when first decoded and called through a table.
+ *
+ * Owns    dispatch, the exact instruction budget, links between records of a page.
+ * Knows   nothing of what instructions mean: that is in isa/.
+ *
+ * Source  spec/wasm-engine.md A "Interpreter dispatch": why one switch, why below 35 kB.
+ */
+
+/** Slots of the handler table: pseudo handlers and main-switch forms first, then the others. */
+const TABLE_SLOTS = 16_384;
+
+/** Static operands of a variant, as semantics see them. */
+function operandsOf({ form, size, memory }: Variant): Operand[] {
+  let slot = 0;
+  return form.operands.map((operand): Operand => {
+    const isMemory = memory && (operand.encoding === 'moffs' || operand.encoding === 'modrm.rm');
+    const rule = isMemory ? operand.memorySize : operand.size;
+    let bytes: number;
+    if (typeof rule === 'number') bytes = rule;
+    else if (rule === 'z') bytes = Math.min(size, 4);
+    else bytes = size;
+    // Immediates are extended to the operand size: what an instruction sees of them is its own width
+    if (operand.kind === 'imm' && form.sized) bytes = Math.max(bytes, size);
+    if (isMemory) return { kind: 'mem', size: bytes, slot: -1, fixed: 0 };
+    if (operand.encoding === 'fixed') {
+      const fixed =
+        operand.kind === 'gpr'
+          ? operand.register === -2
+            ? S.ZERO - 0x80 + 1
+            : S.ZERO - 0x80 + 8 * operand.register
+          : operand.kind === 'xmm'
+            ? S.XMM
+            : 0;
+      return { kind: operand.kind, size: bytes, slot: -1, fixed };
+    }
+    if (operand.kind === 'imm' || operand.kind === 'rel' || operand.kind === 'far') {
+      return { kind: operand.kind, size: bytes, slot: -1, fixed: 0 };
+    }
+    const result: Operand = { kind: operand.kind, size: bytes, slot, fixed: 0 };
+    slot += 1;
+    return result;
+  });
+}
+
+const contextOf = (variant: Variant): FormContext => ({
+  operands: operandsOf(variant),
+  size: variant.size,
+  mode: variant.mode,
+  generalAddress: variant.generalAddress,
+  form: `${variant.form.opcodeText}: ${variant.form.text}`,
+  opcode: variant.form.opcode,
+});
+
+/** Semantics of a form that is a function: (record) → status. */
+class FunctionSemantics extends Semantics {
+  leave(status: Expr): void {
+    this.f.ret(status);
+  }
+
+  branch(): void {
+    if (this.mode === 'general' || this.size === 2) this.helper(jumpRelativeGeneral);
+    else this.f.ret(i32.const(STATUS.LINKED));
+  }
+
+  branchIf(condition: Expr): void {
+    if (this.mode === 'general' || this.size === 2) {
+      this.f.if(condition, () => this.helper(jumpRelativeGeneral));
+      this.f.ret(i32.const(STATUS.ENTER));
+    } else this.f.ret(select(condition, i32.const(STATUS.LINKED), i32.const(STATUS.ENTER)));
+  }
+
+  jump(target: Expr): void {
+    const bound = this.let(target);
+    this.checkTarget(bound);
+    this.f.do(i64.store(i32.const(0), bound.get, S.NEXT_LINEAR));
+    this.f.ret(i32.const(STATUS.JUMP));
+  }
+}
+
+/** Where the main switch's code can go. */
+interface Labels {
+  readonly look: Label;
+  readonly enter: Label;
+  readonly left: Label;
+}
+
+/** Semantics of a form inside the main switch. */
+class SwitchSemantics extends Semantics {
+  readonly #labels: Labels;
+  readonly #status: Local;
+  readonly #record: Local;
+
+  constructor(f: FunctionBuilder, lib: CoreLibrary, context: FormContext, record: Local, status: Local, labels: Labels) {
+    super(f, lib, context, record.get);
+    this.#labels = labels;
+    this.#status = status;
+    this.#record = record;
+  }
+
+  leave(status: Expr): void {
+    this.f.set(this.#status, status);
+    this.f.br(this.#labels.left);
+  }
+
+  branch(): void {
+    const link = this.let(this.field32(REC.LINK));
+    this.f.if(link.get, () => {
+      this.f.set(this.#record, link.get);
+      this.f.br(this.#labels.enter);
+    });
+    this.f.release(link);
+    this.leave(i32.const(STATUS.LINKED));
+  }
+
+  branchIf(condition: Expr): void {
+    this.f.if(condition, () => this.branch());
+    this.f.set(this.#record, i32.add(this.record, i32.const(REC.BYTES)));
+    this.f.br(this.#labels.enter);
+  }
+
+  jump(target: Expr): void {
+    const bound = this.let(target);
+    this.checkTarget(bound);
+    this.f.do(i64.store(i32.const(0), bound.get, S.NEXT_LINEAR));
+    this.f.br(this.#labels.look);
+  }
+}
+
+/** What `run` returns besides STATUS values. */
+export const RUN_BUDGET = 8;
+
+export interface InterpreterExports {
+  /** Runs from S.NEXT_LINEAR until something leaves: a STATUS, or RUN_BUDGET. The record is in S.EXIT_RECORD. */
+  run(): number;
+}
+
+/** Name of a variant, as in the HOT table. */
+export const variantName = ({ form, size, memory, mode }: Variant): string =>
+  `${mode === 'long' ? '' : `${mode} `}${form.opcodeText}|${size}${memory ? 'm' : 'r'}`;
+
+export class Interpreter {
+  readonly #library: CoreLibrary;
+  readonly #memory: EngineMemory;
+  readonly #table: WebAssembly.Table;
+  readonly #libraryTable: WebAssembly.Table;
+  readonly #hot = new Map<string, number>();
+  readonly exports: Record<string, unknown>;
+  readonly run: () => number;
+  #next: number;
+  /** Names by handler number, for profiles and dumps. */
+  readonly names: string[] = [];
+  /** Bytes of the main function's body. */
+  readonly mainBytes: number;
+
+  constructor(
+    memory: EngineMemory,
+    imports: CoreImports,
+    hotVariants: readonly Variant[],
+    more: (m: ModuleBuilder) => Record<string, FunctionBuilder>,
+  ) {
+    this.#memory = memory;
+    const m = new ModuleBuilder();
+    this.#library = defineLibrary(m, more);
+    const run = m.func('run', [], [I32], true);
+    hotVariants.forEach((variant, i) => this.#hot.set(variantName(variant), PSEUDO.COUNT + i));
+    this.#build(m, run, hotVariants);
+    this.mainBytes = run.code.length;
+    m.table(TABLE_SLOTS);
+    const instance = new WebAssembly.Instance(new WebAssembly.Module(m.finish()), {
+      env: { ...imports, memory: memory.memory } as unknown as Record<string, unknown>,
+    });
+    this.exports = instance.exports;
+    this.run = instance.exports['run'] as () => number;
+    this.#table = instance.exports['table'] as WebAssembly.Table;
+    const { functions } = this.#library;
+    this.#libraryTable = new WebAssembly.Table({ element: 'anyfunc', initial: functions.size });
+    let slot = 0;
+    for (const name of functions.keys()) this.#libraryTable.set(slot++, instance.exports[name]);
+    this.#next = PSEUDO.COUNT + hotVariants.length;
+    for (const name of Object.keys(PSEUDO)) this.names.push(name);
+    this.names.length = PSEUDO.COUNT;
+    for (const variant of hotVariants) this.names.push(variantName(variant));
+  }
+
+  /** Handler number for a variant; makes its function if it is not in the main switch. */
+  handler(variant: Variant): number {
+    const hot = variant.generalAddress ? undefined : this.#hot.get(variantName(variant));
+    if (hot !== undefined) return hot;
+    const m = new ModuleBuilder();
+    const lib = importLibrary(m, this.#library);
+    const f = m.func('f', [I32], [I32], true);
+    const semantics = new FunctionSemantics(f, lib, contextOf(variant), f.parameters[0]!.get);
+    variant.form.instruction.execute(semantics);
+    f.ret(i32.const(STATUS.NEXT));
+    const instance = new WebAssembly.Instance(new WebAssembly.Module(m.finish()), {
+      env: { memory: this.#memory.memory, library: this.#libraryTable },
+    });
+    const number = this.#next++;
+    this.#table.set(number, instance.exports['f']);
+    this.names[number] = `${variantName(variant)}${variant.generalAddress ? ' general' : ''} ${variant.form.text}`;
+    return number;
+  }
+
+  #build(m: ModuleBuilder, f: FunctionBuilder, hot: readonly Variant[]): void {
+    const zero = i32.const(0);
+    const lib = this.#library;
+    const handlerType = m.typeIndex([I32], [I32]);
+    const record = f.local(I32);
+    const status = f.local(I32);
+    const budget = f.local(I32);
+    const leave = (value: number): void => {
+      f.do(i32.store(zero, record.get, S.EXIT_RECORD));
+      f.ret(i32.const(value));
+    };
+    f.loop((look) => {
+      // Jump cache
+      const linear = f.let(i64.load(zero, S.NEXT_LINEAR));
+      const folded = i32.wrap(i64.xor(linear.get, i64.shrU(linear.get, i64.const(12))));
+      const slot = f.let(
+        i32.add(i32.load(zero, S.JUMP_CACHE), i32.shl(i32.and(folded, i32.const(4095)), i32.const(4))),
+      );
+      const same = i32.and(
+        i64.eq(i64.load(slot.get), linear.get),
+        i32.eq(i32.load(slot.get, 12), i32.load(zero, S.MODE)),
+      );
+      f.do(i64.store(zero, i64.and(linear.get, i64.const(-4096)), S.RIP_PAGE));
+      f.if(
+        same,
+        () => f.set(record, i32.load(slot.get, 8)),
+        () => {
+          f.set(record, call(lib.lookup));
+          f.if(i32.eqz(record.get), () => {
+            f.do(i32.store(zero, zero, S.EXIT_RECORD));
+            f.ret(i32.load(zero, S.ACCESS_STATUS));
+          });
+        },
+      );
+      f.release(linear);
+      f.release(slot);
+      f.loop((enter) => {
+        f.set(budget, i32.sub(i32.load(zero, S.BUDGET), i32.load16U(record.get, REC.REMAINING)));
+        f.if(
+          i32.ltS(budget.get, zero),
+          () => {
+            const stepped = f.let(call(lib.stepTo, record.get));
+            f.if(i32.eqz(stepped.get), () => leave(RUN_BUDGET));
+            f.set(record, stepped.get);
+            f.release(stepped);
+          },
+          () => f.do(i32.store(zero, budget.get, S.BUDGET)),
+        );
+        f.loop((next) => {
+          f.block((left) => {
+            this.#switch(f, hot, { look, enter, left }, next, record, status, handlerType, leave);
+          });
+          // Something else than the next record
+          f.if(i32.eq(status.get, i32.const(STATUS.ENTER)), () => {
+            f.set(record, i32.add(record.get, i32.const(REC.BYTES)));
+            f.br(enter);
+          });
+          f.if(i32.eq(status.get, i32.const(STATUS.LINKED)), () => {
+            const link = f.let(i32.load(record.get, REC.LINK));
+            f.if(link.get, () => {
+              f.set(record, link.get);
+              f.br(enter);
+            });
+            f.release(link);
+            const target = i64.add(i64.load(zero, S.RIP_PAGE), i64.load32S(record.get, REC.EXTRA));
+            f.do(i64.store(zero, target, S.NEXT_LINEAR));
+            f.if(i32.eqz(i32.and(i32.load(zero, S.MODE), i32.const(MODE.LONG))), () =>
+              f.do(i32.store(zero, zero, S.NEXT_LINEAR + 4)),
+            );
+            // A target in this page: the look-up makes the link
+            f.if(i32.eqz(i32.and(i32.load(record.get, REC.EXTRA), i32.const(-4096))), () => {
+              f.do(i32.store(zero, i32.add(record.get, i32.const(REC.LINK)), S.PENDING_LINK));
+              f.set(record, call(lib.lookup));
+              f.if(record.get, () => f.br(enter));
+              f.do(i32.store(zero, zero, S.EXIT_RECORD));
+              f.ret(i32.load(zero, S.ACCESS_STATUS));
+            });
+            f.br(look);
+          });
+          f.if(i32.eq(status.get, i32.const(STATUS.JUMP)), () => {
+            // Not the last of its run: the instructions behind it do not run now
+            f.do(
+              i32.store(
+                zero,
+                i32.add(i32.load(zero, S.BUDGET), i32.sub(i32.load16U(record.get, REC.REMAINING), i32.const(1))),
+                S.BUDGET,
+              ),
+            );
+            f.br(look);
+          });
+          f.do(i32.store(zero, record.get, S.EXIT_RECORD));
+          f.ret(status.get);
+        });
+      });
+    });
+    f.unreachable();
+  }
+
+  #switch(
+    f: FunctionBuilder,
+    hot: readonly Variant[],
+    labels: Labels,
+    next: Label,
+    record: Local,
+    status: Local,
+    handlerType: number,
+    leave: (value: number) => void,
+  ): void {
+    const zero = i32.const(0);
+    const advance = (): void => {
+      f.set(record, i32.add(record.get, i32.const(REC.BYTES)));
+      f.br(next);
+    };
+    const cases: (() => void)[] = [];
+    cases[PSEUDO.STALE] = () => {
+      const here = i64.add(i64.load(zero, S.RIP_PAGE), i64.load16U(record.get, REC.OFFSET));
+      f.do(i64.store(zero, here, S.NEXT_LINEAR));
+      const back = i32.add(i32.load(zero, S.BUDGET), i32.load16U(record.get, REC.REMAINING));
+      f.do(i32.store(zero, back, S.BUDGET));
+      f.set(record, call(this.#library.lookup));
+      f.brIf(labels.enter, record.get);
+      f.do(i32.store(zero, zero, S.EXIT_RECORD));
+      f.ret(i32.load(zero, S.ACCESS_STATUS));
+    };
+    cases[PSEUDO.GOTO] = () => {
+      f.set(record, i32.load(record.get, REC.LINK));
+      f.br(labels.enter);
+    };
+    cases[PSEUDO.END] = () => leave(RUN_BUDGET);
+    cases[PSEUDO.RAISE] = () => {
+      f.do(i32.store(zero, i32.load(record.get, REC.IMM), S.FAULT_VECTOR));
+      f.do(i32.store(zero, zero, S.FAULT_ERROR));
+      leave(STATUS.FAULT);
+    };
+    cases[PSEUDO.PAGE_END] = () => {
+      const here = i64.add(i64.load(zero, S.RIP_PAGE), i64.load16U(record.get, REC.OFFSET));
+      f.do(i64.store(zero, here, S.NEXT_LINEAR));
+      f.if(i32.eqz(i32.and(i32.load(zero, S.MODE), i32.const(MODE.LONG))), () =>
+        f.do(i32.store(zero, zero, S.NEXT_LINEAR + 4)),
+      );
+      f.br(labels.look);
+    };
+    cases[PSEUDO.CROSS] = () => {
+      f.set(status, call(this.#library.cross, record.get));
+      f.brIf(labels.left, status.get);
+      advance();
+    };
+    hot.forEach((variant, i) => {
+      cases[PSEUDO.COUNT + i] = () => {
+        const semantics = new SwitchSemantics(f, this.#library, contextOf(variant), record, status, labels);
+        variant.form.instruction.execute(semantics);
+        if (!variant.form.instruction.terminator) advance();
+        else f.unreachable();
+      };
+    });
+    const targets: Label[] = [];
+    const nest = (i: number): void => {
+      if (i < 0) {
+        f.brTable(i32.load16U(record.get), targets, fallback!);
+        return;
+      }
+      f.block((label) => {
+        targets[i] = label;
+        nest(i - 1);
+      });
+      cases[i]!();
+    };
+    let fallback: Label | undefined;
+    f.block((label) => {
+      fallback = label;
+      nest(cases.length - 1);
+    });
+    f.set(status, callIndirect(I32, handlerType, 0, i32.load16U(record.get), record.get));
+    f.brIf(labels.left, status.get);
+    advance();
+  }
+}
+
+export { HOT };

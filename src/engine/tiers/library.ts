@@ -1,0 +1,345 @@
+import { assert } from '../../base/assert.ts';
+import { type Callee, call, I32, I64, i32, i64, select } from '../../wasm/expr.ts';
+import type { FunctionBuilder, ModuleBuilder } from '../../wasm/module.ts';
+import { REC, S } from '../core/layout.ts';
+import { CC } from '../isa/flags.ts';
+import type { Library } from '../isa/semantics.ts';
+
+/**
+ * Functions of the core module that instruction code calls, and the imports behind them.
+ *
+ * Owns  the calling convention between generated code and TypeScript: 64-bit values go through S.EA and S.VALUE, as a
+ *       BigInt would cost five times the call (spec/wasm-engine.md E).
+ */
+
+/** What TypeScript provides to the core module. */
+export interface CoreImports {
+  /** Loads `bytes` at S.EA into S.VALUE. Status. */
+  load(bytes: number): number;
+  /** Stores S.VALUE. Status. */
+  store(bytes: number): number;
+  /** Host address for modifying `bytes` at S.EA, or 0 with S.ACCESS_STATUS; SCRATCH if `commit` must follow. */
+  modify(bytes: number): number;
+  commit(): void;
+  loadWide(bytes: number): number;
+  storeWide(bytes: number): number;
+  helper(number: number, record: number): number;
+  linear(record: number, access: number): number;
+  /** Record for S.NEXT_LINEAR, or 0 with S.ACCESS_STATUS. */
+  lookup(): number;
+  /** The budget does not reach the end of the run that starts at `record`: record to go on with, or 0. */
+  stepTo(record: number): number;
+  /** Checks, and decodes again if need be, the instruction that crosses a page. Status. */
+  cross(record: number): number;
+}
+
+export interface CoreLibrary extends Library {
+  readonly lookup: Callee;
+  readonly stepTo: Callee;
+  readonly cross: Callee;
+  /** Exported functions, to import them into other modules under the same names. */
+  readonly functions: ReadonlyMap<string, FunctionBuilder>;
+}
+
+const IMPORTS: readonly [name: keyof CoreImports, params: number[], results: number[]][] = [
+  ['load', [I32], [I32]],
+  ['store', [I32], [I32]],
+  ['modify', [I32], [I32]],
+  ['commit', [], []],
+  ['loadWide', [I32], [I32]],
+  ['storeWide', [I32], [I32]],
+  ['helper', [I32, I32], [I32]],
+  ['linear', [I32, I32], [I32]],
+  ['lookup', [], [I32]],
+  ['stepTo', [I32], [I32]],
+  ['cross', [I32], [I32]],
+];
+
+const zero = i32.const(0);
+type Types = (typeof I32 | typeof I64)[];
+
+/** Declares the imports and defines the functions in the core module. `more` adds others (floating point). */
+export function defineLibrary(
+  m: ModuleBuilder,
+  more: (m: ModuleBuilder) => Record<string, FunctionBuilder>,
+): CoreLibrary {
+  const imports = new Map<string, Callee>();
+  for (const [name, params, results] of IMPORTS) {
+    imports.set(name, m.importFunction('env', name, params as Types, results as Types));
+  }
+  m.importMemory('env', 'memory', 1);
+  const js = (name: keyof CoreImports): Callee => imports.get(name)!;
+  const functions = new Map<string, FunctionBuilder>();
+  const define = (name: string, params: Types, results: Types, body: (f: FunctionBuilder) => void): FunctionBuilder => {
+    const f = m.func(name, params, results, true);
+    body(f);
+    functions.set(name, f);
+    return f;
+  };
+
+  const loadSlow = define('loadSlow', [I64, I32], [I64], (f) => {
+    const [linear, bytes] = f.parameters;
+    f.do(i64.store(zero, linear!.get, S.EA));
+    f.do(i32.store(zero, call(js('load'), bytes!.get), S.ACCESS_STATUS));
+    f.ret(i64.load(zero, S.VALUE));
+  });
+  const storeSlow = define('storeSlow', [I64, I64, I32], [I32], (f) => {
+    const [linear, value, bytes] = f.parameters;
+    f.do(i64.store(zero, linear!.get, S.EA));
+    f.do(i64.store(zero, value!.get, S.VALUE));
+    f.ret(call(js('store'), bytes!.get));
+  });
+  const modifySlow = define('modifySlow', [I64, I32], [I32], (f) => {
+    const [linear, bytes] = f.parameters;
+    f.do(i64.store(zero, linear!.get, S.EA));
+    f.ret(call(js('modify'), bytes!.get));
+  });
+  const commit = define('commit', [], [], (f) => f.do(call(js('commit'))));
+  const wide = (name: 'loadWide' | 'storeWide'): FunctionBuilder =>
+    define(name, [I64, I32], [I32], (f) => {
+      const [linear, bytes] = f.parameters;
+      f.do(i64.store(zero, linear!.get, S.EA));
+      f.ret(call(js(name), bytes!.get));
+    });
+  const loadWide = wide('loadWide');
+  const storeWide = wide('storeWide');
+  const helper = define('helper', [I32, I32], [I32], (f) => f.ret(call(js('helper'), ...f.parameters.map((p) => p.get))));
+  const linear = define('linear', [I32, I32], [I32], (f) => f.ret(call(js('linear'), ...f.parameters.map((p) => p.get))));
+
+  /** Offset part of the record's memory operand, by its address size. */
+  define('effective', [I32], [I64], (f) => {
+    const [record] = f.parameters;
+    const scaled = i64.shl(i64.load(i32.load(record!.get, REC.INDEX)), i64.load8U(record!.get, REC.SCALE));
+    const sum = i64.add(
+      i64.add(i64.load(i32.load(record!.get, REC.BASE)), scaled),
+      i64.load32S(record!.get, REC.DISP),
+    );
+    const size = f.let(i32.and(i32.shrU(i32.load(record!.get, REC.AUX), i32.const(4)), i32.const(3)));
+    const mask = select(
+      i32.eq(size.get, i32.const(2)),
+      i64.const(-1),
+      select(size.get, i64.halves(-1, 0), i64.const(0xffff)),
+    );
+    f.ret(i64.and(sum, mask));
+  });
+
+  // ---- flags, as isa/flags.ts defines the lazy ones -------------------------------------------------------------------
+  const kind = i32.load(zero, S.CC_KIND);
+  const a = i64.load(zero, S.CC_A);
+  const b = i64.load(zero, S.CC_B);
+  const classOf = i32.and(kind, i32.const(CC.CLASS_MASK));
+  const bits = i32.shl(i32.const(8), i32.shrU(kind, i32.const(CC.SIZE_SHIFT)));
+
+  const flags = define('flags', [], [I32], (f) => {
+    f.if(i32.eqz(classOf), () => f.ret(i32.and(i32.wrap(b), i32.const(0x8d5))));
+    const r = f.let(a);
+    const others = f.let(i32.wrap(b));
+    f.if(i32.ne(classOf, i32.const(CC.RESULT)), () => {
+      const x = f.let(a);
+      const y = f.let(b);
+      const carry = f.local(I32);
+      const top = f.local(I64); // sign bit tells overflow
+      f.if(
+        i32.eq(classOf, i32.const(CC.SUB)),
+        () => {
+          f.set(r, i64.sub(x.get, y.get));
+          f.set(carry, i64.ltU(x.get, y.get));
+          f.set(top, i64.and(i64.xor(x.get, y.get), i64.xor(x.get, r.get)));
+        },
+        () => {
+          // r = a, one addend = b, the other r - b
+          const o = f.let(i64.sub(r.get, y.get));
+          f.set(carry, i64.ltU(r.get, y.get));
+          f.set(top, i64.and(i64.xor(r.get, y.get), i64.xor(r.get, o.get)));
+          f.set(x, o.get);
+        },
+      );
+      const overflow = i32.and(
+        i32.wrap(i64.shrU(top.get, i64.extendI32U(i32.sub(bits, i32.const(1))))),
+        i32.const(1),
+      );
+      const adjust = i32.and(i32.wrap(i64.xor(i64.xor(x.get, y.get), r.get)), i32.const(0x10));
+      f.set(others, i32.or(i32.or(carry.get, i32.shl(overflow, i32.const(11))), adjust));
+    });
+    // Result bits of the operand's width, at the top
+    const wide64 = f.let(i64.shl(r.get, i64.extendI32U(i32.sub(i32.const(64), bits))));
+    const z = i32.shl(i64.eqz(wide64.get), i32.const(6));
+    const s = i32.shl(i64.ltS(wide64.get, i64.const(0)), i32.const(7));
+    const even = i32.xor(i32.and(i32.popcnt(i32.and(i32.wrap(r.get), i32.const(0xff))), i32.const(1)), i32.const(1));
+    const p = i32.shl(even, i32.const(2));
+    f.ret(i32.or(i32.or(i32.and(others.get, i32.const(0x811)), z), i32.or(s, p)));
+  });
+
+  const carry = define('carry', [], [I32], (f) => {
+    f.if(i32.eq(classOf, i32.const(CC.SUB)), () => f.ret(i64.ltU(a, b)));
+    f.if(i32.eq(classOf, i32.const(CC.ADD)), () => f.ret(i64.ltU(a, b)));
+    f.ret(i32.and(i32.wrap(b), i32.const(1)));
+  });
+
+  /** Condition code → 0 or 1. After a comparison it is one compare. */
+  const condition = define('condition', [I32], [I32], (f) => {
+    const [code] = f.parameters;
+    f.if(i32.eq(classOf, i32.const(CC.SUB)), () => {
+      f.block((other) => {
+        const compares: (() => ReturnType<typeof i64.eq>)[] = [
+          () => i64.ltU(a, b), // B
+          () => i64.geU(a, b), // AE
+          () => i64.eq(a, b), // E
+          () => i64.ne(a, b),
+          () => i64.leU(a, b), // BE
+          () => i64.gtU(a, b),
+        ];
+        const signed: (() => ReturnType<typeof i64.eq>)[] = [
+          () => i64.ltS(a, b),
+          () => i64.geS(a, b),
+          () => i64.leS(a, b),
+          () => i64.gtS(a, b),
+        ];
+        compares.forEach((compare, i) => f.if(i32.eq(code!.get, i32.const(2 + i)), () => f.ret(compare())));
+        signed.forEach((compare, i) => f.if(i32.eq(code!.get, i32.const(12 + i)), () => f.ret(compare())));
+        f.br(other);
+      });
+    });
+    const word = f.let(call(flags));
+    const has = (mask: number) => i32.ne(i32.and(word.get, i32.const(mask)), zero);
+    const less = i32.ne(has(0x80), has(0x800));
+    const base = f.local(I32);
+    const pairs = [
+      () => has(0x800),
+      () => has(1),
+      () => has(0x40),
+      () => has(0x41),
+      () => has(0x80),
+      () => has(4),
+      () => less,
+      () => i32.or(has(0x40), less),
+    ];
+    f.block((done) => {
+      pairs.forEach((pair, i) => {
+        f.if(i32.eq(i32.shrU(code!.get, i32.const(1)), i32.const(i)), () => {
+          f.set(base, pair());
+          f.br(done);
+        });
+      });
+    });
+    f.ret(i32.xor(base.get, i32.and(code!.get, i32.const(1))));
+  });
+
+  // ---- wide arithmetic ------------------------------------------------------------------------------------------------
+  const low32 = i64.halves(-1, 0);
+  const mulHighU = define('mulHighU', [I64, I64], [I64], (f) => {
+    const [x, y] = f.parameters;
+    const xl = f.let(i64.and(x!.get, low32));
+    const xh = f.let(i64.shrU(x!.get, i64.const(32)));
+    const yl = f.let(i64.and(y!.get, low32));
+    const yh = f.let(i64.shrU(y!.get, i64.const(32)));
+    const mid = f.let(i64.add(i64.mul(xh.get, yl.get), i64.shrU(i64.mul(xl.get, yl.get), i64.const(32))));
+    const mid2 = f.let(i64.add(i64.mul(xl.get, yh.get), i64.and(mid.get, low32)));
+    f.ret(
+      i64.add(
+        i64.add(i64.mul(xh.get, yh.get), i64.shrU(mid.get, i64.const(32))),
+        i64.shrU(mid2.get, i64.const(32)),
+      ),
+    );
+  });
+  const mulHighS = define('mulHighS', [I64, I64], [I64], (f) => {
+    const [x, y] = f.parameters;
+    const sign = (v: typeof x) => i64.shrS(v!.get, i64.const(63));
+    const high = call(mulHighU, x!.get, y!.get);
+    f.ret(i64.sub(i64.sub(high, i64.and(sign(x), y!.get)), i64.and(sign(y), x!.get)));
+  });
+
+  define('quotient', [], [I64], (f) => f.ret(i64.load(zero, S.VALUE)));
+  define('remainder', [], [I64], (f) => f.ret(i64.load(zero, S.EA)));
+  /** (low, high, divisor) → 1 if the quotient fits 64 bits; quotient in S.VALUE, remainder in S.EA. divisor ≠ 0. */
+  const divide128U = define('divide128U', [I64, I64, I64], [I32], (f) => {
+    const [low, high, divisor] = f.parameters;
+    f.if(i64.geU(high!.get, divisor!.get), () => f.ret(zero));
+    f.if(i64.eqz(high!.get), () => {
+      f.do(i64.store(zero, i64.divU(low!.get, divisor!.get), S.VALUE));
+      f.do(i64.store(zero, i64.remU(low!.get, divisor!.get), S.EA));
+      f.ret(i32.const(1));
+    });
+    // Restoring division, a bit at a time; `out` is the bit that falls off the remainder's top
+    const n = f.let(i32.const(64));
+    const out = f.local(I64);
+    f.loop((top) => {
+      f.set(out, i64.shrU(high!.get, i64.const(63)));
+      f.set(high!, i64.or(i64.shl(high!.get, i64.const(1)), i64.shrU(low!.get, i64.const(63))));
+      f.set(low!, i64.shl(low!.get, i64.const(1)));
+      f.if(i32.or(i64.ne(out.get, i64.const(0)), i64.geU(high!.get, divisor!.get)), () => {
+        f.set(high!, i64.sub(high!.get, divisor!.get));
+        f.set(low!, i64.or(low!.get, i64.const(1)));
+      });
+      f.set(n, i32.sub(n.get, i32.const(1)));
+      f.brIf(top, n.get);
+    });
+    f.do(i64.store(zero, low!.get, S.VALUE));
+    f.do(i64.store(zero, high!.get, S.EA));
+    f.ret(i32.const(1));
+  });
+  define('divide128S', [I64, I64, I64], [I32], (f) => {
+    const [low, high, divisor] = f.parameters;
+    const negative = f.let(i64.shrS(high!.get, i64.const(63)));
+    const divisorSign = f.let(i64.shrS(divisor!.get, i64.const(63)));
+    // Magnitudes: x ^ s - s over 128 bits
+    f.if(i64.ne(negative.get, i64.const(0)), () => {
+      f.set(low!, i64.sub(i64.const(0), low!.get));
+      f.set(high!, i64.sub(i64.xor(high!.get, i64.const(-1)), i64.const(0)));
+      f.if(i64.eqz(low!.get), () => f.set(high!, i64.add(high!.get, i64.const(1))));
+    });
+    f.set(divisor!, i64.sub(i64.xor(divisor!.get, divisorSign.get), divisorSign.get));
+    f.if(i32.eqz(call(divide128U, low!.get, high!.get, divisor!.get)), () => f.ret(zero));
+    const q = f.let(i64.load(zero, S.VALUE));
+    const sign = f.let(i64.xor(negative.get, divisorSign.get));
+    const r = i64.load(zero, S.EA);
+    f.do(i64.store(zero, i64.sub(i64.xor(r, negative.get), negative.get), S.EA));
+    f.do(i64.store(zero, i64.sub(i64.xor(q.get, sign.get), sign.get), S.VALUE));
+    // Fits: below 2^63, or exactly 2^63 when the result is negative
+    const limit = i64.halves(0, 0x8000_0000);
+    f.ret(i32.or(i64.geS(q.get, i64.const(0)), i32.and(i64.eq(q.get, limit), i64.ne(sign.get, i64.const(0)))));
+  });
+
+  for (const [name, f] of Object.entries(more(m))) {
+    m.export(name, f);
+    functions.set(name, f);
+  }
+
+  return {
+    loadSlow, storeSlow, modifySlow, commit, loadWide, storeWide, flags, condition, carry, helper, mulHighU, mulHighS, linear,
+    lookup: js('lookup'), stepTo: js('stepTo'), cross: js('cross'),
+    functions,
+    byName: (name) => {
+      const f = functions.get(name);
+      assert(f !== undefined, `the core library has a function ${name}`);
+      return f;
+    },
+  };
+}
+
+/**
+ * The same functions seen from another module: called through a small table, as importing them one by one costs tens of
+ * microseconds each on Node 20 (spec/wasm-engine.md B). The module imports the table as `env.library`.
+ */
+export function importLibrary(m: ModuleBuilder, core: CoreLibrary): Library {
+  m.importMemory('env', 'memory', 1);
+  m.importTable('env', 'library', core.functions.size);
+  const callees = new Map<string, Callee>();
+  let slot = 0;
+  for (const [name, { params, results }] of core.functions) {
+    const type = m.typeIndex(params, results);
+    callees.set(name, { index: -1, params, results, indirect: { slot, type } });
+    slot += 1;
+  }
+  const get = (name: string): Callee => {
+    const callee = callees.get(name);
+    assert(callee !== undefined, `the core library has a function ${name}`);
+    return callee;
+  };
+  return {
+    loadSlow: get('loadSlow'), storeSlow: get('storeSlow'), modifySlow: get('modifySlow'), commit: get('commit'),
+    loadWide: get('loadWide'), storeWide: get('storeWide'), flags: get('flags'), condition: get('condition'),
+    carry: get('carry'), helper: get('helper'), mulHighU: get('mulHighU'), mulHighS: get('mulHighS'), linear: get('linear'),
+    byName: get,
+  };
+}
