@@ -63,7 +63,6 @@ function pciRoot(): aml.Aml {
     'PCI0',
     aml.name('_HID', aml.eisaId('PNP0A03')),
     aml.name('_UID', aml.integer(0)),
-    aml.name('_ADR', aml.integer(0)),
     aml.name(
       '_CRS',
       aml.resources(

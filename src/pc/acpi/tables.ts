@@ -39,7 +39,7 @@ export function table(signature: string, revision: number, body: Uint8Array): Ui
 
 /** 5.2.3.2 "Generic Address Structure". Spaces: 0 memory, 1 ports. */
 function genericAddress(out: ByteWriter, space: 0 | 1, bits: number, address: number): ByteWriter {
-  const accessSize = { 8: 1, 16: 2, 32: 3 }[bits] ?? 0;
+  const accessSize = bits === 8 ? 1 : 0; // bytes, or whatever fits the register
   return out.u8(space, bits, 0, accessSize).u64(address);
 }
 
@@ -48,7 +48,6 @@ const FADT_FLAG = {
   WBINVD: 1 << 0,
   PROC_C1: 1 << 2,
   SLP_BUTTON: 1 << 5, // no fixed one
-  RTC_S4: 1 << 7,
   TMR_VAL_EXT: 1 << 8,
   RESET_REG_SUP: 1 << 10,
 } as const;
@@ -79,14 +78,13 @@ function fadt(options: AcpiOptions, facsAt: number, dsdtAt: number): Uint8Array 
     .u16(0)
     .u16(0)
     .u8(0, 0) // duty cycle
-    .u8(0x0d, 0, 0x32) // day alarm, month alarm, century in the CMOS
+    .u8(0, 0, 0x32) // in the CMOS: no day alarm, no month alarm, the century
     .u16(BOOT_ARCH.LEGACY_DEVICES | BOOT_ARCH.I8042 | BOOT_ARCH.VGA_NOT_PRESENT)
     .u8(0)
     .u32(
       FADT_FLAG.WBINVD |
         FADT_FLAG.PROC_C1 |
         FADT_FLAG.SLP_BUTTON |
-        FADT_FLAG.RTC_S4 |
         FADT_FLAG.RESET_REG_SUP |
         (options.timerBits === 32 ? FADT_FLAG.TMR_VAL_EXT : 0),
     );

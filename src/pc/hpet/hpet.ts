@@ -43,9 +43,8 @@ class Comparator {
   fsbHi = 0;
   /** The low half was just written with VALUE_SET. */
   highFollows = false;
-  /** Main counter when the comparator was last looked at: an event lies in (seen, now]. */
-  seenLo = 0;
-  seenHi = 0;
+  /** Ticks since the counter's base when the comparator was last looked at: an event lies in (seen, now]. */
+  seen = 0;
 }
 
 /**
@@ -244,43 +243,35 @@ export class Hpet implements MmioDevice {
   }
 
   #markSeen(timer: Comparator): void {
-    const elapsed = this.#elapsed();
-    timer.seenLo = this.#counterLo(elapsed);
-    timer.seenHi = has(timer.config, CONFIG.MODE_32) ? 0 : this.#counterHi(elapsed);
+    timer.seen = this.#elapsed();
   }
 
-  /** Ticks from `from` up to the comparator, modulo the timer's width, 1..2^width. */
+  /** Ticks from `seen` up to the comparator, modulo the timer's width, 1..2^width. */
   #distance(timer: Comparator): number {
-    const lo = timer.lo - timer.seenLo;
+    const seenLo = this.#counterLo(timer.seen);
+    const lo = timer.lo - seenLo;
     if (has(timer.config, CONFIG.MODE_32)) return lo > 0 ? lo : lo + TWO_32;
-    const hi = low32(timer.hi - timer.seenHi - (lo < 0 ? 1 : 0));
+    const hi = low32(timer.hi - this.#counterHi(timer.seen) - (lo < 0 ? 1 : 0));
     const distance = hi * TWO_32 + low32(lo);
     return distance > 0 ? distance : 2 ** 64;
   }
 
-  /** Finds matches that have happened; their interrupts are raised. */
+  /** Finds matches that have happened; their interrupts are raised. Several of one timer count as one. */
   #catchUp(): void {
     if (!this.#running) return;
-    const elapsed = this.#elapsed();
-    const nowLo = this.#counterLo(elapsed);
-    const nowHi = this.#counterHi(elapsed);
+    const now = this.#elapsed();
     this.#timers.forEach((timer, n) => {
+      const matchAt = timer.seen + this.#distance(timer);
+      timer.seen = now;
+      if (matchAt > now) return;
       const narrow = has(timer.config, CONFIG.MODE_32);
-      const borrow = nowLo < timer.seenLo ? 1 : 0;
-      const passed = low32(nowLo - timer.seenLo) + (narrow ? 0 : low32(nowHi - timer.seenHi - borrow) * TWO_32);
-      const distance = this.#distance(timer);
-      timer.seenLo = nowLo;
-      timer.seenHi = narrow ? 0 : nowHi;
-      if (passed < distance) return;
-      this.#match(n, timer);
       const period = join64(timer.periodLo, narrow ? 0 : timer.periodHi & 0x1f_ffff);
       if (has(timer.config, CONFIG.PERIODIC) && period > 0) {
-        // The next match after now: late ones are not made up for.
-        const step = distance + Math.floor((passed - distance) / period) * period + period - passed;
-        const lo = nowLo + low32(step);
-        timer.lo = low32(lo);
-        timer.hi = narrow ? 0 : low32(nowHi + high32(step) + (lo >= TWO_32 ? 1 : 0));
+        const next = matchAt + (Math.floor((now - matchAt) / period) + 1) * period;
+        timer.lo = this.#counterLo(next);
+        timer.hi = narrow ? 0 : this.#counterHi(next);
       }
+      this.#match(n, timer);
     });
   }
 
