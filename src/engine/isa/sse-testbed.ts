@@ -41,14 +41,25 @@ interface Parsed {
 function operandOf(text: string, memory: boolean, slot: number): Operand {
   const register = text.split('/')[0]!;
   const size = Number(/m(\d+)$/.exec(text)?.[1] ?? 0) / 8;
+  if (text === '<XMM0>') return { kind: 'xmm', size: 16, slot: -1, fixed: S.XMM };
   if (text === 'imm8') return { kind: 'imm', size: 1, slot: -1, fixed: 0 };
   if (memory && /(^|\/)m\d*$/.test(text)) return { kind: 'mem', size, slot: -1, fixed: 0 };
   if (register === 'xmm') return { kind: 'xmm', size: 16, slot, fixed: 0 };
   if (register === 'mm') return { kind: 'mm', size: 8, slot, fixed: 0 };
-  const width = { rd: 4, rq: 8, rw: 2, r8: 1, r: size }[register];
+  const width = { rd: 4, rq: 8, rw: 2, r8: 1, r32: 4, r: size }[register];
   assert(width !== undefined, `the test bed knows the operand ${text}`);
   return { kind: 'gpr', size: width, slot, fixed: 0 };
 }
+
+/** A form for each operand size, as the decoder makes them. */
+const widths = ([opcode, text]: [string, string]): [string, string][] =>
+  text.includes('r/mv')
+    ? [
+        [`66 ${opcode}`, text.replace('r/mv', 'r/m16')],
+        [opcode, text.replace('r/mv', 'r/m32')],
+        [opcode.replace(' 0F', ' REX.W 0F'), text.replace('r/mv', 'r/m64')],
+      ]
+    : [[opcode, text]];
 
 /** Operand k of a form gets register k + 1; a memory operand is [RSI]; an immediate follows per case. */
 function parse(opcode: string, text: string, memory: boolean): Parsed | undefined {
@@ -63,16 +74,13 @@ function parse(opcode: string, text: string, memory: boolean): Parsed | undefine
   for (const name of names) {
     const operand = operandOf(name, memory, registers);
     operands.push(operand);
-    if (operand.kind !== 'imm' && operand.kind !== 'mem') registers++;
+    if (operand.slot >= 0) registers++;
   }
   const bytes: number[] = [];
-  for (const prefix of ['66', 'F2', 'F3']) if (tokens[0] === prefix) bytes.push(Number.parseInt(prefix, 16));
-  if (tokens.includes('REX.W')) bytes.push(0x48);
-  tokens.forEach((token, i) => {
-    if (/^[0-9A-F]{2}$/.test(token) && !(i === 0 && bytes.length > 0 && token !== '0F')) {
-      bytes.push(Number.parseInt(token, 16));
-    }
-  });
+  for (const token of tokens) {
+    if (token === 'REX.W') bytes.push(0x48);
+    else if (/^[0-9A-F]{2}$/.test(token)) bytes.push(Number.parseInt(token, 16));
+  }
   if (modrm) {
     const rmAt = names.findIndex((name) => /(^|\/)m\d*$/.test(name));
     const digit = /^\/([0-7])/.exec(modrm)?.[1];
@@ -146,7 +154,7 @@ export class Testbed {
     const forms: Form[] = [];
     const parsed: Parsed[] = [];
     for (const instruction of instructions) {
-      for (const [opcode, text] of Object.entries(instruction.forms)) {
+      for (const [opcode, text] of Object.entries(instruction.forms).flatMap(widths)) {
         for (const memory of [false, true]) {
           const p = parse(opcode, text, memory);
           if (!p) continue;
@@ -213,7 +221,7 @@ export class Testbed {
     view.setUint32(RECORD + REC.AUX, size === 8 ? AUX.REX_W : 0, true);
     operands.forEach(({ kind, slot }, i) => {
       const at = { xmm: S.XMM + 16 * numbers[i]!, mm: S.FPR + 16 * numbers[i]!, gpr: gpr(numbers[i]!) }[kind as 'mm'];
-      if (at !== undefined) view.setUint32(RECORD + [REC.RA, REC.RB, REC.RC][slot]!, at, true);
+      if (at !== undefined && slot >= 0) view.setUint32(RECORD + [REC.RA, REC.RB, REC.RC][slot]!, at, true);
     });
     const status = this.#run[index]!(RECORD);
     after.set(all.subarray(S.XMM, S.XMM + 48), CASE.XMM);

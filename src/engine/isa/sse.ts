@@ -1,8 +1,30 @@
-export { SSE_ARITHMETIC, SSE3_ARITHMETIC, SSE41_ARITHMETIC } from './sse-float.ts';
-export {
-  MMX_INTEGER,
-  SSE2_INTEGER,
-  SSE41_INTEGER,
-  SSE42_INTEGER,
-  SSSE3_INTEGER,
-} from './sse-integer.ts';
+import type { Instruction } from './instruction.ts';
+import { SSE_COMPARE } from './sse-compare.ts';
+import { SSE_CONVERT } from './sse-convert.ts';
+import { SSE_ARITHMETIC, SSE3_ARITHMETIC, SSE41_ARITHMETIC } from './sse-float.ts';
+import { MMX_INTEGER, SSE2_INTEGER, SSE41_INTEGER, SSE42_INTEGER, SSSE3_INTEGER } from './sse-integer.ts';
+import { CACHE_CONTROL, MMX_MOVE, SSE_MOVE } from './sse-move.ts';
+import { SSE_SHUFFLE, SSE41_SHUFFLE, SSE42_TEXT } from './sse-shuffle.ts';
+
+/** The vector instructions by where they are defined; which extension a row belongs to, its `feature` says. */
+export const MMX: readonly Instruction[] = [...MMX_INTEGER, ...MMX_MOVE];
+export const SSE: readonly Instruction[] = [
+  ...SSE_MOVE,
+  ...SSE_ARITHMETIC,
+  ...SSE_COMPARE,
+  ...SSE_CONVERT,
+  ...SSE_SHUFFLE,
+  ...SSE2_INTEGER,
+  ...SSE3_ARITHMETIC,
+];
+export const SSSE3: readonly Instruction[] = SSSE3_INTEGER;
+export const SSE4: readonly Instruction[] = [
+  ...SSE41_ARITHMETIC,
+  ...SSE41_INTEGER,
+  ...SSE41_SHUFFLE,
+  ...SSE42_INTEGER,
+  ...SSE42_TEXT,
+];
+
+/** All of them, with prefetches, cache line flushes and fences. */
+export const VECTOR: readonly Instruction[] = [...MMX, ...SSE, ...SSSE3, ...SSE4, ...CACHE_CONTROL];
