@@ -1,10 +1,13 @@
 import type { FunctionBuilder, ModuleBuilder } from '../../wasm/module.ts';
 import { defineArithmetic } from './f80-arithmetic.ts';
 import { defineConversions } from './f80-convert.ts';
+import { defineFixed } from './f80-fixed.ts';
 import { Definer, defineOperands } from './f80-format.ts';
+import { defineLogarithms } from './f80-logarithm.ts';
 import { defineRemainder } from './f80-remainder.ts';
 import { defineRounding } from './f80-round.ts';
 import { defineStack } from './f80-stack.ts';
+import { defineTrigonometry } from './f80-trigonometry.ts';
 
 /**
  * Double extended-precision arithmetic and the x87 register stack as functions of the core module. Names: `f80.…` take
@@ -18,5 +21,8 @@ export function defineF80(m: ModuleBuilder): Record<string, FunctionBuilder> {
   defineRemainder(d);
   defineConversions(d);
   defineStack(d);
+  defineFixed(d);
+  defineLogarithms(d);
+  defineTrigonometry(d);
   return d.functions;
 }
