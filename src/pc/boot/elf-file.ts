@@ -19,17 +19,23 @@ const OTHER_MACHINES: Readonly<Record<number, string>> = {
 const TYPE = { EXECUTABLE: 2, SHARED: 3 } as const;
 const SEGMENT = { LOAD: 1, NOTE: 4 } as const;
 
+/** A 64-bit value as unsigned halves: kernels are linked at addresses that a `number` does not hold. */
+export type Halves = readonly [lo: number, hi: number];
+
+/** `a - b`, exact if they are less than 2^53 apart. */
+export const difference = (a: Halves, b: Halves): number => (a[1] - b[1]) * 2 ** 32 + (a[0] - b[0]);
+
 /** A loadable segment: `fileBytes` of content, then zeros up to `memoryBytes`. */
 export interface ElfSegment {
   readonly physical: number;
-  readonly virtual: number;
+  readonly virtual: Halves;
   readonly content: Uint8Array;
   readonly memoryBytes: number;
 }
 
 export interface ElfFile {
   readonly bits: 32 | 64;
-  readonly entry: number;
+  readonly entry: Halves;
   readonly segments: readonly ElfSegment[];
   readonly notes: readonly { readonly name: string; readonly type: number; readonly content: Uint8Array }[];
 }
@@ -64,6 +70,7 @@ export function readElf(name: string, image: Uint8Array): ElfFile {
   }
   const wide = bits === 64;
   const address = (offset: number) => (wide ? u(offset, 4) + u(offset + 4, 4) * 2 ** 32 : u(offset, 4));
+  const halves = (offset: number): Halves => [u(offset, 4), wide ? u(offset + 4, 4) : 0];
   const headersAt = address(wide ? 32 : 28);
   const headerBytes = u(wide ? 54 : 42, 2);
   const headers = u(wide ? 56 : 44, 2);
@@ -97,7 +104,7 @@ export function readElf(name: string, image: Uint8Array): ElfFile {
     if (memoryBytes > 0) {
       segments.push({
         physical: address(at + (wide ? 24 : 12)),
-        virtual: address(at + (wide ? 16 : 8)),
+        virtual: halves(at + (wide ? 16 : 8)),
         content,
         memoryBytes,
       });
@@ -106,7 +113,7 @@ export function readElf(name: string, image: Uint8Array): ElfFile {
   if (segments.length === 0) {
     throw new UserError(`${name} has no loadable segments, expected at least one: give a linked kernel.`);
   }
-  return { bits, entry: address(24), segments, notes };
+  return { bits, entry: halves(24), segments, notes };
 }
 
 function readNotes(content: Uint8Array): { name: string; type: number; content: Uint8Array }[] {

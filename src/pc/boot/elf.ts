@@ -1,5 +1,6 @@
 import { UserError } from '../../base/assert.ts';
-import { hex } from '../../base/format.ts';
+import { high32, low32 } from '../../base/bits.ts';
+import { hex64 } from '../../base/format.ts';
 import { ByteWriter, cString, readLittleEndian } from '../bytes.ts';
 import { BOOT, lowRamBytes } from '../layout.ts';
 import {
@@ -9,7 +10,7 @@ import {
   longModeState,
   protectedModeState,
 } from './boot-state.ts';
-import { type ElfFile, readElf } from './elf-file.ts';
+import { difference, type ElfFile, type Halves, readElf } from './elf-file.ts';
 import { LOADFLAG } from './linux-header.ts';
 import { place, placeCommandLine, placeInitrd, requireRam } from './placement.ts';
 import { placeZeroPage } from './zero-page.ts';
@@ -94,12 +95,13 @@ export function loadElf(image: Uint8Array, request: BootRequest): LoadedKernel {
 export function physicalEntry(name: string, elf: ElfFile): number {
   for (const by of ['physical', 'virtual'] as const) {
     for (const segment of elf.segments) {
-      const offset = elf.entry - segment[by];
+      const start: Halves = by === 'virtual' ? segment.virtual : [low32(segment.physical), high32(segment.physical)];
+      const offset = difference(elf.entry, start);
       if (offset >= 0 && offset < segment.memoryBytes) return segment.physical + offset;
     }
   }
   throw new UserError(
-    `${name} starts at ${hex(elf.entry)}, which is in none of its segments: expected the entry point of a kernel, ` +
+    `${name} starts at 0x${hex64(...elf.entry)}, which is in none of its segments: expected the entry point of a kernel, ` +
       "check the linker script's ENTRY.",
   );
 }
