@@ -1,7 +1,7 @@
-import type { Processor } from './processor.ts';
-import { AUX, REC, S, SEG, STATUS, segment } from './layout.ts';
-import { TWO_32 } from '../../base/bits.ts';
 import { VECTOR } from '../../arch/exceptions.ts';
+import { TWO_32 } from '../../base/bits.ts';
+import { AUX, REC, S, SEG, STATUS, segment } from './layout.ts';
+import type { Processor } from './processor.ts';
 
 /**
  * From a memory operand to a linear address, with every check that segmentation makes.

@@ -3,7 +3,7 @@ import { CR0, CR0_DEFINED, CR3_HIGH, CR3_PCID, CR4, EFER } from '../../arch/regi
 import { AR } from './address.ts';
 import { EXIT, X } from './exits.ts';
 import type { Helper } from './helpers.ts';
-import { ALLOW, AUX, gpr, S, SEG, STATUS } from './layout.ts';
+import { ALLOW, AUX, gpr, REC, S, SEG, STATUS } from './layout.ts';
 import type { Processor } from './processor.ts';
 import { rightsOf } from './segments.ts';
 
@@ -171,7 +171,7 @@ const finish = (cpu: Processor, record: number, status: number): number =>
 /** An EPT violation of a PDPTE load is an exit of this instruction. */
 function leave(cpu: Processor, record: number, status: number): number {
   if (status === STATUS.EXIT_BEFORE) {
-    cpu.set(X.LENGTH, cpu.u8[record + 4]!);
+    cpu.set(X.LENGTH, cpu.u8[record + REC.LENGTH]!);
     cpu.set(X.LINEAR_VALID, 0);
   }
   return status;
@@ -203,7 +203,7 @@ export const movToCr: Helper = (cpu, record) => {
     }
     case 2:
       cpu.set64(S.CR2, low, high);
-      return STATUS.NEXT;
+      return STATUS.ENTER;
     case 3:
       if (!free && intercepts.crAccess & CR_ACCESS.CR3_LOAD && !isTarget(cpu, low, high)) {
         return crExit(cpu, record, QUALIFICATION.TO);
@@ -263,7 +263,7 @@ export const clts: Helper = (cpu, record) => {
   const { cr0Mask, cr0Shadow } = cpu.vcpu.intercepts;
   if (cr0Mask & CR0.TS && !mayRun(cpu)) {
     if (cr0Shadow & CR0.TS) return cpu.exitBefore(EXIT.CR_ACCESS, record, QUALIFICATION.CLTS);
-    return STATUS.NEXT;
+    return STATUS.ENTER;
   }
   cpu.set(S.CR0, cpu.cr0 & ~CR0.TS);
   cpu.modeChanged();

@@ -22,7 +22,7 @@ import {
 } from './segments.ts';
 import { frame, setStackPointer } from './stack.ts';
 import { switchTaskThroughGate } from './tasks.ts';
-import { fetchStackSegmentFromTss, fetchStackPointer64 } from './tss.ts';
+import { fetchStackPointer64, fetchStackSegmentFromTss } from './tss.ts';
 
 /**
  * Delivery of exceptions and interrupts: interception, gates, stacks, and what a fault on the way becomes.
@@ -132,7 +132,8 @@ function deliver(
       return status;
     }
     vectoring =
-      (vector | (type << INTERRUPTION.TYPE_SHIFT) | (hasError ? INTERRUPTION.ERROR_VALID : 0) | INTERRUPTION.VALID) >>> 0;
+      (vector | (type << INTERRUPTION.TYPE_SHIFT) | (hasError ? INTERRUPTION.ERROR_VALID : 0) | INTERRUPTION.VALID) >>>
+      0;
     vectoringError = hasError ? error : 0;
     if (status !== STATUS.FAULT) {
       cpu.set(X.VECTORING, vectoring);
@@ -229,14 +230,7 @@ function savedRip(cpu: Processor, length: number): void {
   cpu.high = cpu.long ? (cpu.get(S.RIP + 4) + (low >= TWO_32 ? 1 : 0)) >>> 0 : 0;
 }
 
-function enter(
-  cpu: Processor,
-  vector: number,
-  type: number,
-  hasError: boolean,
-  error: number,
-  length: number,
-): number {
+function enter(cpu: Processor, vector: number, type: number, hasError: boolean, error: number, length: number): number {
   if (!cpu.protectedMode) return enterReal(cpu, vector, length);
   const long = cpu.ia32e;
   const gateError = 8 * vector + 2;
@@ -254,8 +248,7 @@ function enter(
   const isGate =
     gateType === SYSTEM.INTERRUPT ||
     gateType === SYSTEM.TRAP ||
-    (!long &&
-      (gateType === SYSTEM.INTERRUPT16 || gateType === SYSTEM.TRAP16 || gateType === SYSTEM.TASK_GATE));
+    (!long && (gateType === SYSTEM.INTERRUPT16 || gateType === SYSTEM.TRAP16 || gateType === SYSTEM.TASK_GATE));
   if (!isGate) return cpu.fault(VECTOR.GP, gateError);
   const checksDpl = type === EVENT.SOFTWARE_INTERRUPT || type === EVENT.SOFTWARE_EXCEPTION;
   if (checksDpl && gate.dpl < cpu.cpl) return cpu.fault(VECTOR.GP, gateError);

@@ -108,7 +108,12 @@ export function tableAddress(cpu: Processor, baseCell: number, offset: number): 
  * @param vector  Fault if the selector lies outside its table: #GP, or #TS during a task or stack switch.
  * @returns       NEXT, or the status to leave with.
  */
-export function fetchDescriptor(cpu: Processor, into: Descriptor, selector: number, vector: number = VECTOR.GP): number {
+export function fetchDescriptor(
+  cpu: Processor,
+  into: Descriptor,
+  selector: number,
+  vector: number = VECTOR.GP,
+): number {
   let baseCell: number = S.GDTR_BASE;
   let limit = cpu.get(S.GDTR_LIMIT);
   if (selector & 4) {
@@ -192,7 +197,16 @@ export function loadNull(cpu: Processor, seg: number, selector: number, cpl = 0)
 export function loadRealSegment(cpu: Processor, seg: number, selector: number): void {
   const at = segment(seg);
   if (cpu.vm86) setSegment(cpu, seg, selector, selector << 4, 0, 0xffff, 0xf3);
-  else setSegment(cpu, seg, selector, selector << 4, 0, cpu.get(at + SEG.LIMIT), (cpu.get(at + SEG.ACCESS) & 0xf000) | 0x93);
+  else
+    setSegment(
+      cpu,
+      seg,
+      selector,
+      selector << 4,
+      0,
+      cpu.get(at + SEG.LIMIT),
+      (cpu.get(at + SEG.ACCESS) & 0xf000) | 0x93,
+    );
 }
 
 const scratch = new Descriptor();
@@ -335,8 +349,7 @@ export function inspectSelector(cpu: Processor, selector: number, what: Inspecti
   const isVerify = what === 'VERR' || what === 'VERW';
   if (!d.isSegment) {
     if (isVerify) return STATUS.JUMP;
-    const types =
-      what === 'LAR' ? (cpu.ia32e ? LAR_TYPES_LONG : LAR_TYPES) : cpu.ia32e ? LSL_TYPES_LONG : LSL_TYPES;
+    const types = what === 'LAR' ? (cpu.ia32e ? LAR_TYPES_LONG : LAR_TYPES) : cpu.ia32e ? LSL_TYPES_LONG : LSL_TYPES;
     if (!((types >>> d.type) & 1)) return STATUS.JUMP;
   }
   if (!d.isConforming && (cpu.cpl > d.dpl || (selector & 3) > d.dpl)) return STATUS.JUMP;

@@ -2,10 +2,10 @@ import { VECTOR } from '../../arch/exceptions.ts';
 import { CR0, CR4, RFLAGS } from '../../arch/registers.ts';
 import { ACCESS } from '../paging/access.ts';
 import { AR } from './address.ts';
-import { INTERCEPT } from './cpu.ts';
 import { setCr3 } from './control-registers.ts';
+import { INTERCEPT } from './cpu.ts';
 import { EXIT, X } from './exits.ts';
-import { ALLOW, gpr, S, SEG, STATUS, segment } from './layout.ts';
+import { ALLOW, gpr, REC, S, SEG, STATUS, segment } from './layout.ts';
 import type { Processor } from './processor.ts';
 import {
   checkDataSegment,
@@ -77,7 +77,7 @@ function checkTss(cpu: Processor, selector: number, source: number): number {
 /** Far JMP or CALL to a TSS or through a task gate; the selector's privilege has been checked. */
 export function switchTaskTo(cpu: Processor, record: number, selector: number, source: 0 | 2): number {
   cpu.nextRip(record);
-  return switchTask(cpu, selector, source, cpu.low, 0, cpu.u8[record + 4]!, undefined);
+  return switchTask(cpu, selector, source, cpu.low, 0, cpu.u8[record + REC.LENGTH]!, undefined);
 }
 
 /** IRET with NT set: back to the task that the link names. */
@@ -86,7 +86,7 @@ export function switchTaskByReturn(cpu: Processor, record: number): number {
   if (!cpu.read(link, 0, 2, ACCESS.IMPLICIT)) return cpu.accessStatus;
   const selector = cpu.low;
   cpu.nextRip(record);
-  return switchTask(cpu, selector, TASK_SOURCE.IRET, cpu.low, RFLAGS.NT, cpu.u8[record + 4]!, undefined);
+  return switchTask(cpu, selector, TASK_SOURCE.IRET, cpu.low, RFLAGS.NT, cpu.u8[record + REC.LENGTH]!, undefined);
 }
 
 /** A task gate in the IDT; its type and privilege have been checked. */
@@ -239,7 +239,13 @@ function saveTask(cpu: Processor, base: number, is32: boolean, eip: number, flag
  * Loads the new task: from here on faults are taken in it, with what is loaded so far; segments that are not are
  * unusable. SDM 3A 7.3, steps 11 to 15.
  */
-function loadTask(cpu: Processor, task: TaskImage, is32: boolean, nests: boolean, event: TaskEvent | undefined): number {
+function loadTask(
+  cpu: Processor,
+  task: TaskImage,
+  is32: boolean,
+  nests: boolean,
+  event: TaskEvent | undefined,
+): number {
   let flags = task.flags;
   if (nests) flags |= RFLAGS.NT;
   if (!is32) flags &= 0xffff;

@@ -157,7 +157,8 @@ export function loadRealCode(cpu: Processor, selector: number): void {
 // ---- IRET ------------------------------------------------------------------------------------------------------------
 
 /** Flags that IRET of any size and level changes; IF, IOPL, VIF, VIP, VM depend. */
-const IRET16 = RFLAGS.CF | RFLAGS.PF | RFLAGS.AF | RFLAGS.ZF | RFLAGS.SF | RFLAGS.TF | RFLAGS.DF | RFLAGS.OF | RFLAGS.NT;
+const IRET16 =
+  RFLAGS.CF | RFLAGS.PF | RFLAGS.AF | RFLAGS.ZF | RFLAGS.SF | RFLAGS.TF | RFLAGS.DF | RFLAGS.OF | RFLAGS.NT;
 const IRET32 = IRET16 | RFLAGS.RF | RFLAGS.AC | RFLAGS.ID;
 
 /**

@@ -2,7 +2,16 @@ import { VECTOR } from '../../arch/exceptions.ts';
 import { ACCESS } from '../paging/access.ts';
 import { SEG, STATUS, segment } from './layout.ts';
 import type { Processor } from './processor.ts';
-import { checkStackSegment, type Descriptor, isNull, rightsOf, SYSTEM, selectorError, selectorOf, tableAddress } from './segments.ts';
+import {
+  checkStackSegment,
+  type Descriptor,
+  isNull,
+  rightsOf,
+  SYSTEM,
+  selectorError,
+  selectorOf,
+  tableAddress,
+} from './segments.ts';
 
 /**
  * What the processor reads from the current TSS outside task switches: inner stacks and the I/O permission map.

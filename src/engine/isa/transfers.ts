@@ -1,5 +1,5 @@
+import { bound, callFarHelper, int1, int3, intN, into, jumpFarHelper, returnFarHelper } from '../core/far.ts';
 import { syscall, sysenter, sysexit, sysret } from '../core/fast-calls.ts';
-import { bound, callFarHelper, int1, int3, into, intN, jumpFarHelper, returnFarHelper } from '../core/far.ts';
 import { iret } from '../core/transfers.ts';
 import { type Instruction, instruction } from './instruction.ts';
 
@@ -8,7 +8,7 @@ import { type Instruction, instruction } from './instruction.ts';
 export const JMP_FAR = instruction({
   name: 'JMP',
   source: 'SDM 2A 3.2 "JMP—Jump"',
-  forms: { 'EA cp i64': 'JMP far', 'FF /5:m': 'JMP m' },
+  forms: { 'EA far i64': 'JMP far', 'FF /5:m': 'JMP m' },
   terminator: true,
   execute(m) {
     m.helper(jumpFarHelper);
@@ -18,7 +18,7 @@ export const JMP_FAR = instruction({
 export const CALL_FAR = instruction({
   name: 'CALL',
   source: 'SDM 2A 3.2 "CALL—Call Procedure"',
-  forms: { '9A cp i64': 'CALL far', 'FF /3:m': 'CALL m' },
+  forms: { '9A far i64': 'CALL far', 'FF /3:m': 'CALL m' },
   terminator: true,
   execute(m) {
     m.helper(callFarHelper);

@@ -1,0 +1,213 @@
+import { VECTOR } from '../../arch/exceptions.ts';
+import { CR4, XCR0 } from '../../arch/registers.ts';
+import { flushLinear } from '../core/control-registers.ts';
+import { INTERCEPT } from '../core/cpu.ts';
+import { EXIT, type ExitReason, X } from '../core/exits.ts';
+import type { Helper } from '../core/helpers.ts';
+import { intercepts } from '../core/intercepts.ts';
+import { gpr, S, STATUS } from '../core/layout.ts';
+import { rmField, setEdxEax } from '../core/operands.ts';
+import type { Processor } from '../core/processor.ts';
+import { inUse } from '../core/state-save.ts';
+import { type Instruction, instruction } from './instruction.ts';
+
+/**
+ * Instructions that ask the processor who it is, what time it is, or that wait: most of them are L0's to answer.
+ * SDM 1 5.20 "System Instructions"; interception: SDM 3C 25.1.2, 25.1.3.
+ */
+
+const ECX = gpr(1);
+
+/** Leaves always: L0 has the answer. */
+const always =
+  (reason: ExitReason): Helper =>
+  (cpu, record) =>
+    cpu.exitBefore(reason, record);
+
+/** Leaves always, and only level 0 may. */
+const privileged =
+  (reason: ExitReason): Helper =>
+  (cpu, record) =>
+    cpu.cpl !== 0 ? cpu.fault(VECTOR.GP, 0) : cpu.exitBefore(reason, record);
+
+function readTsc(cpu: Processor, record: number): void {
+  const low = cpu.host.tsc(cpu.instructionsAt(record));
+  setEdxEax(cpu, low, cpu.host.tscHigh);
+}
+
+const tscIsRefused = (cpu: Processor): boolean => (cpu.cr4 & CR4.TSD) !== 0 && cpu.cpl !== 0;
+
+const rdtsc: Helper = (cpu, record) => {
+  if (tscIsRefused(cpu)) return cpu.fault(VECTOR.GP, 0);
+  if (intercepts(cpu, INTERCEPT.RDTSC)) return cpu.exitBefore(EXIT.RDTSC, record);
+  readTsc(cpu, record);
+  return STATUS.NEXT;
+};
+
+const rdtscp: Helper = (cpu, record) => {
+  if (cpu.vcpu.intercepts.instructions & INTERCEPT.RDTSCP_UD) return cpu.fault(VECTOR.UD);
+  if (tscIsRefused(cpu)) return cpu.fault(VECTOR.GP, 0);
+  if (intercepts(cpu, INTERCEPT.RDTSCP)) return cpu.exitBefore(EXIT.RDTSCP, record);
+  readTsc(cpu, record);
+  cpu.set64(ECX, cpu.get(S.TSC_AUX), 0);
+  return STATUS.NEXT;
+};
+
+/** RDPID goes with RDTSCP: SDM 3C 25.3. */
+const rdpid: Helper = (cpu, record) => {
+  if (cpu.vcpu.intercepts.instructions & INTERCEPT.RDTSCP_UD) return cpu.fault(VECTOR.UD);
+  cpu.set64(gpr(rmField(cpu, record)), cpu.get(S.TSC_AUX), 0);
+  return STATUS.NEXT;
+};
+
+/** There are no counters: past the checks it is #GP(0). */
+const rdpmc: Helper = (cpu, record) => {
+  if (!(cpu.cr4 & CR4.PCE) && cpu.cpl !== 0) return cpu.fault(VECTOR.GP, 0);
+  return intercepts(cpu, INTERCEPT.RDPMC) ? cpu.exitBefore(EXIT.RDPMC, record) : cpu.fault(VECTOR.GP, 0);
+};
+
+const pause: Helper = (cpu, record) =>
+  intercepts(cpu, INTERCEPT.PAUSE) ? cpu.exitBefore(EXIT.PAUSE, record) : STATUS.NEXT;
+
+/** Without interception MONITOR only checks, and MWAIT does not wait: SDM 2B "MWAIT" allows it to end at any time. */
+const monitor: Helper = (cpu, record) => {
+  if (cpu.cpl !== 0) return cpu.fault(VECTOR.UD);
+  if (cpu.get(ECX) !== 0) return cpu.fault(VECTOR.GP, 0);
+  return intercepts(cpu, INTERCEPT.MONITOR) ? cpu.exitBefore(EXIT.MONITOR, record) : STATUS.NEXT;
+};
+const mwait: Helper = (cpu, record) => {
+  if (cpu.cpl !== 0) return cpu.fault(VECTOR.UD);
+  if (cpu.get(ECX) & ~1) return cpu.fault(VECTOR.GP, 0);
+  return intercepts(cpu, INTERCEPT.MWAIT) ? cpu.exitBefore(EXIT.MWAIT, record) : STATUS.NEXT;
+};
+
+const xgetbv: Helper = (cpu) => {
+  if (!(cpu.cr4 & CR4.OSXSAVE)) return cpu.fault(VECTOR.UD);
+  const index = cpu.get(ECX);
+  if (index === 0) setEdxEax(cpu, cpu.get(S.XCR0), 0);
+  else if (index === 1 && cpu.features.has('xgetbv1')) setEdxEax(cpu, cpu.get(S.XCR0) & inUse(cpu), 0);
+  else return cpu.fault(VECTOR.GP, 0);
+  return STATUS.NEXT;
+};
+
+/** Leaves to L0, which calls `setXcr0` or injects. */
+const xsetbv: Helper = (cpu, record) => {
+  if (!(cpu.cr4 & CR4.OSXSAVE)) return cpu.fault(VECTOR.UD);
+  return cpu.cpl !== 0 ? cpu.fault(VECTOR.GP, 0) : cpu.exitBefore(EXIT.XSETBV, record);
+};
+
+/** XSETBV's effect on XCR0 with its checks. SDM 2D "XSETBV—Set Extended Control Register", SDM 1 13.3. */
+export function setXcr0(cpu: Processor, low: number, high: number): number {
+  const bad =
+    high !== 0 ||
+    (low & ~cpu.features.xcr0) !== 0 ||
+    !(low & XCR0.X87) ||
+    ((low & XCR0.AVX) !== 0 && !(low & XCR0.SSE));
+  if (bad) return cpu.fault(VECTOR.GP, 0);
+  cpu.set(S.XCR0, low);
+  cpu.modeChanged();
+  return STATUS.NEXT;
+}
+
+const rdpkru: Helper = (cpu) => {
+  if (!(cpu.cr4 & CR4.PKE)) return cpu.fault(VECTOR.UD);
+  if (cpu.get(ECX) !== 0) return cpu.fault(VECTOR.GP, 0);
+  setEdxEax(cpu, cpu.get(S.PKRU), 0);
+  return STATUS.NEXT;
+};
+
+/** TLB entries hold rights with PKRU applied: a new one empties them. */
+export function setPkru(cpu: Processor, value: number): void {
+  if (cpu.get(S.PKRU) === value) return;
+  cpu.set(S.PKRU, value);
+  if (cpu.cr4 & CR4.PKE) flushLinear(cpu);
+}
+
+const wrpkru: Helper = (cpu) => {
+  if (!(cpu.cr4 & CR4.PKE)) return cpu.fault(VECTOR.UD);
+  if (cpu.get(ECX) !== 0 || cpu.get(gpr(2)) !== 0) return cpu.fault(VECTOR.GP, 0);
+  setPkru(cpu, cpu.get(gpr(0)));
+  return STATUS.NEXT;
+};
+
+/** RDRAND, RDSEED: L0 gives the number, so that runs repeat. Destination register and operand size in X.INFO. */
+const random =
+  (reason: ExitReason): Helper =>
+  (cpu, record) => {
+    const status = cpu.exitBefore(reason, record);
+    const size = cpu.operandSize(record);
+    // SDM 3C Table 27-12: destination 6:3, operand size 12:11 (0: 16, 1: 32, 2: 64)
+    cpu.set(X.INFO, (rmField(cpu, record) << 3) | ((size === 2 ? 0 : size === 4 ? 1 : 2) << 11));
+    return status;
+  };
+
+/** UD0, UD1, UD2, RSM outside SMM. */
+const undefinedOpcode: Helper = (cpu) => cpu.fault(VECTOR.UD);
+
+const row = (
+  name: string,
+  source: string,
+  forms: Readonly<Record<string, string>>,
+  helper: Helper,
+  feature?: string,
+): Instruction =>
+  instruction({
+    name,
+    source,
+    forms,
+    ...(feature === undefined ? {} : { feature }),
+    execute(m) {
+      m.helper(helper);
+    },
+  });
+
+export const IDENTIFICATION: readonly Instruction[] = [
+  row('CPUID', 'SDM 2A 3.2 "CPUID—CPU Identification"', { '0F A2': 'CPUID' }, always(EXIT.CPUID)),
+  row('RDMSR', 'SDM 2B 4.3 "RDMSR—Read from Model Specific Register"', { '0F 32': 'RDMSR' }, privileged(EXIT.RDMSR)),
+  row('WRMSR', 'SDM 2D 6.1 "WRMSR—Write to Model Specific Register"', { '0F 30': 'WRMSR' }, privileged(EXIT.WRMSR)),
+  row('HLT', 'SDM 2A 3.2 "HLT—Halt"', { F4: 'HLT' }, privileged(EXIT.HLT)),
+  row('RDTSC', 'SDM 2B 4.3 "RDTSC—Read Time-Stamp Counter"', { '0F 31': 'RDTSC' }, rdtsc),
+  row(
+    'RDTSCP',
+    'SDM 2B 4.3 "RDTSCP—Read Time-Stamp Counter and Processor ID"',
+    { '0F 01 F9': 'RDTSCP' },
+    rdtscp,
+    'rdtscp',
+  ),
+  row('RDPID', 'SDM 2B 4.3 "RDPID—Read Processor ID"', { 'F3 0F C7 /7:r': 'RDPID rd' }, rdpid, 'rdpid'),
+  row('RDPMC', 'SDM 2B 4.3 "RDPMC—Read Performance-Monitoring Counters"', { '0F 33': 'RDPMC' }, rdpmc),
+  row('PAUSE', 'SDM 2B 4.3 "PAUSE—Spin Loop Hint"', { 'F3 90 b0': 'PAUSE' }, pause),
+  row('MONITOR', 'SDM 2B 4.3 "MONITOR—Set Up Monitor Address"', { '0F 01 C8': 'MONITOR' }, monitor, 'monitor'),
+  row('MWAIT', 'SDM 2B 4.3 "MWAIT—Monitor Wait"', { '0F 01 C9': 'MWAIT' }, mwait, 'monitor'),
+  row(
+    'XGETBV',
+    'SDM 2D 6.1 "XGETBV—Get Value of Extended Control Register"',
+    { 'NP 0F 01 D0': 'XGETBV' },
+    xgetbv,
+    'xsave',
+  ),
+  row('XSETBV', 'SDM 2D 6.1 "XSETBV—Set Extended Control Register"', { 'NP 0F 01 D1': 'XSETBV' }, xsetbv, 'xsave'),
+  row(
+    'RDPKRU',
+    'SDM 2B 4.3 "RDPKRU—Read Protection Key Rights for User Pages"',
+    { 'NP 0F 01 EE': 'RDPKRU' },
+    rdpkru,
+    'pku',
+  ),
+  row('WRPKRU', 'SDM 2D 6.1 "WRPKRU—Write Data to User Page Key Register"', { 'NP 0F 01 EF': 'WRPKRU' }, wrpkru, 'pku'),
+  row(
+    'RDRAND',
+    'SDM 2B 4.3 "RDRAND—Read Random Number"',
+    { '0F C7 /6:r': 'RDRAND r/mv' },
+    random(EXIT.RDRAND),
+    'rdrand',
+  ),
+  row('RDSEED', 'SDM 2B 4.3 "RDSEED—Read Random SEED"', { '0F C7 /7:r': 'RDSEED r/mv' }, random(EXIT.RDSEED), 'rdseed'),
+  row(
+    'UD',
+    'SDM 2B 4.3 "UD—Undefined Instruction"',
+    { '0F 0B': 'UD2', '0F B9 /r': 'UD1 rv, r/mv', '0F FF /r': 'UD0 rv, r/mv' },
+    undefinedOpcode,
+  ),
+  row('RSM', 'SDM 2B 4.3 "RSM—Resume from System Management Mode"', { '0F AA': 'RSM' }, undefinedOpcode),
+];

@@ -1,0 +1,141 @@
+import { clts, movFromCr, movToCr } from '../core/control-registers.ts';
+import { clac, cli, stac, sti } from '../core/flags.ts';
+import type { Helper } from '../core/helpers.ts';
+import { type Instruction, instruction } from './instruction.ts';
+import * as h from './system-helpers.ts';
+
+/**
+ * System instructions: segment registers, descriptor tables, control registers, flags, translations.
+ * SDM 1 5.20 "System Instructions", 5.1.12 "Segment Register Instructions".
+ */
+
+/** A row whose meaning is a helper. */
+const row = (
+  name: string,
+  source: string,
+  forms: Readonly<Record<string, string>>,
+  helper: Helper,
+  more: { readonly terminator?: boolean; readonly feature?: string } = {},
+): Instruction =>
+  instruction({
+    name,
+    source,
+    forms,
+    ...more,
+    execute(m) {
+      m.helper(helper);
+    },
+  });
+
+const terminator = true;
+
+export const SYSTEM_INSTRUCTIONS: readonly Instruction[] = [
+  row('MOV', 'SDM 2B 4.3 "MOV—Move"', { '8E /r': 'MOV Sreg, r/m16' }, h.moveToSegment, { terminator }),
+  row('MOV', 'SDM 2B 4.3 "MOV—Move"', { '8C /r': 'MOV r/mv, Sreg' }, h.moveFromSegment),
+  row(
+    'PUSH',
+    'SDM 2B 4.3 "PUSH—Push Word, Doubleword, or Quadword Onto the Stack"',
+    {
+      '06 i64 d64': 'PUSH ES',
+      '0E i64 d64': 'PUSH CS',
+      '16 i64 d64': 'PUSH SS',
+      '1E i64 d64': 'PUSH DS',
+      '0F A0 d64': 'PUSH FS',
+      '0F A8 d64': 'PUSH GS',
+    },
+    h.pushSegment,
+  ),
+  row(
+    'POP',
+    'SDM 2B 4.3 "POP—Pop a Value From the Stack"',
+    {
+      '07 i64 d64': 'POP ES',
+      '17 i64 d64': 'POP SS',
+      '1F i64 d64': 'POP DS',
+      '0F A1 d64': 'POP FS',
+      '0F A9 d64': 'POP GS',
+    },
+    h.popSegment,
+    { terminator },
+  ),
+  row(
+    'LDS/LES/LFS/LGS/LSS',
+    'SDM 2A 3.2 "LDS/LES/LFS/LGS/LSS—Load Far Pointer"',
+    {
+      'C5 /r:m i64': 'LDS rv, m',
+      'C4 /r:m i64': 'LES rv, m',
+      '0F B2 /r:m': 'LSS rv, m',
+      '0F B4 /r:m': 'LFS rv, m',
+      '0F B5 /r:m': 'LGS rv, m',
+    },
+    h.loadFarPointer,
+    { terminator },
+  ),
+
+  row('SGDT', 'SDM 2B 4.3 "SGDT—Store Global Descriptor Table Register"', { '0F 01 /0:m': 'SGDT m' }, h.storeTable),
+  row('SIDT', 'SDM 2B 4.3 "SIDT—Store Interrupt Descriptor Table Register"', { '0F 01 /1:m': 'SIDT m' }, h.storeTable),
+  row(
+    'LGDT/LIDT',
+    'SDM 2A 3.2 "LGDT/LIDT—Load Global/Interrupt Descriptor Table Register"',
+    { '0F 01 /2:m': 'LGDT m', '0F 01 /3:m': 'LIDT m' },
+    h.loadTable,
+  ),
+  row('SLDT', 'SDM 2B 4.3 "SLDT—Store Local Descriptor Table Register"', { '0F 00 /0': 'SLDT r/mv' }, h.storeTaskOrLdt),
+  row('STR', 'SDM 2B 4.3 "STR—Store Task Register"', { '0F 00 /1': 'STR r/mv' }, h.storeTaskOrLdt),
+  row('LLDT', 'SDM 2A 3.2 "LLDT—Load Local Descriptor Table Register"', { '0F 00 /2': 'LLDT r/m16' }, h.loadTaskOrLdt),
+  row('LTR', 'SDM 2A 3.2 "LTR—Load Task Register"', { '0F 00 /3': 'LTR r/m16' }, h.loadTaskOrLdt),
+  row(
+    'VERR/VERW',
+    'SDM 2B 4.3 "VERR/VERW—Verify a Segment for Reading or Writing"',
+    { '0F 00 /4': 'VERR r/m16', '0F 00 /5': 'VERW r/m16' },
+    h.verify,
+  ),
+  row('LAR', 'SDM 2A 3.2 "LAR—Load Access Rights Byte"', { '0F 02 /r': 'LAR rv, r/m16' }, h.lar),
+  row('LSL', 'SDM 2A 3.2 "LSL—Load Segment Limit"', { '0F 03 /r': 'LSL rv, r/m16' }, h.lsl),
+  row('ARPL', 'SDM 2A 3.2 "ARPL—Adjust RPL Field of Segment Selector"', { '63 /r i64': 'ARPL r/m16, r16' }, h.arpl),
+
+  row('MOV', 'SDM 2B 4.3 "MOV—Move to/from Control Registers"', { '0F 22 /r': 'MOV CRn, r/my' }, movToCr, {
+    terminator,
+  }),
+  row('MOV', 'SDM 2B 4.3 "MOV—Move to/from Control Registers"', { '0F 20 /r': 'MOV r/my, CRn' }, movFromCr),
+  row('CLTS', 'SDM 2A 3.2 "CLTS—Clear Task-Switched Flag in CR0"', { '0F 06': 'CLTS' }, clts, { terminator }),
+  row('SMSW', 'SDM 2B 4.3 "SMSW—Store Machine Status Word"', { '0F 01 /4': 'SMSW r/mv' }, h.smsw),
+  row('LMSW', 'SDM 2A 3.2 "LMSW—Load Machine Status Word"', { '0F 01 /6': 'LMSW r/m16' }, h.lmsw, { terminator }),
+
+  row('CLI', 'SDM 2A 3.2 "CLI—Clear Interrupt Flag"', { FA: 'CLI' }, cli),
+  row('STI', 'SDM 2B 4.3 "STI—Set Interrupt Flag"', { FB: 'STI' }, sti, { terminator }),
+  row('STAC', 'SDM 2B 4.3 "STAC—Set AC Flag in EFLAGS Register"', { 'NP 0F 01 CB': 'STAC' }, stac, {
+    terminator,
+    feature: 'smap',
+  }),
+  row('CLAC', 'SDM 2A 3.2 "CLAC—Clear AC Flag in EFLAGS Register"', { 'NP 0F 01 CA': 'CLAC' }, clac, {
+    terminator,
+    feature: 'smap',
+  }),
+
+  row('INVLPG', 'SDM 2A 3.2 "INVLPG—Invalidate TLB Entries"', { '0F 01 /7:m': 'INVLPG m' }, h.invlpg, { terminator }),
+  row(
+    'INVPCID',
+    'SDM 2A 3.2 "INVPCID—Invalidate Process-Context Identifier"',
+    { '66 0F 38 82 /r:m': 'INVPCID rv, m128' },
+    h.invpcid,
+    { terminator, feature: 'invpcid' },
+  ),
+  row('WBINVD', 'SDM 2D 6.1 "WBINVD—Write Back and Invalidate Cache"', { '0F 09': 'WBINVD' }, h.wbinvd),
+  row('INVD', 'SDM 2A 3.2 "INVD—Invalidate Internal Caches"', { '0F 08': 'INVD' }, h.invd),
+  row('SWAPGS', 'SDM 2B 4.3 "SWAPGS—Swap GS Base Register"', { '0F 01 F8 o64': 'SWAPGS' }, h.swapgs),
+  row(
+    'RDFSBASE/RDGSBASE',
+    'SDM 2B 4.3 "RDFSBASE/RDGSBASE—Read FS/GS Segment Base"',
+    { 'F3 0F AE /0:r o64': 'RDFSBASE r/my', 'F3 0F AE /1:r o64': 'RDGSBASE r/my' },
+    h.accessBase,
+    { feature: 'fsgsbase' },
+  ),
+  row(
+    'WRFSBASE/WRGSBASE',
+    'SDM 2D 6.1 "WRFSBASE/WRGSBASE—Write FS/GS Segment Base"',
+    { 'F3 0F AE /2:r o64': 'WRFSBASE r/my', 'F3 0F AE /3:r o64': 'WRGSBASE r/my' },
+    h.accessBase,
+    { feature: 'fsgsbase' },
+  ),
+];
