@@ -1,5 +1,6 @@
 import { call, type Expr, I32, I64, i32, i64 } from '../../wasm/expr.ts';
 import type { FunctionBuilder, Local, ModuleBuilder } from '../../wasm/module.ts';
+import { defineEstimate } from './approximate.ts';
 import { defineCompare, defineConversions, defineMinMax } from './convert.ts';
 import { DOUBLE, type Format, n, SINGLE } from './format.ts';
 import { type Core, defineArithmetic, defineCore } from './softfloat.ts';
@@ -12,7 +13,7 @@ import { defineAddSubtract, defineCommit, defineDot, defineLanewise, defineStops
  *   f32.compare       (a, b, strict) → RELATION
  *   f32.predicate     (a, b, CMPxx predicate 0–31) → 0 or 1
  *   f32.toI32, .toI64 (bits, RC) → integer; f32.fromI64
- *   f32.to.f64, f64.to.f32
+ *   f32.to.f64, f64.to.f32; f32.rcp, f32.rsqrt (estimates)
  *   f32.roundInt      (bits, RC, suppress PE)
  *   f32x4.add …       the same on v128, lane by lane; f32x4.predicate gives masks
  *   float.commit      () → status: ends an instruction, see vector.ts
@@ -46,12 +47,15 @@ export function defineFloat(m: ModuleBuilder): Record<string, FunctionBuilder> {
   for (const scalar of conversions.filter(({ name }) => name.endsWith('.roundInt'))) {
     functions.push(defineVector(m, scalar.name.startsWith('f32') ? SINGLE : DOUBLE, scalar));
   }
+  for (const estimate of [defineEstimate(m, 'rcp'), defineEstimate(m, 'rsqrt')]) {
+    functions.push(estimate, defineVector(m, SINGLE, estimate));
+  }
   return Object.fromEntries(functions.map((f) => [f.name, f]));
 }
 
 function defineVector(m: ModuleBuilder, format: Format, scalar: FunctionBuilder): FunctionBuilder {
   const name = scalar.name.slice(4);
-  const unary = name === 'sqrt' || name === 'roundInt';
+  const unary = ['sqrt', 'roundInt', 'rcp', 'rsqrt'].includes(name);
   return defineLanewise(m, format, name, unary ? 1 : 2, scalar, name === 'predicate' ? 'masks' : 'values');
 }
 

@@ -277,6 +277,22 @@ const extreme = (kind: Kind, which: 'min' | 'max', opcode: string): Instruction 
   });
 };
 
+/** RCPxS, RSQRTxS: see float/approximate.ts. They raise nothing. */
+const estimate = (kind: 'ps' | 'ss', which: 'rcp' | 'rsqrt', opcode: string): Instruction => {
+  const name = `${which.toUpperCase()}${kind.toUpperCase()}`;
+  return instruction({
+    name,
+    source: `SDM 2B 4.3 "${name}"`,
+    forms: { [`${PREFIX[kind]} 0F ${opcode} /r`]: `${name} xmm, ${sourceOf(kind)}` },
+    needs: 'sse',
+    feature: 'sse',
+    execute(m) {
+      if (kind === 'ps') m.storeV(0, call(m.lib.byName(`f32x4.${which}`), m.loadV(1)));
+      else storeLow(m, 0, call(m.lib.byName(`f32.${which}`), loadLow(m, 1, 4)), 4);
+    },
+  });
+};
+
 const KINDS = ['ps', 'pd', 'ss', 'sd'] as const;
 const each = (make: (kind: Kind) => Instruction): Instruction[] => KINDS.map(make);
 
@@ -288,6 +304,10 @@ export const SSE_ARITHMETIC: readonly Instruction[] = [
   ...each(squareRoot),
   ...each((kind) => extreme(kind, 'min', '5D')),
   ...each((kind) => extreme(kind, 'max', '5F')),
+  estimate('ps', 'rcp', '53'),
+  estimate('ss', 'rcp', '53'),
+  estimate('ps', 'rsqrt', '52'),
+  estimate('ss', 'rsqrt', '52'),
 ];
 
 // ---- SSE3 -------------------------------------------------------------------------------------------------------

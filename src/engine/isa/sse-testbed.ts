@@ -9,12 +9,22 @@ import { defineSimd } from './sse-library.ts';
 
 /**
  * For tests: runs single instructions straight from their rows, without decoder and dispatcher, and gives the machine
- * code of the same form for the real CPU. 64-bit mode; memory operands lie at [RSI], whose page is in the TLB.
+ * code of the same form for the real CPU. 64-bit mode; memory operands lie at [RSI] (and [RDI]), whose page is in the TLB.
  *
  * A case is 160 bytes, before and after alike: XMM0–2 (0), MM0–2 (48), RAX RCX RDX (72), 32 bytes of memory (96),
- * MXCSR (128), RFLAGS' status flags (132), vector + 1 of the exception or 0 (136).
+ * MXCSR (128), RFLAGS' status flags (132), vector + 1 of the exception or 0 (136). Byte 144: the immediate.
  */
-export const CASE = { BYTES: 160, XMM: 0, MM: 48, GPR: 72, MEMORY: 96, MXCSR: 128, FLAGS: 132, FAULT: 136 } as const;
+export const CASE = {
+  BYTES: 160,
+  XMM: 0,
+  MM: 48,
+  GPR: 72,
+  MEMORY: 96,
+  MXCSR: 128,
+  FLAGS: 132,
+  FAULT: 136,
+  IMM: 144,
+} as const;
 
 export interface Form {
   readonly instruction: Instruction;
@@ -30,6 +40,7 @@ const TLB_SET = 0x1_0000;
 /** Linear and host address of the memory operand. */
 const OPERAND = 0x3_0040;
 const RSI = 6;
+const RDI = 7;
 
 interface Parsed {
   readonly operands: readonly Operand[];
@@ -193,11 +204,34 @@ export class Testbed {
     const entry = TLB_SET + ((OPERAND >>> 12) & (TLB.ENTRIES - 1)) * TLB.ENTRY_BYTES;
     for (const array of [0, TLB.WRITE]) view.setUint32(entry + array, OPERAND & ~0xfff, true);
     view.setUint32(S.CR4, 1 << 10, true); // OSXMMEXCPT
-    view.setUint32(gpr(RSI), OPERAND, true);
+    for (const register of [RSI, RDI]) view.setUint32(gpr(register), OPERAND, true);
+    view.setUint32(S.FTOP, 3, true);
   }
 
-  /** Runs form `index` on `before` with the immediate `imm`; the state afterwards goes to `after`. */
-  run(index: number, imm: number, before: Uint8Array, after: Uint8Array): void {
+  /** x87 state as MMX instructions leave it: TOP, the eight "empty" bytes, sign and exponent of register `i`. */
+  x87(i: number): { top: number; empty: bigint; exponent: number } {
+    return {
+      top: this.#view.getUint32(S.FTOP, true),
+      empty: this.#view.getBigUint64(S.FEMPTY, true),
+      exponent: this.#view.getUint16(S.FPR + 16 * i + 8, true),
+    };
+  }
+
+  /** Before a form that should change it. */
+  resetX87(): void {
+    this.#view.setUint32(S.FTOP, 3, true);
+    this.#view.setBigUint64(S.FEMPTY, 0x0101_0101_0101_0101n, true);
+    for (let i = 0; i < 8; i++) this.#view.setUint16(S.FPR + 16 * i + 8, 0x3fff, true);
+  }
+
+  /** CR4.OSXMMEXCPT: whether unmasked exceptions are #XM. */
+  set osxmmexcpt(on: boolean) {
+    this.#view.setUint32(S.CR4, on ? 1 << 10 : 0, true);
+  }
+
+  /** Runs form `index` on the case `before`; the state afterwards goes to `after`. */
+  run(index: number, before: Uint8Array, after: Uint8Array): void {
+    const imm = before[CASE.IMM]!;
     const { operands, numbers, size } = this.#parsed[index]!;
     const view = this.#view;
     const all = this.#all;
@@ -218,7 +252,7 @@ export class Testbed {
     view.setUint32(RECORD + REC.SEG, S.ZERO, true);
     view.setInt32(RECORD + REC.IMM, (imm << 24) >> 24, true);
     view.setInt32(RECORD + REC.IMM + 4, (imm << 24) >> 31, true);
-    view.setUint32(RECORD + REC.AUX, size === 8 ? AUX.REX_W : 0, true);
+    view.setUint32(RECORD + REC.AUX, (size === 8 ? AUX.REX_W : 0) | (2 << AUX.ADDRESS_SIZE_SHIFT), true);
     operands.forEach(({ kind, slot }, i) => {
       const at = { xmm: S.XMM + 16 * numbers[i]!, mm: S.FPR + 16 * numbers[i]!, gpr: gpr(numbers[i]!) }[kind as 'mm'];
       if (at !== undefined && slot >= 0) view.setUint32(RECORD + [REC.RA, REC.RB, REC.RC][slot]!, at, true);
