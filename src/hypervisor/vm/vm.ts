@@ -1,0 +1,294 @@
+import { BASE_CAPABILITIES, type CpuChoice } from '../../arch/cpu-models.ts';
+import { CpuidPolicy } from '../../arch/cpuid.ts';
+import type { Capability } from '../../arch/cpuid-features.ts';
+import type { EngineHost } from '../../engine/core/cpu.ts';
+import { S } from '../../engine/core/layout.ts';
+import type { MemoryPlan } from '../../engine/core/memory.ts';
+import { Engine } from '../../engine/engine.ts';
+import { IrqChip } from '../irq/irq-chip.ts';
+import { VirtualTsc } from '../irq/virtual-tsc.ts';
+import { EPT_CAP } from '../mmu/ept.ts';
+import type { NestedPort } from '../mmu/ports.ts';
+import { addSlot } from '../mmu/slots.ts';
+import { type ComparisonMode, DEFAULT_CONFIG, VmMmu } from '../mmu/vm-mmu.ts';
+import { Vcpu } from '../vcpu/vcpu.ts';
+import { GuestRam } from './guest-ram.ts';
+import type { DeviceSpace } from './io.ts';
+import { VirtualClock } from './virtual-clock.ts';
+
+export interface VmOptions {
+  readonly cpu: CpuChoice;
+  readonly cpus: number;
+  /** RAM as slots: L1-physical ranges in ascending order. */
+  readonly ram: readonly { readonly base: number; readonly bytes: number }[];
+  readonly devices: DeviceSpace;
+  readonly mode: ComparisonMode;
+  readonly tdp: boolean;
+  readonly force: boolean;
+  /** Virtual nanoseconds per retired instruction. */
+  readonly nsPerInstruction: number;
+  /** Frequency of the time-stamp counter. */
+  readonly tscHertz: number;
+  /** Something unrecoverable for the guest: what the machine does about it. */
+  readonly tripleFault: (vcpu: Vcpu) => void;
+  readonly plan: Omit<MemoryPlan, 'ramBytes' | 'vcpus'>;
+  readonly capabilities?: ReadonlySet<Capability>;
+}
+
+/** Without nesting, nothing is nested. */
+const NOT_NESTED: NestedPort = {
+  guestMode: false,
+  usesEpt: false,
+  usesMbec: false,
+  usesVpid: false,
+  vpid: 0,
+  eptPointerLo: 0,
+  eptPointerHi: 0,
+  setEptPointer() {},
+  eptpSwitching: false,
+  eptpListAddress: 0,
+  usesPml: false,
+  pmlAddress: 0,
+  pmlIndex: 0,
+  exitForEpt() {},
+  injectPageFault() {},
+};
+
+/**
+ * One virtual machine of L0: memory, vCPUs, interrupt hardware, virtual time.
+ *
+ * Owns    the interleaving of the vCPUs, which is a function of the guest alone: equal input, equal trace.
+ * Knows   devices only as `DeviceSpace`.
+ */
+export class Vm {
+  readonly engine: Engine;
+  readonly mmu: VmMmu;
+  readonly ram: GuestRam;
+  readonly clock = new VirtualClock();
+  readonly irq: IrqChip;
+  readonly vcpus: Vcpu[] = [];
+  readonly devices: DeviceSpace;
+  readonly options: VmOptions;
+  /** vCPU that runs now. */
+  running: Vcpu | null = null;
+  /** Its instruction count when its part of the round began. */
+  runStart = 0;
+  /** The machine is over or being reset: `run` comes back. */
+  stopped = false;
+  /** MSR accesses that were refused, by index: for `info` and for finding out what a guest wanted. */
+  readonly refusedMsrs = new Map<number, number>();
+  #seed = 0x9e37_79b9;
+  #tscHigh = 0;
+  #extra = 0;
+  readonly #nsPerInstruction: number;
+
+  constructor(options: VmOptions, nestedPort: (index: number) => NestedPort = () => NOT_NESTED) {
+    this.options = options;
+    this.devices = options.devices;
+    this.#nsPerInstruction = options.nsPerInstruction;
+    const capabilities = options.capabilities ?? BASE_CAPABILITIES;
+    const policies = Array.from(
+      { length: options.cpus },
+      (_, apicId) => new CpuidPolicy(options.cpu, { cpus: options.cpus, apicId, capabilities }),
+    );
+    const policy = policies[0]!;
+    const ramBytes = options.ram.reduce((sum, { bytes }) => sum + bytes, 0);
+    this.engine = new Engine(
+      { ...options.plan, ramBytes, vcpus: options.cpus },
+      {
+        physicalBits: policy.physicalAddressBits,
+        gigabytePages: policy.has('pdpe1gb'),
+        cr4: policy.cr4Allowed,
+        efer: policy.eferAllowed,
+        xcr0: policy.xcr0Allowed,
+        vendor: policy.vendor,
+        has: (feature) => policy.features.has(feature as never),
+      },
+      this.#host(),
+    );
+    const { memory } = this.engine;
+    this.mmu = new VmMmu(
+      {
+        ...DEFAULT_CONFIG,
+        mode: options.mode,
+        tdp: options.tdp,
+        force: options.force,
+        capabilities: {
+          physicalBits: policy.physicalAddressBits,
+          gigabytePages: policy.has('pdpe1gb'),
+          amdCompatible: policy.vendor === 'amd',
+          ept: EPT_CAP.EXECUTE_ONLY | EPT_CAP.PAGE_2M | EPT_CAP.PAGE_1G,
+        } as never,
+      },
+      memory,
+      {
+        flushVmWide: () => {
+          this.engine.processor.tlb.flushMatching(-1, -1, -1, -1);
+          this.engine.processor.walker.flushPhysical();
+        },
+        kick: () => {},
+      },
+    );
+    this.engine.tables = this.mmu.tables;
+    let host = memory.ram >>> 12;
+    options.ram.forEach(({ base, bytes }, id) => {
+      const pages = bytes / 4096;
+      addSlot(this.mmu, { id, baseGfn: base / 4096, pages, hostBase: host, readOnly: false, dirtyLog: false });
+      host += pages;
+    });
+    this.ram = new GuestRam(this.mmu, (offset, bytes) => {
+      if (this.engine.code.holds(offset >>> 12)) this.engine.code.written(offset, bytes);
+    });
+    this.clock.elapsedNs = () => this.#elapsedNs();
+    const tsc = policies.map(() => new VirtualTsc(this.clock, options.tscHertz));
+    this.irq = new IrqChip({
+      cpus: options.cpus,
+      clock: this.clock,
+      sink: {
+        nmi: (cpu) => {
+          this.vcpus[cpu]!.nmiPending = true;
+        },
+        init: (cpu) => {
+          this.vcpus[cpu]!.initPending = true;
+        },
+        startup: (cpu, vector) => {
+          this.vcpus[cpu]!.sipiVector = vector;
+        },
+        wake: (cpu) => {
+          const vcpu = this.vcpus[cpu];
+          if (vcpu) vcpu.woken = true;
+        },
+      },
+      features: {
+        x2apic: policy.has('x2apic'),
+        tscDeadline: policy.has('tsc_deadline_timer'),
+        suppressEoiBroadcast: false,
+        physicalAddressBits: policy.physicalAddressBits,
+      },
+      tsc,
+    });
+    policies.forEach((each, index) => {
+      this.vcpus.push(new Vcpu(this, index, each, this.irq.apics[index]!, tsc[index]!, nestedPort(index)));
+    });
+    for (const vcpu of this.vcpus) if (vcpu.index > 0) vcpu.activity = 'wait for SIPI';
+  }
+
+  // ---- time -----------------------------------------------------------------------------------------------------------
+
+  #elapsedNs(): number {
+    const { running } = this;
+    if (!running) return 0;
+    return Math.floor((running.core.instructions - this.runStart + this.#extra) * this.#nsPerInstruction);
+  }
+
+  /** Instructions that the running vCPU may run before a moment; at least 1. */
+  instructionsUntil(ns: number): number {
+    if (ns === Number.POSITIVE_INFINITY) return Number.POSITIVE_INFINITY;
+    return Math.max(1, Math.ceil((ns - this.clock.nowNs()) / this.#nsPerInstruction));
+  }
+
+  /**
+   * Runs all vCPUs to `untilNs`.
+   *
+   * @returns  'time' when it is reached; 'idle' when every vCPU waits and no timer comes before it; 'stopped'.
+   */
+  run(untilNs: number): 'time' | 'idle' | 'stopped' {
+    const { clock, vcpus } = this;
+    const quantum = vcpus.length === 1 ? SOLE_QUANTUM_NS : SHARED_QUANTUM_NS;
+    while (!this.stopped) {
+      clock.fireDue();
+      if (clock.roundNs >= untilNs) return 'time';
+      if (!vcpus.some((vcpu) => vcpu.runnable)) {
+        const next = clock.nextDeadlineNs;
+        if (next > untilNs) return 'idle';
+        clock.roundNs = Math.max(clock.roundNs, next);
+        continue;
+      }
+      const roundEnd = Math.min(clock.roundNs + quantum, untilNs);
+      const length = roundEnd - clock.roundNs;
+      const budget = Math.max(1, Math.ceil(length / this.#nsPerInstruction));
+      let longest = 0;
+      for (const vcpu of vcpus) {
+        if (!vcpu.runnable) continue;
+        const done = vcpu.run(budget);
+        longest = Math.max(longest, done);
+        if (this.stopped) break;
+      }
+      // All halted before the round's end: it ends when the last of them did
+      const busy = vcpus.some((vcpu) => vcpu.runnable);
+      const ran = Math.ceil(longest * this.#nsPerInstruction);
+      clock.roundNs += busy ? Math.max(ran, vcpus.length === 1 ? ran : length) : Math.max(ran, 1);
+    }
+    return 'stopped';
+  }
+
+  // ---- what the engine and vCPUs ask --------------------------------------------------------------------------------
+
+  #host(): EngineHost {
+    const vm = this;
+    const apicPage = (physical: number): boolean => {
+      const { running } = vm;
+      const base = running ? running.apic.mmioBase : -1;
+      return base !== -1 && physical >= base && physical < base + 4096;
+    };
+    return {
+      mmioRead: (physical, bytes) => {
+        if (apicPage(physical)) return vm.running!.apic.readMmio(physical % 4096, bytes as 1 | 2 | 4);
+        return vm.devices.mmioRead(physical, bytes);
+      },
+      mmioWrite: (physical, bytes, value) => {
+        if (apicPage(physical)) vm.running!.apic.writeMmio(physical % 4096, bytes as 1 | 2 | 4, value >>> 0);
+        else vm.devices.mmioWrite(physical, bytes, value >>> 0);
+      },
+      portRead: (port, bytes) => vm.devices.portRead(port, bytes),
+      portWrite: (port, bytes, value) => vm.devices.portWrite(port, bytes, value >>> 0),
+      trackWrite: (host, bytes) => vm.running?.mmu.trackWriteHost(host, bytes),
+      tsc: (instructions) => {
+        const vcpu = vm.running!;
+        vm.#extra = instructions - vcpu.core.instructions;
+        vcpu.tsc.read();
+        vm.#extra = 0;
+        vm.#tscHigh = vcpu.tsc.hi;
+        return vcpu.tsc.lo;
+      },
+      get tscHigh() {
+        return vm.#tscHigh;
+      },
+    };
+  }
+
+  unknownMsr(_vcpu: Vcpu, index: number, _write: boolean): void {
+    this.refusedMsrs.set(index, (this.refusedMsrs.get(index) ?? 0) + 1);
+  }
+
+  /** RDRAND, RDSEED: a generator of our own, so that a run can be repeated. xorshift32 twice. */
+  random(vcpu: Vcpu, _seed: boolean): void {
+    const next = (): number => {
+      let x = this.#seed;
+      x ^= x << 13;
+      x ^= x >>> 17;
+      x ^= x << 5;
+      this.#seed = x >>> 0;
+      return this.#seed;
+    };
+    const info = vcpu.state.u32(S.EXIT + 0x20);
+    const register = (info >>> 3) & 15;
+    const size = (info >>> 11) & 3;
+    const low = next();
+    const high = next();
+    if (size === 0) vcpu.state.setU16(S.ZERO - 0x80 + 8 * register, low);
+    else vcpu.state.setGpr(register, low, size === 2 ? high : 0);
+    vcpu.state.setU32(S.CC_KIND, 0);
+    vcpu.state.setU64(S.CC_B, 1, 0);
+    vcpu.skip();
+  }
+
+  tripleFault(vcpu: Vcpu): void {
+    vcpu.activity = 'shutdown';
+    this.options.tripleFault(vcpu);
+  }
+}
+
+/** How far one vCPU runs before the others: alone, and with others. */
+const SOLE_QUANTUM_NS = 1_000_000;
+const SHARED_QUANTUM_NS = 20_000;
