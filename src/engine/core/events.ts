@@ -1,10 +1,10 @@
 import { EXCEPTION_NAMES, EXCEPTIONS, pushesErrorCode, secondException, VECTOR } from '../../arch/exceptions.ts';
 import { DR6_WRITABLE, DR7, RFLAGS } from '../../arch/registers.ts';
 import { TWO_32 } from '../../base/bits.ts';
-import { ACCESS } from '../paging/access.ts';
 import { AR } from './address.ts';
 import { EXIT, X } from './exits.ts';
 import { gpr, S, SEG, STATUS, segment } from './layout.ts';
+import { PENDING } from './pending-debug.ts';
 import type { Processor } from './processor.ts';
 import {
   Descriptor,
@@ -128,6 +128,7 @@ function deliver(
     const status = enter(cpu, vector, type, hasError, error, length);
     if (status === STATUS.JUMP) {
       cpu.set(S.SHADOW_KIND, 0);
+      cpu.set(S.PENDING_DEBUG, cpu.get(S.PENDING_DEBUG) | PENDING.NO_STEP);
       if (type === EVENT.NMI) cpu.set(S.NMI_BLOCKED, 1);
       return status;
     }
@@ -438,6 +439,3 @@ export function throughVector(cpu: Processor, ip: number, cs: number, length: nu
   cpu.modeChanged();
   return cpu.goTo(ip, 0);
 }
-
-/** For the tests of the implicit reads above: system tables are read with supervisor rights whatever the CPL. */
-export const TABLE_ACCESS = ACCESS.IMPLICIT;

@@ -2,6 +2,7 @@ import { VECTOR } from '../../arch/exceptions.ts';
 import { EFER, RFLAGS } from '../../arch/registers.ts';
 import type { Helper } from './helpers.ts';
 import { AUX, gpr, S, SEG } from './layout.ts';
+import { PENDING } from './pending-debug.ts';
 import type { Processor } from './processor.ts';
 import { setSegment } from './segments.ts';
 import { loadFlags } from './transfers.ts';
@@ -46,6 +47,8 @@ export const syscall: Helper = (cpu, record) => {
   cpu.set64(R11, flags & ~RFLAGS.RF, 0);
   loadFlat(cpu, selector, selector + 8, 0, true);
   cpu.setRflags(flags & ~(cpu.get(S.FMASK) | RFLAGS.RF | RFLAGS.VM));
+  // Whether SYSCALL is single-stepped, TF behind it decides
+  if (!(cpu.get(S.RFLAGS) & RFLAGS.TF)) cpu.set(S.PENDING_DEBUG, cpu.get(S.PENDING_DEBUG) | PENDING.NO_STEP);
   cpu.modeChanged();
   const target = fromLong ? S.LSTAR : S.CSTAR;
   return cpu.goTo(cpu.get(target), cpu.get(target + 4));

@@ -1,9 +1,10 @@
 import { VECTOR } from '../../arch/exceptions.ts';
-import { CR0, CR4, RFLAGS } from '../../arch/registers.ts';
+import { CR0, RFLAGS } from '../../arch/registers.ts';
 import { ACCESS } from '../paging/access.ts';
 import { AR } from './address.ts';
 import { setCr3 } from './control-registers.ts';
 import { INTERCEPT } from './cpu.ts';
+import { deliverFault } from './events.ts';
 import { EXIT, X } from './exits.ts';
 import { ALLOW, gpr, REC, S, SEG, STATUS, segment } from './layout.ts';
 import type { Processor } from './processor.ts';
@@ -152,7 +153,9 @@ function switchTask(
   loadSegment(cpu, SEG.TR, selector, tss);
   cpu.set(S.CR0, cpu.cr0 | CR0.TS);
 
-  return loadTask(cpu, image, newIs32, nests, event);
+  status = loadTask(cpu, image, newIs32, nests, event);
+  // The new task takes its faults at its own RIP; on the way through a gate `deliver` does that
+  return status === STATUS.FAULT && event === undefined ? deliverFault(cpu) : status;
 }
 
 // ---- the images ------------------------------------------------------------------------------------------------------
@@ -266,17 +269,11 @@ function loadTask(
   if (status === STATUS.NEXT) status = loadTaskLdt(cpu, task.ldt);
   if (status === STATUS.NEXT) status = vm86 ? loadVm86Segments(cpu, task) : loadTaskSegments(cpu, task, cpl);
   cpu.modeChanged();
-  if (status !== STATUS.NEXT) return faultInNewTask(cpu, status);
+  if (status !== STATUS.NEXT) return status;
   if (!codeTargetIsLegal(cpu, task.eip, 0)) return cpu.fault(VECTOR.GP, 0);
   if (event?.hasError && !pushValue(cpu, event.error, 0, is32 ? 4 : 2)) return cpu.accessStatus;
   if (task.trap) cpu.set(S.PENDING_DEBUG, cpu.get(S.PENDING_DEBUG) | 0x8000);
   return cpu.goTo(task.eip, 0);
-}
-
-/** The new task's segments are what they are; its fault is delivered at its first instruction. */
-function faultInNewTask(cpu: Processor, status: number): number {
-  if (status === STATUS.FAULT && (0x3c00 >>> cpu.get(S.FAULT_VECTOR)) & 1) return status;
-  return status;
 }
 
 function loadTaskLdt(cpu: Processor, selector: number): number {
@@ -322,7 +319,3 @@ function loadTaskSegments(cpu: Processor, task: TaskImage, cpl: number): number 
   }
   return STATUS.NEXT;
 }
-
-/** Does the paging mode load PDPTEs with CR3? Task switches do it like MOV to CR3. */
-export const paeWithoutLong = (cpu: Processor): boolean =>
-  (cpu.cr4 & CR4.PAE) !== 0 && (cpu.cr0 & CR0.PG) !== 0 && !cpu.ia32e;

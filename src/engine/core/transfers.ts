@@ -2,7 +2,8 @@ import { VECTOR } from '../../arch/exceptions.ts';
 import { DR7_ENABLES, RFLAGS, RFLAGS_IOPL } from '../../arch/registers.ts';
 import { AR } from './address.ts';
 import type { Helper } from './helpers.ts';
-import { gpr, S, SEG, STATUS } from './layout.ts';
+import { S, SEG, STATUS } from './layout.ts';
+import { PENDING } from './pending-debug.ts';
 import type { Processor } from './processor.ts';
 import {
   checkStackSegment,
@@ -15,7 +16,6 @@ import {
   markAccessed,
   rightsOf,
   selectorError,
-  selectorOf,
   setSegment,
 } from './segments.ts';
 import { dropBytes, peekValue, setStackPointer } from './stack.ts';
@@ -168,6 +168,7 @@ const IRET32 = IRET16 | RFLAGS.RF | RFLAGS.AC | RFLAGS.ID;
 export function loadFlags(cpu: Processor, image: number, mask: number): void {
   const kept = cpu.get(S.DR + 56) & DR7_ENABLES ? mask : mask & ~RFLAGS.RF;
   cpu.setRflags((cpu.rflags() & ~mask) | (image & kept));
+  if (image & kept & RFLAGS.RF) cpu.set(S.PENDING_DEBUG, cpu.get(S.PENDING_DEBUG) | PENDING.RF_LOADED);
 }
 
 function returnFlagsMask(cpu: Processor, bytes: number): number {
@@ -243,7 +244,3 @@ function iretToVm86(cpu: Processor): number {
   cpu.modeChanged();
   return cpu.goTo(ipLow, 0);
 }
-
-/** Selector of CS, for those who push it. */
-export const codeSelector = (cpu: Processor): number => selectorOf(cpu, SEG.CS);
-export const STACK_POINTER = gpr(4);
