@@ -30,7 +30,7 @@ export interface MsrRow {
   readonly reset: Halves | 'model';
   /** Bits that WRMSR can change. `read-only`: WRMSR is #GP(0). `write-only`: RDMSR is #GP(0). */
   readonly writable: Halves | 'read-only' | 'write-only';
-  /** What writing 1 to another bit does. `ignored` covers the registers that read 0 and swallow writes. */
+  /** What writing 1 to another bit does. `ignored`: the bit keeps its value. Covers registers that swallow writes. */
   readonly others: '#GP' | 'ignored';
   readonly rule: MsrRule;
   readonly because: string;
@@ -139,10 +139,12 @@ export const MSRS: readonly MsrRow[] = [
   msr(0x17a, 'IA32_MCG_STATUS', 'hypervisor', 'mca', [0, 0x7]),
   ...absent(0x186, 8, 'IA32_PERFEVTSEL0', 'no performance monitoring'),
   ...absent(0x19b, 2, 'IA32_THERM_INTERRUPT', 'no thermal monitor'),
-  msr(0x1a0, 'IA32_MISC_ENABLE', 'hypervisor', 'intel', [0x4, 0x0044_0001], {
+  msr(0x1a0, 'IA32_MISC_ENABLE', 'hypervisor', 'intel', [0x4, 0x00c5_0089], {
     reset: [0, 0x1801],
     others: 'ignored',
-    because: 'fast strings on, BTS and PEBS unavailable. Linux reads it before it has an IDT: it must exist',
+    because:
+      'fast strings on, BTS and PEBS unavailable; the other named bits are kept and do nothing. Linux reads it before ' +
+      'it has an IDT: it must exist',
   }),
   ...absent(0x1b0, 3, 'IA32_ENERGY_PERF_BIAS', 'CPUID.6 offers neither EPB nor package thermal status'),
   ...absent(0x1c4, 2, 'IA32_XFD', 'no extended feature disable: CPUID.(0xD,1):EAX[4] is 0'),

@@ -117,32 +117,46 @@ export function numbered(sections: readonly CheckSection[]): readonly NumberedCh
     .map((row, number) => ({ ...row, number }));
 }
 
-/** A list of checks that can skip rows whose fields have not changed since they last passed. */
+/**
+ * A list of checks that can skip rows whose fields have not changed since they last passed. Which rows are due is a
+ * bit set, 32 rows to a word, lowest row first: an entry after a write of GUEST_RIP looks at a handful of words.
+ */
 export class CheckList {
   readonly checks: readonly NumberedCheck[];
-  /** By field row: numbers of the checks that read it. */
-  readonly #readers: readonly Uint16Array[];
-  readonly #volatile: Uint8Array;
+  readonly #words: number;
+  /** Words of field f start at `f * #words`: the checks that read it. */
+  readonly #readers: Uint32Array;
+  /** The checks that read memory or mode: always due. */
+  readonly #volatile: Uint32Array;
 
   constructor(sections: readonly CheckSection[]) {
     this.checks = numbered(sections);
-    this.#volatile = Uint8Array.from(this.checks, ({ alsoReads }) => (alsoReads === 'nothing' ? 0 : 1));
-    this.#readers = Array.from({ length: VMCS_FIELD_COUNT }, (_, field) =>
-      Uint16Array.from(
-        this.checks.filter(({ reads }) => reads.some((name) => FIELD[name] === field)).map(({ number }) => number),
-      ),
-    );
+    this.#words = Math.ceil(this.checks.length / 32);
+    this.#volatile = new Uint32Array(this.#words);
+    this.#readers = new Uint32Array(VMCS_FIELD_COUNT * this.#words);
+    for (const { number, reads, alsoReads } of this.checks) {
+      const bit = 1 << (number & 31);
+      if (alsoReads !== 'nothing') this.#volatile[number >>> 5]! |= bit;
+      for (const name of reads) this.#readers[FIELD[name] * this.#words + (number >>> 5)]! |= bit;
+    }
   }
 
   /** Suspects for one VMCS: everything, until it has passed once. */
-  suspects(): Uint8Array {
-    return new Uint8Array(this.checks.length).fill(1);
+  suspects(): Uint32Array {
+    const suspects = new Uint32Array(this.#words);
+    this.suspectAll(suspects);
+    return suspects;
+  }
+
+  suspectAll(suspects: Uint32Array): void {
+    for (let number = 0; number < this.checks.length; number += 1) suspects[number >>> 5]! |= 1 << (number & 31);
   }
 
   /** A field was written: the checks that read it are due again. */
-  suspect(suspects: Uint8Array, field: number): void {
-    const readers = this.#readers[field]!;
-    for (let at = 0; at < readers.length; at += 1) suspects[readers[at]!] = 1;
+  suspect(suspects: Uint32Array, field: number): void {
+    const words = this.#words;
+    const readers = this.#readers;
+    for (let word = 0; word < words; word += 1) suspects[word]! |= readers[field * words + word]!;
   }
 
   /** The first check that fails, or `undefined`. Looks at every row. */
@@ -156,17 +170,23 @@ export class CheckList {
 
   /**
    * The same answer, looking only at suspects and at rows that read memory or mode. Rows that pass stop being
-   * suspects; one that fails stays.
+   * suspects; one that fails stays, with all behind it that were.
    */
-  firstFailureAmong(suspects: Uint8Array, v: VmcsReader, c: EntryContext): NumberedCheck | undefined {
+  firstFailureAmong(suspects: Uint32Array, v: VmcsReader, c: EntryContext): NumberedCheck | undefined {
     const { checks } = this;
-    for (let at = 0; at < checks.length; at += 1) {
-      if (suspects[at] === 0 && this.#volatile[at] === 0) continue;
-      if (!checks[at]!.holds(v, c)) {
-        suspects[at] = 1;
-        return checks[at];
+    const words = this.#words;
+    for (let word = 0; word < words; word += 1) {
+      let due = suspects[word]! | this.#volatile[word]!;
+      while (due !== 0) {
+        const bit = due & -due;
+        const check = checks[word * 32 + 31 - Math.clz32(bit)]!;
+        if (!check.holds(v, c)) {
+          suspects[word] = due;
+          return check;
+        }
+        due ^= bit;
       }
-      suspects[at] = 0;
+      suspects[word] = 0;
     }
     return undefined;
   }

@@ -528,6 +528,23 @@ test('the edges of widths: the last canonical and physical addresses pass, the n
   expect(judge({ EXIT_MSR_LOAD_ADDRESS: 0x3fff_ffff_fff0n })).toBe(undefined);
 });
 
+test('after a valid entry, marking just the mutated fields finds the same culprit for every counterexample', () => {
+  for (const { from, set, context: wanted } of Object.values(COUNTEREXAMPLES)) {
+    const c = context({ ...wanted, lma: from !== 'host32' });
+    const after = context(wanted);
+    for (const list of [VMX_CHECKS, GUEST_CHECKS]) {
+      const image = validVmcs(from);
+      const suspects = list.suspects();
+      expect(list.firstFailureAmong(suspects, image, c)).toBe(undefined);
+      setFields(image, set);
+      for (const field of Object.keys(set) as VmcsField[]) list.suspect(suspects, FIELD[field]);
+      // A capability is no field and no mode: it never changes under a VMCS. Start over there.
+      if (wanted?.accessedDirty === false) list.suspectAll(suspects);
+      expect(list.firstFailureAmong(suspects, image, after)?.name).toBe(list.firstFailure(image, after)?.name);
+    }
+  }
+});
+
 test('what a failing check means: VMfail 7, VMfail 8, or exit reason 33 with its qualification', () => {
   const failure = (name: EntryCheckName) => ALL_CHECKS.find((row) => row.name === name)!.failure;
   expect(failure('VPID is not 0')).toEqual({ kind: 'VMfail', error: 7 });
