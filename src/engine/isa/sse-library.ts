@@ -1,6 +1,7 @@
 import { type Expr, I32, I64, i32, i64, select, V128, v128 } from '../../wasm/expr.ts';
 import type { FunctionBuilder, Local, ModuleBuilder } from '../../wasm/module.ts';
 import { S } from '../core/layout.ts';
+import { defineCrypto } from './sse-crypto.ts';
 import { lanes8, vector, ZERO_VECTOR } from './sse-operands.ts';
 
 /**
@@ -8,10 +9,11 @@ import { lanes8, vector, ZERO_VECTOR } from './sse-operands.ts';
  *
  *   crc32             (crc, data, bytes) → crc
  *   pcmpstr           (a, b, length of a, of b, control byte) → IntRes2
+ *   aes.enc …, clmul, sha1.rnds4, sha256.rnds2: sse-crypto.ts
  *   pcmpstr.implicit  (v, control byte) → length of a zero-terminated string
  */
 export function defineSimd(m: ModuleBuilder): Record<string, FunctionBuilder> {
-  const functions = [defineCrc32(m), defineStringCompare(m), defineImplicitLength(m)];
+  const functions = [defineCrc32(m), defineStringCompare(m), defineImplicitLength(m), ...defineCrypto(m)];
   return Object.fromEntries(functions.map((f) => [f.name, f]));
 }
 

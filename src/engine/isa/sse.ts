@@ -1,6 +1,7 @@
 import type { Instruction } from './instruction.ts';
 import { SSE_COMPARE } from './sse-compare.ts';
 import { SSE_CONVERT } from './sse-convert.ts';
+import { CRYPTO } from './sse-crypto.ts';
 import { SSE_ARITHMETIC, SSE3_ARITHMETIC, SSE41_ARITHMETIC } from './sse-float.ts';
 import { MMX_INTEGER, SSE2_INTEGER, SSE41_INTEGER, SSE42_INTEGER, SSSE3_INTEGER } from './sse-integer.ts';
 import { CACHE_CONTROL, MMX_MOVE, SSE_MOVE } from './sse-move.ts';
@@ -26,5 +27,5 @@ export const SSE4: readonly Instruction[] = [
   ...SSE42_TEXT,
 ];
 
-/** All of them, with prefetches, cache line flushes and fences. */
-export const VECTOR: readonly Instruction[] = [...MMX, ...SSE, ...SSSE3, ...SSE4, ...CACHE_CONTROL];
+/** All of them, with AES, carry-less multiplication, SHA, prefetches, cache line flushes and fences. */
+export const VECTOR: readonly Instruction[] = [...MMX, ...SSE, ...SSSE3, ...SSE4, ...CRYPTO, ...CACHE_CONTROL];
