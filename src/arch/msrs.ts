@@ -165,7 +165,7 @@ export const MSRS: readonly MsrRow[] = [
         }),
   ),
   ...FIXED_MTRRS.map(([index, name]) => msr(index, name, 'hypervisor', 'mtrr', ALL, { rule: 'memory types' })),
-  msr(0x277, 'IA32_PAT', 'hypervisor', 'pat', ALL, { reset: PAT_RESET, rule: 'memory types' }),
+  msr(0x277, 'IA32_PAT', 'engine', 'pat', ALL, { reset: PAT_RESET, rule: 'memory types' }),
   msr(0x2ff, 'IA32_MTRR_DEF_TYPE', 'hypervisor', 'mtrr', [0, 0xcff], { rule: 'one memory type' }),
   ...absent(0x309, 3, 'IA32_FIXED_CTR0', 'no performance monitoring'),
   ...absent(0x345, 1, 'IA32_PERF_CAPABILITIES', 'CPUID.1:ECX.PDCM is 0'),
