@@ -38,6 +38,9 @@ const COMMON = [
   '-Wl,-T,lib/kernel.ld',
 ];
 
+const PRIVILEGED_64 = ['machine', 'paging', 'protection', 'exceptions', 'system-calls', 'debug', 'state', 'interrupts', 'control-registers'];
+const inFolder = (folder, names) => names.map((name) => `${folder}/${name}.c`);
+
 /** One row a guest. `sources` are relative to guests/; `bits` 64 is linked as ELF64 and wrapped as ELF32, as Multiboot wants. */
 export const GUESTS = {
   'hello-multiboot': {
@@ -52,6 +55,12 @@ export const GUESTS = {
     bits: 64,
     sources: ['lib/long-mode.S', 'demo/demo.c', 'demo/workloads.c'],
     flags: ['-m64', '-mno-red-zone', '-mcmodel=small', '-march=x86-64'],
+  },
+  'privileged-64': {
+    proves: 'paging, protection, exceptions, system calls, debugging, state saving and interrupts in 64-bit mode, a line a check',
+    bits: 64,
+    sources: ['lib/long-mode.S', 'lib/suite.c', ...inFolder('privileged-64', PRIVILEGED_64)],
+    flags: ['-m64', '-mno-red-zone', '-mcmodel=small', '-march=x86-64', '-mgeneral-regs-only', '-fno-omit-frame-pointer'],
   },
 };
 

@@ -18,7 +18,7 @@ static u32 wrong;
 static volatile u32 *const apic = (volatile u32 *)0xfee00000;
 enum { APIC_EOI = 0xb0 / 4, APIC_SVR = 0xf0 / 4, APIC_TIMER = 0x320 / 4, APIC_COUNT = 0x380 / 4, APIC_DIVIDE = 0x3e0 / 4 };
 
-void interrupt(struct frame *frame) {
+__attribute__((target("general-regs-only"))) void interrupt(struct frame *frame) {
   switch (frame->vector) {
     case BREAKPOINT:
       breakpoints++;
@@ -92,6 +92,7 @@ static void apic_timer(void) {
 }
 
 void kernel(u32 magic) {
+  console_start();
   put("terrarium demo: a guest in 64-bit mode\n");
   if (magic != 0x2badb002) {
     put("started by no Multiboot loader\n");

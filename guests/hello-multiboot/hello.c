@@ -24,6 +24,7 @@ static u32 exit_code(const char *line) {
 }
 
 _Noreturn void hello(u32 magic, const struct multiboot_info *info) {
+  console_start();
   if (magic != LOADER_MAGIC) {
     put("hello: EAX is ");
     put_hex(magic, 8);

@@ -16,6 +16,15 @@ static inline u8 in8(u16 port) {
   return value;
 }
 
+/* 115200 baud, 8 data bits, no parity: after reset a UART sends 5 bits, and some machines take that to the letter. */
+static inline void console_start(void) {
+  out8(COM1 + 1, 0);
+  out8(COM1 + 3, 0x80);
+  out8(COM1, 1);
+  out8(COM1 + 1, 0);
+  out8(COM1 + 3, 3);
+}
+
 static inline void put_char(char c) {
   while (!(in8(COM1_LSR) & LSR_THRE)) {
   }

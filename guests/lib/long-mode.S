@@ -1,6 +1,7 @@
 /*
  * From the Multiboot entry (32-bit, no paging) to 64-bit mode: identity map of 4 GiB in 2 MiB pages, SSE on, an IDT
- * whose 256 stubs all go to `interrupt(frame)`. Then calls `kernel(magic, info)`.
+ * whose 256 stubs all go to `interrupt(frame)`, which must leave the FP state alone: it may be compiled with
+ * target("general-regs-only"). Then calls `kernel(magic, info)`.
  * Source: SDM 3A 9.8.5 "Initializing IA-32e Mode".
  */
 #include "multiboot.inc"
@@ -125,11 +126,8 @@ common:
   mov %rsp, %rdi
   mov %rsp, %rbx
   and $-16, %rsp
-  sub $512, %rsp
-  fxsave64 (%rsp)
   cld
   call interrupt
-  fxrstor64 (%rsp)
   mov %rbx, %rsp
   pop %r15
   pop %r14
@@ -162,6 +160,7 @@ idt_pointer:
   .word 4095
   .quad idt
 
+  .globl idt, pml4, pdpt, directories, gdt
   .bss
   .balign 4096
 pml4: .skip 4096
