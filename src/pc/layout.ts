@@ -119,6 +119,9 @@ export const BOOT = {
   COMMAND_LINE_END: 0x3_0000,
   SETUP_DATA: 0x3_0000,
   SETUP_DATA_END: 0x9_0000,
+  /** GDT, and above it the Multiboot information, for a kernel that lies where these usually are. */
+  SPARE: 0x9_0000,
+  SPARE_END: PHYSICAL.EBDA,
 } as const;
 
 export const physical = (address: number): L1Physical => address as L1Physical;

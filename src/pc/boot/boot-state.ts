@@ -83,7 +83,7 @@ export interface LoadedKernel {
 }
 
 /**
- * Selectors of the GDT that loaders leave at `BOOT.GDT`. 0x10 and 0x18 are Linux's __BOOT_CS and __BOOT_DS.
+ * Selectors of the GDT that loaders leave in low memory. 0x10 and 0x18 are Linux's __BOOT_CS and __BOOT_DS.
  *
  *   0x08  code, 64 bits       0x10  code, 64 or 32 bits as booted    0x18  data, flat    0x20  task (a 32-bit TSS)
  */
@@ -111,7 +111,7 @@ type Registers = Partial<Pick<BootState, 'rax' | 'rbx' | 'rcx' | 'rdx' | 'rsi' |
 const FLAT_LIMIT = 0xffff_ffff;
 const TSS_LIMIT = 0x67;
 
-function writeGdt(memory: GuestMemory, code: number): BootState['gdt'] {
+function writeGdt(memory: GuestMemory, code: number, at: number): BootState['gdt'] {
   const gdt = new ByteWriter()
     .zeros(8)
     .bytes(descriptor(ACCESS.CODE64, FLAT_LIMIT).done())
@@ -119,8 +119,8 @@ function writeGdt(memory: GuestMemory, code: number): BootState['gdt'] {
     .bytes(descriptor(ACCESS.DATA, FLAT_LIMIT).done())
     .bytes(descriptor(ACCESS.TSS, TSS_LIMIT).done())
     .done();
-  memory.copyIn(physical(BOOT.GDT), gdt);
-  return { base: BOOT.GDT, limit: gdt.length - 1 };
+  memory.copyIn(physical(at), gdt);
+  return { base: at, limit: gdt.length - 1 };
 }
 
 function stateOf(mode: BootState['mode'], gdt: BootState['gdt'], entry: number, registers: Registers): BootState {
@@ -157,8 +157,13 @@ function stateOf(mode: BootState['mode'], gdt: BootState['gdt'], entry: number, 
 }
 
 /** 32-bit protected mode, flat segments, no paging: what Multiboot, PVH and Linux's 32-bit protocol want. */
-export function protectedModeState(memory: GuestMemory, entry: number, registers: Registers): BootState {
-  return stateOf('protected32', writeGdt(memory, ACCESS.CODE32), entry, registers);
+export function protectedModeState(
+  memory: GuestMemory,
+  entry: number,
+  registers: Registers,
+  gdtAt: number = BOOT.GDT,
+): BootState {
+  return stateOf('protected32', writeGdt(memory, ACCESS.CODE32, gdtAt), entry, registers);
 }
 
 /**
@@ -173,5 +178,5 @@ export function longModeState(memory: GuestMemory, entry: number, registers: Reg
   tables.zeros(4096 - 32);
   for (let page = 0; page < 4 * 512; page += 1) tables.u64(page * 0x20_0000 + 0x83); // PS
   memory.copyIn(physical(BOOT.PAGE_TABLES), tables.done());
-  return stateOf('long', writeGdt(memory, ACCESS.CODE64), entry, registers);
+  return stateOf('long', writeGdt(memory, ACCESS.CODE64, BOOT.GDT), entry, registers);
 }

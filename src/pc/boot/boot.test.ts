@@ -341,6 +341,25 @@ test('Multiboot hands over the magic number and an information structure', () =>
   assert.deepEqual([r.u32(map), r.u64(map + 4), r.u64(map + 12), r.u32(map + 20)], [20, 0, 0x9fc00, 1]);
 });
 
+test('a Multiboot kernel in low memory has its information above it', () => {
+  const r = request();
+  const image = elf({ bits: 32, at: 0x8000, content: multibootHeader(0), bss: 0x1_0000 });
+  const { state, start, end } = loadKernel(image, r.request);
+  assert.deepEqual([start, state.rip], [0x8000, 0x8000]);
+  assert.ok(state.rbx >= end && state.gdt.base >= end);
+  assert.equal(r.stringAt(r.u32(state.rbx + 16)), 'vmlinuz console=ttyS0');
+  for (const [at, bss] of [
+    [0x800, 0],
+    [0x8000, 0x9_0000],
+    [0xa_0000, 0],
+  ] as const) {
+    assert.throws(
+      () => loadKernel(elf({ bits: 32, at, content: multibootHeader(0), bss }), r.request),
+      /wants to be loaded at/,
+    );
+  }
+});
+
 test('a Multiboot header with addresses loads a flat file', () => {
   const code = multibootHeader(0x1_0003, MIB + 16, MIB + 16, MIB + 16 + 40, MIB + 200, MIB + 0x20);
   const file = new ByteWriter().zeros(16).bytes(code).text('12345678', 8).done();

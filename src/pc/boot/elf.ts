@@ -29,11 +29,15 @@ export function pvhEntry(elf: ElfFile): number | undefined {
 }
 
 /** Copies the segments to their physical addresses and zeroes what files leave out. */
-export function placeSegments(request: BootRequest, elf: ElfFile): { start: number; end: number } {
+export function placeSegments(
+  request: BootRequest,
+  elf: ElfFile,
+  require: typeof requireRam = requireRam,
+): { start: number; end: number } {
   let start = Number.POSITIVE_INFINITY;
   let end = 0;
   for (const segment of elf.segments) {
-    requireRam(request, request.kernelName, segment.physical, segment.physical + segment.memoryBytes);
+    require(request, request.kernelName, segment.physical, segment.physical + segment.memoryBytes);
     start = Math.min(start, segment.physical);
     end = Math.max(end, segment.physical + segment.memoryBytes);
   }

@@ -6,7 +6,7 @@ import { BOOT, lowRamBytes, PHYSICAL } from '../layout.ts';
 import { type BootRequest, type LoadedKernel, protectedModeState } from './boot-state.ts';
 import { physicalEntry, placeSegments } from './elf.ts';
 import { isElf, readElf } from './elf-file.ts';
-import { place, requireRam } from './placement.ts';
+import { place, requireRam, requireRamOrConventional } from './placement.ts';
 
 /** Multiboot Specification 0.6.96, 3.1 "OS image format": within the first 8192 bytes, 4-byte-aligned. */
 const HEADER_MAGIC = 0x1bad_b002;
@@ -21,6 +21,8 @@ const BOOT_MAGIC = 0x2bad_b002;
 const INFO_FLAG = { MEMORY: 0x1, COMMAND_LINE: 0x4, MODULES: 0x8, MEMORY_MAP: 0x40, LOADER_NAME: 0x200 } as const;
 const INFO_BYTES = 120;
 const MODULE_BYTES = 16;
+/** Bytes kept for the GDT in front of an information structure in the spare place. */
+const GDT_ROOM = 0x100;
 
 /** Offset of the header, or -1 if the file has none with a correct checksum. */
 export function findMultibootHeader(image: Uint8Array): number {
@@ -57,9 +59,12 @@ export function loadMultiboot(image: Uint8Array, request: BootRequest): LoadedKe
   const loaded = has(flags, HEADER_FLAG.AOUT_KLUDGE)
     ? placeByHeader(image, header, request)
     : placeByElf(image, request);
-  const modules = placeModules(request, loaded.end);
-  const info = placeInformation(request, modules);
-  const state = protectedModeState(request.memory, loaded.entry, { rax: BOOT_MAGIC, rbx: info });
+  const low = loaded.start < BOOT.INFO_END; // the kernel lies where the information usually is
+  const modules = placeModules(request, Math.max(loaded.end, PHYSICAL.HIGH_MEMORY));
+  const [infoAt, infoEnd] = low ? [BOOT.SPARE + GDT_ROOM, BOOT.SPARE_END] : [BOOT.INFO, BOOT.INFO_END];
+  placeInformation(request, modules, infoAt, infoEnd);
+  const registers = { rax: BOOT_MAGIC, rbx: infoAt };
+  const state = protectedModeState(request.memory, loaded.entry, registers, low ? BOOT.SPARE : BOOT.GDT);
   return { format: 'multiboot', state, start: loaded.start, end: loaded.end };
 }
 
@@ -77,7 +82,7 @@ function placeByElf(image: Uint8Array, request: BootRequest): Placed {
     );
   }
   const elf = readElf(request.kernelName, image);
-  return { ...placeSegments(request, elf), entry: physicalEntry(request.kernelName, elf) };
+  return { ...placeSegments(request, elf, requireRamOrConventional), entry: physicalEntry(request.kernelName, elf) };
 }
 
 /** 3.1.3 "The address fields of Multiboot header". */
@@ -93,7 +98,7 @@ function placeByHeader(image: Uint8Array, header: number, request: BootRequest):
     );
   }
   const end = Math.max(loadAddr + bytes, bssEnd);
-  requireRam(request, request.kernelName, loadAddr, end);
+  requireRamOrConventional(request, request.kernelName, loadAddr, end);
   place(request, request.kernelName, loadAddr, image.subarray(fileAt, fileAt + bytes));
   place(request, request.kernelName, loadAddr + bytes, new Uint8Array(end - loadAddr - bytes));
   return { start: loadAddr, end, entry };
@@ -118,19 +123,19 @@ function placeModules(request: BootRequest, kernelEnd: number): PlacedModule[] {
 }
 
 /** 3.3 "Boot information format". Strings and lists follow the structure. */
-function placeInformation(request: BootRequest, modules: readonly PlacedModule[]): number {
+function placeInformation(request: BootRequest, modules: readonly PlacedModule[], at: number, end: number): void {
   const map = new ByteWriter();
   for (const entry of request.e820) map.u32(20).u64(entry.base).u64(entry.bytes).u32(entry.type);
-  const mapAt = BOOT.INFO + INFO_BYTES;
+  const mapAt = at + INFO_BYTES;
   const modulesAt = mapAt + map.length;
-  let stringAt = modulesAt + modules.length * MODULE_BYTES;
+  let nextString = modulesAt + modules.length * MODULE_BYTES;
   const strings = new ByteWriter();
   const string = (text: string): number => {
     const bytes = cString(text);
-    const at = stringAt;
+    const stringAt = nextString;
     strings.bytes(bytes);
-    stringAt += bytes.length;
-    return at;
+    nextString += bytes.length;
+    return stringAt;
   };
 
   const list = new ByteWriter();
@@ -152,12 +157,11 @@ function placeInformation(request: BootRequest, modules: readonly PlacedModule[]
   info.zeros(INFO_BYTES - info.length);
 
   const all = info.bytes(map.done()).bytes(list.done()).bytes(strings.done()).done();
-  if (BOOT.INFO + all.length > BOOT.INFO_END) {
+  if (at + all.length > end) {
     throw new UserError(
-      `the Multiboot information takes ${all.length} bytes, but there is room for ${BOOT.INFO_END - BOOT.INFO}: ` +
+      `the Multiboot information takes ${all.length} bytes, but there is room for ${end - at}: ` +
         "shorten -append or the modules' arguments.",
     );
   }
-  place(request, 'the Multiboot information', BOOT.INFO, all);
-  return BOOT.INFO;
+  place(request, 'the Multiboot information', at, all);
 }

@@ -19,15 +19,31 @@ export function requireRam(request: BootRequest, what: string, start: number, en
   if (start < PHYSICAL.HIGH_MEMORY) {
     throw new UserError(
       `${what} wants to be loaded at ${hex(start)}, but only addresses from ${hex(PHYSICAL.HIGH_MEMORY)} on are ` +
-        'free for kernels: link it for 1 MiB or above.',
+        'free for it: link it for 1 MiB or above.',
     );
   }
   if (end <= top) return;
+  const lower = end > PHYSICAL.PCI_WINDOW ? ', or link it lower' : '';
   throw new UserError(
     `${what} needs RAM up to ${hex(end)} (${byteSize(end)}), but the machine's RAM below 4 GiB ends at ` +
-      `${hex(top)} (${byteSize(top)}): give it more memory with -m${end > PHYSICAL.PCI_WINDOW ? ', or link it lower' : ''}.`,
+      `${hex(top)} (${byteSize(top)}): give it more memory with -m${lower}.`,
   );
 }
+
+/** The same, but conventional memory will do as well, from 4 KiB on and below what the loader itself keeps there. */
+export function requireRamOrConventional(request: BootRequest, what: string, start: number, end: number): void {
+  if (start >= LOWEST_KERNEL && end <= BOOT.SPARE) return;
+  if (start < PHYSICAL.HIGH_MEMORY) {
+    throw new UserError(
+      `${what} wants to be loaded at ${hex(start)}..${hex(end)}, but only ${hex(LOWEST_KERNEL)}..${hex(BOOT.SPARE)} and ` +
+        `addresses from ${hex(PHYSICAL.HIGH_MEMORY)} on are free for it: link it there.`,
+    );
+  }
+  requireRam(request, what, start, end);
+}
+
+/** Below are the real-mode interrupt vectors and the BIOS data area. */
+const LOWEST_KERNEL = 0x1000;
 
 /** As high as allowed and page-aligned, above `floor`. Returns the address; 0 if there are no bytes to place. */
 export function placeInitrd(request: BootRequest, floor: number, highestByte: number): { at: number; bytes: number } {
