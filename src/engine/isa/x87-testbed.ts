@@ -68,19 +68,21 @@ export class X87Testbed {
   }
 
   has(opcode: number, modRM: number): boolean {
-    return this.#forms.has((opcode << 8) | formByte(modRM)) || this.#forms.has((opcode << 8) | modRM);
+    return this.#forms.has((opcode << 8) | formByte(modRM)) || this.#forms.has(WHOLE | (opcode << 8) | modRM);
   }
 
   /** Runs an instruction; its memory operand is at HOST. Gives a STATUS. */
   run(opcode: number, modRM: number): number {
     this.view.setInt32(RECORD + REC.EXTRA, (opcode << 8) | modRM, true);
-    const form = this.#forms.get((opcode << 8) | modRM) ?? this.#forms.get((opcode << 8) | formByte(modRM));
+    const form = this.#forms.get(WHOLE | (opcode << 8) | modRM) ?? this.#forms.get((opcode << 8) | formByte(modRM));
     if (!form) throw new Error(`no form has the opcode ${opcode.toString(16)} ${modRM.toString(16)}`);
     return form();
   }
 }
 
 const RECORD = 0x2200;
+/** The AUX word of the record: operand size. */
+export const RECORD_AUX = RECORD + REC.AUX;
 const LINEAR = 0x5000;
 /** Where the memory operand lies. */
 export const HOST = 0x3_0000;
@@ -88,13 +90,16 @@ export const HOST = 0x3_0000;
 /** A key for all ModRM bytes of a form: memory has one, register operands are told apart only by `reg`. */
 const formByte = (modRM: number): number => (modRM >= 0xc0 ? modRM & 0xf8 : modRM & 0x38);
 
-/** Opcode column → keys. Fixed second bytes are entered as they are, and win. */
+/** Marks keys of forms whose ModRM byte is fixed. */
+const WHOLE = 0x1_0000;
+
+/** Opcode column → keys. A fixed ModRM byte wins over a digit. */
 function keysOf(opcode: string): number[] {
   const [first, second] = opcode.split(' ') as [string, string | undefined];
   const high = Number.parseInt(first, 16) << 8;
-  if (!second) return [high];
+  if (!second) return [WHOLE | high];
   const digit = /^\/(\d):([mr])$/.exec(second);
-  if (!digit) return [high | Number.parseInt(second, 16)];
+  if (!digit) return [WHOLE | high | Number.parseInt(second, 16)];
   return [high | (Number(digit[1]) << 3) | (digit[2] === 'r' ? 0xc0 : 0)];
 }
 
