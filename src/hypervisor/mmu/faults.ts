@@ -7,8 +7,9 @@
  * Source  nested-mmu.md 4.12 "EPT violation / misconfiguration from the engine", 4.19 "#PF in L1/L2";
  *         SDM 3C 27.2.1 "Basic VM-Exit Information", 28.2.3 "EPT-Induced VM Exits".
  */
-import { high32, low32 } from '../../base/bits.ts';
+import { high32, join64, low32 } from '../../base/bits.ts';
 import { SPTE } from '../../contracts/second-stage.ts';
+import { framesAt } from '../vm/memory-slots.ts';
 import { ACC, EPT_QUALIFICATION, PFEC, PFEC_ARCHITECTURAL } from './access.ts';
 import { EPT_CAP } from './ept.ts';
 import { fastWrite, fetch, findSpte, mapDirect, type SptePlace } from './fetch.ts';
@@ -78,14 +79,14 @@ function knownAnswer(v: VcpuMmu, lo: number, hi: number, access: number, f: Engi
   }
   if (!write || (place.lo & SPTE.LEAF) === 0) return null;
   if ((place.lo & SPTE.TRACKED) !== 0) {
-    // The guest's page walker sets A or D in a shadowed table: it is cheaper to stop shadowing, once.
-    if ((access & PFEC.GUEST_PAGE) !== 0 && v.mayRetry(lo)) {
-      for (const gfn of vm.gfnsOfHostPage(place.hi + (((lo >>> 12) | 0) & (512 ** (place.level - 1) - 1)))) {
-        unprotectGfn(vm, gfn);
-      }
-      return 'retry';
+    if (!v.mayRetry(lo)) return 'tracked';
+    // The guest's page walker sets A or D in a shadowed table: it is cheaper to stop shadowing. Otherwise the engine knew
+    // an entry from before the page was tracked, and does not know it any more.
+    if ((access & PFEC.GUEST_PAGE) !== 0) {
+      const inside = Math.floor(join64(lo, hi & 0xf_ffff) / 4096) % framesAt(place.level);
+      for (const gfn of vm.gfnsOfHostPage(place.hi + inside)) unprotectGfn(vm, gfn);
     }
-    return 'tracked';
+    return 'retry';
   }
   if ((place.lo & SPTE.R) === 0 || (access & PFEC.F) !== 0) return null;
   return fastWrite(v, place) ? 'retry' : null;
@@ -102,6 +103,7 @@ function mmio(v: VcpuMmu, gpa: number, access: number, f: EngineViolation): Faul
   v.vm.counters.mmio += 1;
   v.mmio.gpa = gpa;
   v.mmio.write = (access & PFEC.W) !== 0;
+  v.mmio.table = (access & PFEC.GUEST_PAGE) !== 0;
   v.mmio.linearLo = f.linearLo;
   v.mmio.linearHi = f.linearHi;
   return 'mmio';

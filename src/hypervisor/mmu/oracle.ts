@@ -112,7 +112,7 @@ function walkGuest(w: OracleWorld, linear: bigint, access: OracleAccess): GuestE
   if (access.write) code |= 2;
   if (access.user) code |= 4;
   // "instruction-fetch flag: … CR4.SMEP = 1, or CR4.PAE = 1 and IA32_EFER.NXE = 1"
-  if (access.fetch && (cr4.smep || efer.nxe)) code |= 16;
+  if (access.fetch && (cr4.smep || (cr4.pae && efer.nxe))) code |= 16;
   const fault = (more: number): Refusal => ({ kind: '#PF', code: code | more, address: linear });
   const nx = efer.nxe && cr4.pae;
   let levels: number;

@@ -17,10 +17,10 @@ export const KIND = { DIRECT: 0, IA32: 1, EPT: 2, NPT: 3 } as const;
 export type Kind = (typeof KIND)[keyof typeof KIND];
 
 /*
- *  31      24 23   22   21 20  19    18    17    16    15    14   13   12   11      8   7    6  5    4     3   0
- * ┌──────────┬────┬────┬──────┬─────┬─────┬─────┬─────┬─────┬────┬────┬────┬─────────┬────┬───────┬─────┬───────┐
- * │   smm    │gmet│mbec│ kind │pass │guest│ad   │smap │smep │wp  │nx  │inv │ access  │dir │quad   │4byte│ level │
- * └──────────┴────┴────┴──────┴─────┴─────┴─────┴─────┴─────┴────┴────┴────┴─────────┴────┴───────┴─────┴───────┘
+ *  31   25 24  23   22   21 20  19    18    17    16    15    14   13   12   11      8   7    6  5    4     3   0
+ * ┌───────┬───┬────┬────┬──────┬─────┬─────┬─────┬─────┬─────┬────┬────┬────┬─────────┬────┬───────┬─────┬───────┐
+ * │  smm  │pse│gmet│mbec│ kind │pass │guest│ad   │smap │smep │wp  │nx  │inv │ access  │dir │quad   │4byte│ level │
+ * └───────┴───┴────┴────┴──────┴─────┴─────┴─────┴─────┴─────┴────┴────┴────┴─────────┴────┴───────┴─────┴───────┘
  */
 export const ROLE = {
   LEVEL: 0xf,
@@ -39,12 +39,14 @@ export const ROLE = {
   KIND: 3 << 20,
   MBEC: 1 << 22,
   GMET: 1 << 23,
+  /** 32-bit paging only: decides what bit 7 of a PDE means, so shadow pages depend on it (docs/mmu-notes.md 3). */
+  CR4_PSE: 1 << 24,
 } as const;
 
 export const ROLE_QUADRANT_SHIFT = 5;
 export const ROLE_ACCESS_SHIFT = 8;
 export const ROLE_KIND_SHIFT = 20;
-export const ROLE_SMM_SHIFT = 24;
+export const ROLE_SMM_SHIFT = 25;
 
 /** Extended role: facts that only a walker needs. VALID keeps an all-zero word from equalling a computed one. */
 export const EXT = {
@@ -56,7 +58,7 @@ export const EXT = {
   CR4_SMEP: 1 << 5,
   CR4_LA57: 1 << 6,
   EFER_LMA: 1 << 7,
-  /** PFEC.F is reported: EFER.NXE or CR4.SMEP. */
+  /** PFEC.F is reported. */
   HAS_PFERR_FETCH: 1 << 8,
 } as const;
 
@@ -104,7 +106,7 @@ export function calcCpuRole(
   if (wp) base |= ROLE.CR0_WP;
   if (smep && !wp) base |= ROLE.SMEP_ANDNOT_WP;
   if (smap && !wp) base |= ROLE.SMAP_ANDNOT_WP;
-  if (!pae) base |= ROLE.HAS_4_BYTE_GPTE;
+  if (!pae) base |= ROLE.HAS_4_BYTE_GPTE | ((cr4 & CR4.PSE) !== 0 ? ROLE.CR4_PSE : 0);
   base |= lma ? (la57 ? 5 : 4) : pae ? 3 : 2;
   if (smep) ext |= EXT.CR4_SMEP;
   if (smap) ext |= EXT.CR4_SMAP;
@@ -112,14 +114,15 @@ export function calcCpuRole(
   if (lma && (cr4 & CR4.PKE) !== 0) ext |= EXT.CR4_PKE;
   if (la57) ext |= EXT.CR4_LA57;
   if (lma) ext |= EXT.EFER_LMA;
-  if (smep || (efer & EFER.NXE) !== 0) ext |= EXT.HAS_PFERR_FETCH;
+  // SDM 3A 4.7: "… CR4.SMEP = 1, or both CR4.PAE = 1 and IA32_EFER.NXE = 1".
+  if (smep || (pae && (efer & EFER.NXE) !== 0)) ext |= EXT.HAS_PFERR_FETCH;
   out.base = base >>> 0;
   out.ext = ext;
 }
 
 /** root_role of the direct map: no paging bit of the guest is in it, so that CR writes leave the root alone (3.3). */
 export function tdpRootRole(cpuBase: number, tdpLevel: number): number {
-  const kept = cpuBase & (ROLE.GUEST_MODE | (0xff << ROLE_SMM_SHIFT));
+  const kept = cpuBase & (ROLE.GUEST_MODE | (0x7f << ROLE_SMM_SHIFT));
   const fixed = ACCESS_ALL | ROLE.CR0_WP | ROLE.EFER_NX | ROLE.DIRECT | ROLE.AD_DISABLED;
   return withKind(kept | fixed | tdpLevel, KIND.DIRECT);
 }

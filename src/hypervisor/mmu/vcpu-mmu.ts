@@ -48,8 +48,11 @@ export class VcpuMmu implements WalkContext, Syncer {
   /** Who translates linear addresses of the running level. */
   gvaWalk: PageWalk;
   requests = 0;
-  /** Where the last result 'mmio' lies. */
-  readonly mmio = { gpa: 0, write: false, linearLo: 0, linearHi: 0 };
+  /**
+   * Where the last result 'mmio' lies. `table`: it is one of the guest's own paging structures; emulating the instruction
+   * (`translate`, then `injectEmulatedFault`) gives the guest its #PF.
+   */
+  readonly mmio = { gpa: 0, write: false, table: false, linearLo: 0, linearHi: 0 };
   /** For callers that have no report object of their own. */
   readonly violation: EngineViolation = { gpa: 0, qualification: 0, linearLo: 0, linearHi: 0, mmio: false };
   /** VMCS12.VPID of the last entry, for the single-VPID02 scheme. */

@@ -404,7 +404,7 @@ export class FakeVcpu {
       }
     }
     this.violations += 1;
-    return this.#answer(this.mmu.handlePageFault(lo, hi, code | error));
+    return this.#answer(this.mmu.handlePageFault(lo, hi, code | error), a);
   }
 
   // ── two levels ──
@@ -431,7 +431,7 @@ export class FakeVcpu {
       if ((raw & G.U) !== 0) q |= 0x200;
       if ((raw & G.W) !== 0) q |= 0x400;
       if ((raw & G.X) === 0) q |= 0x800;
-      return this.#violation(gpa, q, lo, hi, (spte & SPTE.MMIO) !== 0);
+      return this.#violation(gpa, q, lo, hi, (spte & SPTE.MMIO) !== 0, a);
     }
     if ((cr0 & CR0.PG) !== 0) {
       const refused = this.#setAccessedDirty(a, lo, hi);
@@ -484,7 +484,7 @@ export class FakeVcpu {
       const shift = pae ? 12 + 9 * (level - 1) : 12 + 10 * (level - 1);
       const index = Math.floor(linear / 2 ** shift) % (pae ? 512 : 1024);
       const at = table + index * (pae ? 8 : 4);
-      const host = this.#tableHost(at, lo, hi, this.tlb.root.accessedDirty);
+      const host = this.#tableHost(at, lo, hi, this.tlb.root.accessedDirty, a);
       if (typeof host !== 'number') return host;
       const entry = u32[host >>> 2]!;
       const high = pae ? u32[(host >>> 2) + 1]! : 0;
@@ -528,7 +528,7 @@ export class FakeVcpu {
     for (const { gpa, entry, leaf } of this.#path) {
       const wanted = entry | 0x20 | (leaf && a.write ? 0x40 : 0);
       if (wanted === entry) continue;
-      const place = this.#tableHost(gpa, lo, hi, true);
+      const place = this.#tableHost(gpa, lo, hi, true, a);
       if (typeof place !== 'number') {
         // A table in a read-only slot keeps its bits.
         if (place?.kind === 'mmio') continue;
@@ -542,15 +542,22 @@ export class FakeVcpu {
   }
 
   /** Host address of a table entry, or what the violation led to. */
-  #tableHost(gpa: number, lo: number, hi: number, write: boolean): number | AccessResult | null {
+  #tableHost(gpa: number, lo: number, hi: number, write: boolean, a: Access): number | AccessResult | null {
     const [spte, host] = this.#physical(gpa);
     const mmio = (spte & SPTE.MMIO) !== 0;
     if (!mmio && (spte & SPTE.R) !== 0 && (!write || (spte & (SPTE.W | SPTE.TRACKED)) !== 0))
       return host * 4096 + (gpa % 4096);
-    return this.#violation(gpa, (write ? 3 : 1) | (mmio ? 0 : (spte & 7) << 3) | 0x80, lo, hi, mmio);
+    return this.#violation(gpa, (write ? 3 : 1) | (mmio ? 0 : (spte & 7) << 3) | 0x80, lo, hi, mmio, a);
   }
 
-  #violation(gpa: number, qualification: number, lo: number, hi: number, mmio: boolean): AccessResult | null {
+  #violation(
+    gpa: number,
+    qualification: number,
+    lo: number,
+    hi: number,
+    mmio: boolean,
+    a: Access,
+  ): AccessResult | null {
     this.violations += 1;
     this.tlb.physical.delete(`${this.tlb.root.id}:${Math.floor(gpa / 4096)}`);
     const f = this.#fault;
@@ -559,13 +566,20 @@ export class FakeVcpu {
     f.linearLo = lo;
     f.linearHi = hi;
     f.mmio = mmio;
-    return this.#answer(this.mmu.handleEptViolation(f));
+    return this.#answer(this.mmu.handleEptViolation(f), a);
   }
 
-  #answer(result: ReturnType<VcpuMmu['handleEptViolation']>): AccessResult | null {
+  #answer(result: ReturnType<VcpuMmu['handleEptViolation']>, a: Access): AccessResult | null {
     switch (result) {
-      case 'mmio':
-        return { kind: 'mmio', gpa: this.mmu.mmio.gpa };
+      case 'mmio': {
+        const { table, gpa, linearLo, linearHi } = this.mmu.mmio;
+        if (!table) return { kind: 'mmio', gpa };
+        // The instruction is emulated: its own walk finds the hole.
+        const bits = (a.write ? 2 : 0) | (a.user ? 4 : 0) | (a.fetch ? 16 : 0);
+        assert(!this.mmu.translate(linearLo, linearHi, bits), 'a walk through a hole fails');
+        this.mmu.injectEmulatedFault();
+        return null;
+      }
       case 'tracked':
         throw new Error('this engine stores to tracked pages without asking');
       case 'no-pages':
