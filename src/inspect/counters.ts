@@ -1,0 +1,56 @@
+/** What a VM has counted, as plain data: instructions, exits by reason, MMU, TLB, code cache. A reader. */
+import { EXIT } from '../engine/core/exits.ts';
+import type { Vm } from '../hypervisor/vm/vm.ts';
+
+const EXIT_NAMES: ReadonlyMap<number, string> = new Map(Object.entries(EXIT).map(([name, reason]) => [reason, name]));
+
+export const exitName = (reason: number): string => EXIT_NAMES.get(reason) ?? `REASON_${reason}`;
+
+export interface VcpuCounters {
+  readonly cpu: number;
+  readonly instructions: number;
+  /** By reason, most frequent first; reasons that never came are left out. */
+  readonly exits: Readonly<Record<string, number>>;
+}
+
+export interface CounterSnapshot {
+  /** Virtual time since power-on. */
+  readonly nowNs: number;
+  readonly instructions: number;
+  readonly exits: Readonly<Record<string, number>>;
+  readonly cpus: readonly VcpuCounters[];
+  readonly mmu: Readonly<Record<string, number>>;
+  readonly tlb: Readonly<Record<string, number>>;
+  readonly code: Readonly<Record<string, number>>;
+  /** MSRs that a guest asked for and the machine does not have: index → how often. */
+  readonly refusedMsrs: Readonly<Record<string, number>>;
+}
+
+export function snapshotCounters(vm: Vm): CounterSnapshot {
+  const cpus = vm.vcpus.map((vcpu) => ({
+    cpu: vcpu.index,
+    instructions: vcpu.core.instructions,
+    exits: byName(vcpu.exits),
+  }));
+  const total = new Float64Array(vm.vcpus[0]?.exits.length ?? 0);
+  for (const vcpu of vm.vcpus)
+    for (const [reason, count] of vcpu.exits.entries()) total[reason] = total[reason]! + count;
+  const { rootHitPrevAt: _byDistance, ...mmu } = vm.mmu.counters;
+  const { tlb } = vm.engine.processor;
+  const { code } = vm.engine;
+  return {
+    nowNs: vm.clock.nowNs(),
+    instructions: cpus.reduce((sum, { instructions }) => sum + instructions, 0),
+    exits: byName(total),
+    cpus,
+    mmu: { ...mmu },
+    tlb: { ...tlb.counters, contexts: [...tlb.names()].length },
+    code: { ...code.counters, usedBytes: code.usedBytes },
+    refusedMsrs: Object.fromEntries([...vm.refusedMsrs].map(([index, count]) => [`0x${index.toString(16)}`, count])),
+  };
+}
+
+function byName(counts: Float64Array): Record<string, number> {
+  const found = [...counts.entries()].filter(([, count]) => count > 0).sort(([, a], [, b]) => b - a);
+  return Object.fromEntries(found.map(([reason, count]) => [exitName(reason), count]));
+}
