@@ -183,15 +183,8 @@ export function defineRounding(d: Definer): void {
     f.ret(sum.get, i32.or(sign.get, exp.get));
   });
 
-  // (sign, exponent, high, low) → value with the full 64 bits
-  d.define('f80.round64', roundParameters, [I64, I32], (f) => {
-    const [sign, exp, hi, lo] = f.parameters as [Local, Local, Local, Local];
-    const value = f.local(I64);
-    const se = f.local(I32);
-    f.if(i32.geU(i32.sub(exp.get, i32.const(1)), i32.const(EXPONENT - 2)), () => {
-      d.pair(f, [value, se], 'f80.roundTo', sign.get, exp.get, hi.get, lo.get, i32.const(64));
-      f.ret(value.get, se.get);
-    });
+  /** With 64 bits, and an exponent that stays in range. */
+  const roundFast = (f: FunctionBuilder, sign: Local, exp: Local, hi: Local, lo: Local): void => {
     f.if(i64.eqz(lo.get), () => f.ret(hi.get, i32.or(sign.get, exp.get)));
     f.if(
       roundsUp(f, sign, i64.and(hi.get, ONE64), lo),
@@ -206,6 +199,17 @@ export function defineRounding(d: Definer): void {
       () => raise(f, FSW.PE),
     );
     f.ret(hi.get, i32.or(sign.get, exp.get));
+  };
+  const inRange = (exp: Local): Expr => i32.ltU(i32.sub(exp.get, i32.const(1)), i32.const(EXPONENT - 2));
+
+  // (sign, exponent, high, low) → value with the full 64 bits
+  d.define('f80.round64', roundParameters, [I64, I32], (f) => {
+    const [sign, exp, hi, lo] = f.parameters as [Local, Local, Local, Local];
+    const value = f.local(I64);
+    const se = f.local(I32);
+    f.if(inRange(exp), () => roundFast(f, sign, exp, hi, lo));
+    d.pair(f, [value, se], 'f80.roundTo', sign.get, exp.get, hi.get, lo.get, i32.const(64));
+    f.ret(value.get, se.get);
   });
 
   // (sign, exponent, high, low) → value with the precision that the control word asks for.
@@ -214,14 +218,11 @@ export function defineRounding(d: Definer): void {
     const [sign, exp, hi, lo] = f.parameters as [Local, Local, Local, Local];
     const value = f.local(I64);
     const se = f.local(I32);
-    f.if(
-      i32.and(controlWord(), i32.const(0x100)),
-      () => d.pair(f, [value, se], 'f80.round64', sign.get, exp.get, hi.get, lo.get),
-      () => {
-        const width = select(i32.and(controlWord(), i32.const(0x200)), i32.const(53), i32.const(24));
-        d.pair(f, [value, se], 'f80.roundTo', sign.get, exp.get, hi.get, lo.get, width);
-      },
-    );
+    const full = f.let(i32.and(controlWord(), i32.const(0x100)));
+    f.if(i32.and(inRange(exp), i32.ne(full.get, ZERO)), () => roundFast(f, sign, exp, hi, lo));
+    const narrow = select(i32.and(controlWord(), i32.const(0x200)), i32.const(53), i32.const(24));
+    const width = select(full.get, i32.const(64), narrow);
+    d.pair(f, [value, se], 'f80.roundTo', sign.get, exp.get, hi.get, lo.get, width);
     f.ret(value.get, se.get);
   });
 }

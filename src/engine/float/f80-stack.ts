@@ -2,6 +2,7 @@ import { type Expr, I32, I64, i32, i64, select } from '../../wasm/expr.ts';
 import type { FunctionBuilder, Local } from '../../wasm/module.ts';
 import { S } from '../core/layout.ts';
 import {
+  clearStatus,
   type Definer,
   EXC,
   EXCEPTIONS,
@@ -54,7 +55,12 @@ export function defineStack(d: Definer): void {
   // (i, value) → status: ST(i) becomes the result of an instruction.
   d.define('x87.result', [I32, I64, I32], [I32], (f) => {
     const [i, sig, se] = f.parameters as [Local, Local, Local];
-    const status = f.let(d.call('x87.merge', i32.const(FSW.C1)));
+    const status = f.let(ZERO);
+    f.if(
+      exc(),
+      () => f.set(status, d.call('x87.merge', i32.const(FSW.C1))),
+      () => clearStatus(f, FSW.C1),
+    );
     f.if(i32.eqz(i32.and(status.get, i32.const(PRE_EXCEPTIONS))), () => {
       const number = f.let(physical(i.get));
       f.do(i64.store(registerAddress(number.get), sig.get, S.FPR));

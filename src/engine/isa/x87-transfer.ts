@@ -1,5 +1,5 @@
 import { type Expr, I32, I64, i32, i64 } from '../../wasm/expr.ts';
-import { EXC, FSW, masked, PRE_EXCEPTIONS, type Value } from '../float/f80-format.ts';
+import { clearStatus, EXC, FSW, masked, PRE_EXCEPTIONS, type Value } from '../float/f80-format.ts';
 import { type Instruction, instruction } from './instruction.ts';
 import type { Semantics } from './semantics.ts';
 import { loadInteger, loadReal } from './x87-arithmetic.ts';
@@ -254,19 +254,26 @@ const FXCH = instruction({
     const sti = x.register(x.index);
     const a = x.read(st0);
     const b = x.read(sti);
-    const status = x.status();
-    x.begin();
+    const status = m.let(ZERO);
     const indefinite = (v: Value): void => {
-      x.raise(FSW.IE | FSW.SF);
       m.f.set(v.sig, i64.halves(0, 0xc000_0000));
       m.f.set(v.se, i32.const(0xffff));
     };
-    m.f.if(x.empty(st0), () => indefinite(a));
-    m.f.if(x.empty(sti), () => indefinite(b));
-    m.f.set(status, x.call('x87.result', i32.const(0), b.sig.get, b.se.get));
-    m.f.if(i32.eqz(i32.and(status.get, i32.const(FSW.IE))), () => {
-      m.f.set(status, x.call('x87.result', x.index, a.sig.get, a.se.get));
-    });
+    m.f.if(
+      i32.or(x.empty(st0), x.empty(sti)),
+      () => {
+        m.f.if(x.empty(st0), () => indefinite(a));
+        m.f.if(x.empty(sti), () => indefinite(b));
+        x.raise(FSW.IE | FSW.SF);
+        m.f.set(status, x.call('x87.result', i32.const(0), b.sig.get, b.se.get));
+        m.f.if(i32.eqz(status.get), () => m.f.set(status, x.call('x87.result', x.index, a.sig.get, a.se.get)));
+      },
+      () => {
+        clearStatus(m.f, FSW.C1);
+        x.write(st0, b);
+        x.write(sti, a);
+      },
+    );
     x.finish(status);
   },
 });
