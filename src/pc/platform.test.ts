@@ -114,6 +114,21 @@ test('a reset takes every device back, and ACPI tables are there again', () => {
   assert.equal(irq(1).level, false);
 });
 
+test('real-mode vectors, the BIOS data area and the reset vector are there before any kernel', () => {
+  const { memory } = plugged({ serial: [() => {}, () => {}] });
+  const routine = (vector: number) =>
+    memory.read16(physical(4 * vector + 2)) * 16 + memory.read16(physical(4 * vector));
+  assert.equal(memory.read8(physical(routine(0x21))), 0xcf, 'iret');
+  assert.notEqual(routine(0x08), routine(0x09));
+  assert.notEqual(routine(0x09), routine(0x70));
+  assert.deepEqual(
+    [0x400, 0x402, 0x404].map((at) => memory.read16(physical(at))),
+    [0x3f8, 0x2f8, 0],
+  );
+  assert.deepEqual([memory.read16(physical(0x40e)), memory.read16(physical(0x413))], [0x9fc0, 639]);
+  assert.equal(memory.read8(physical(0xffff0)), 0xba);
+});
+
 test('after a reset with a shutdown code the guest goes on at its own vector', () => {
   const { bus, memory, platform } = plugged();
   assert.equal(platform.takeResumeVector(), null);

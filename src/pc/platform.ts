@@ -5,6 +5,7 @@ import type { Bus, IrqLine, PortDevice, PowerControl } from '../contracts/device
 import type { GuestMemory } from '../contracts/memory.ts';
 import { PowerManagement } from './acpi/power-management.ts';
 import { writeAcpiTables } from './acpi/tables.ts';
+import { writeFirmwareRemains } from './boot/firmware.ts';
 import { ByteWriter, cString } from './bytes.ts';
 import {
   DebugConsole,
@@ -72,7 +73,7 @@ export interface PlatformOptions {
   readonly hpet?: boolean;
   /** Width of the ACPI timer. Default: 24 bits, as the PIIX4's. */
   readonly pmTimerBits?: 24 | 32;
-  /** `-acpi=off`: no tables are written. Default: on. */
+  /** Off: no tables are written. Default: on. */
   readonly acpi?: boolean;
   /** `-fw_cfg name=,file=`. */
   readonly fwCfgFiles?: readonly { readonly name: string; readonly bytes: Uint8Array }[];
@@ -102,7 +103,7 @@ export interface Platform {
   readonly wakePending: boolean;
   /** Ends S3; the FACS says where the guest goes on. Returns the real-mode address, 0 if the guest left none. */
   wakeUp(): number;
-  /** All devices back to power-on, BARs assigned, ACPI tables written anew. What the host sent to COM ports waits. */
+  /** All devices back to power-on, BARs assigned, vectors and ACPI tables written anew. What the host sent to COM ports waits. */
   reset(): void;
   /**
    * After a reset, where firmware would go on for a guest that left a shutdown code in the CMOS (byte 0x0f: 5 or 0xa
@@ -136,7 +137,12 @@ function gated(line: IrqLine): { line: IrqLine; block: (blocked: boolean) => voi
   };
 }
 
-/** Puts the whole platform onto a bus, in its state after power-on, and writes the ACPI tables. */
+/**
+ * Puts the whole platform onto a bus, in its state after power-on, and writes into memory what firmware leaves there:
+ * real-mode vectors, data areas, ACPI tables. The memory's first MiB, without 0xa0000..0xdffff, must be RAM by then.
+ *
+ * Not here: the 8259s, the 8254, ELCR and port 0x61. For these, play `SELF_TEST_PORT_WRITES` on the bus.
+ */
 export function createPlatform(wires: PlatformWires, options: PlatformOptions): Platform {
   const { bus, clock, memory, power } = wires;
   const { ramBytes, cpus } = options;
@@ -231,8 +237,9 @@ export function createPlatform(wires: PlatformWires, options: PlatformOptions): 
     bus.addMmio(PHYSICAL.TEST_DEVICE, TEST_MEMORY_BYTES, new TestMemory(), 'test device memory');
   }
 
-  const writeTables = (): number | undefined =>
-    (options.acpi ?? true)
+  const writeTables = (): number | undefined => {
+    writeFirmwareRemains(memory, serial.length);
+    return (options.acpi ?? true)
       ? writeAcpiTables(memory, {
           cpus,
           serialPorts: serial.map((_, index) => index + 1),
@@ -241,6 +248,7 @@ export function createPlatform(wires: PlatformWires, options: PlatformOptions): 
           suspendToRam: wires.suspend !== undefined,
         })
       : undefined;
+  };
   const rsdp = writeTables();
   pci.assignResources();
 
