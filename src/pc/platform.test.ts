@@ -131,14 +131,14 @@ test('real-mode vectors, the BIOS data area and the reset vector are there befor
 
 test('after a reset with a shutdown code the guest goes on at its own vector', () => {
   const { bus, memory, platform } = plugged();
-  assert.equal(platform.takeResumeVector(), null);
+  assert.equal(platform.reset(), null);
   memory.write16(physical(0x467), 0x1234);
   memory.write16(physical(0x469), 0x5678);
   bus.out(0x70, 0x0f);
   bus.out(0x71, 0x0a);
-  platform.reset();
-  assert.deepEqual(platform.takeResumeVector(), { segment: 0x5678, offset: 0x1234 });
-  assert.equal(platform.takeResumeVector(), null);
+  assert.deepEqual(platform.reset(), { segment: 0x5678, offset: 0x1234 });
+  assert.equal(platform.reset(), null, 'the code is used up');
+  assert.equal(memory.read16(physical(0x467)), 0, 'and an ordinary boot starts from clean data areas');
 });
 
 test('S3: the RTC alarm wakes, and the FACS says where', () => {

@@ -103,13 +103,15 @@ export interface Platform {
   readonly wakePending: boolean;
   /** Ends S3; the FACS says where the guest goes on. Returns the real-mode address, 0 if the guest left none. */
   wakeUp(): number;
-  /** All devices back to power-on, BARs assigned, vectors and ACPI tables written anew. What the host sent to COM ports waits. */
-  reset(): void;
   /**
-   * After a reset, where firmware would go on for a guest that left a shutdown code in the CMOS (byte 0x0f: 5 or 0xa
-   * jump through 0040:0067). Takes the code away. `null`: an ordinary boot.
+   * All devices back to power-on, BARs assigned, vectors and ACPI tables written anew. What the host sent to COM ports
+   * waits.
+   *
+   * @returns  `null`: boot again. Otherwise the guest had left a shutdown code in the CMOS (byte 0x0f: 5 or 0xa), as a
+   *           80286 does to come back from protected mode: memory is as it was, and the boot processor goes on in real
+   *           mode at this address, which the guest stored at 0040:0067.
    */
-  takeResumeVector(): { readonly segment: number; readonly offset: number } | null;
+  reset(): { readonly segment: number; readonly offset: number } | null;
 }
 
 const COM = [
@@ -237,7 +239,7 @@ export function createPlatform(wires: PlatformWires, options: PlatformOptions): 
     bus.addMmio(PHYSICAL.TEST_DEVICE, TEST_MEMORY_BYTES, new TestMemory(), 'test device memory');
   }
 
-  const writeTables = (): number | undefined => {
+  const prepareMemory = (): number | undefined => {
     writeFirmwareRemains(memory, serial.length);
     return (options.acpi ?? true)
       ? writeAcpiTables(memory, {
@@ -249,7 +251,7 @@ export function createPlatform(wires: PlatformWires, options: PlatformOptions): 
         })
       : undefined;
   };
-  const rsdp = writeTables();
+  const rsdp = prepareMemory();
   pci.assignResources();
 
   return {
@@ -272,12 +274,12 @@ export function createPlatform(wires: PlatformWires, options: PlatformOptions): 
       for (const device of [...serial, pm, rtc, hpet, keyboard, portA, fwCfg, ...virtio]) device.reset();
       a20.enabled = true;
       pci.reset();
-      writeTables();
-    },
-    takeResumeVector: () => {
       const code = rtc.takeShutdownCode();
-      if (code !== 0x05 && code !== 0x0a) return null;
-      return { offset: memory.read16(physical(0x467)), segment: memory.read16(physical(0x469)) };
+      if (code === 0x05 || code === 0x0a) {
+        return { offset: memory.read16(physical(0x467)), segment: memory.read16(physical(0x469)) };
+      }
+      prepareMemory();
+      return null;
     },
   };
 }
