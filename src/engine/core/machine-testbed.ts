@@ -110,15 +110,12 @@ export class TestMachine implements EngineHost {
     this.engine.memory.u8.set(bytes, this.#ram + at);
   }
   write32(at: number, ...values: number[]): void {
-    values.forEach((value, i) =>
-      this.write(
-        at + 4 * i,
-        [value, value >>> 8, value >>> 16, value >>> 24].map((b) => b & 255),
-      ),
-    );
+    for (const [i, value] of values.entries()) {
+      this.write16(at + 4 * i, value & 0xffff, value >>> 16);
+    }
   }
   write16(at: number, ...values: number[]): void {
-    values.forEach((value, i) => this.write(at + 2 * i, [value & 255, (value >>> 8) & 255]));
+    for (const [i, value] of values.entries()) this.write(at + 2 * i, [value & 255, (value >>> 8) & 255]);
   }
   read32(at: number): number {
     return this.engine.memory.u32[(this.#ram + at) >>> 2]!;
