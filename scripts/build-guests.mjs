@@ -39,6 +39,7 @@ const COMMON = [
 ];
 
 const PRIVILEGED_64 = ['machine', 'paging', 'protection', 'exceptions', 'system-calls', 'debug', 'state', 'interrupts', 'control-registers'];
+const PRIVILEGED_32 = ['machine', 'segments', 'gates', 'tasks', 'virtual-8086', 'paging'];
 const inFolder = (folder, names) => names.map((name) => `${folder}/${name}.c`);
 
 /** One row a guest. `sources` are relative to guests/; `bits` 64 is linked as ELF64 and wrapped as ELF32, as Multiboot wants. */
@@ -61,6 +62,12 @@ export const GUESTS = {
     bits: 64,
     sources: ['lib/long-mode.S', 'lib/suite.c', ...inFolder('privileged-64', PRIVILEGED_64)],
     flags: ['-m64', '-mno-red-zone', '-mcmodel=small', '-march=x86-64', '-mgeneral-regs-only', '-fno-omit-frame-pointer'],
+  },
+  'privileged-32': {
+    proves: 'segments, gates, task switches, virtual-8086 mode, SYSENTER, 32-bit and PAE paging, a line a check',
+    bits: 32,
+    sources: ['privileged-32/start.S', 'lib/suite.c', ...inFolder('privileged-32', PRIVILEGED_32)],
+    flags: ['-m32', '-march=i686', '-mgeneral-regs-only', '-fno-omit-frame-pointer'],
   },
 };
 
