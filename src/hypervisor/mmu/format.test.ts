@@ -88,11 +88,18 @@ describe('root_role', () => {
     expect(new Set(roots).size).toBe(1);
   });
 
-  test('of shadow paging is at least PAE and always has NX', () => {
+  test('of shadow paging is at least PAE', () => {
     const role = shadowRootRole(ia32(CR0.PG, 0, 0).base);
     expect(roleLevel(role)).toBe(3);
-    expect(role & ROLE.EFER_NX).toBe(ROLE.EFER_NX);
     expect(role & ROLE.HAS_4_BYTE_GPTE).toBe(ROLE.HAS_4_BYTE_GPTE);
+  });
+
+  // The property test found both: pages made under one setting were found again under the other.
+  test.each([
+    ['EFER.NXE', ia32(CR0.PG, CR4.PAE, EFER.NXE), ia32(CR0.PG, CR4.PAE, 0)],
+    ['CR4.PSE in 32-bit paging', ia32(CR0.PG, CR4.PSE, 0), ia32(CR0.PG, 0, 0)],
+  ])('of shadow paging tells %s apart, since it decides which guest entries are legal', (_name, a, b) => {
+    expect(shadowRootRole(a.base)).not.toBe(shadowRootRole(b.base));
   });
 
   test('differs in kind between a direct root and a shadow root of paging-off, though both are direct', () => {

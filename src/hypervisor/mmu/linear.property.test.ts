@@ -236,6 +236,8 @@ class LinearFuzz {
       for (let a = 0; a < ACCESSES.length && sets !== undefined; a += 1) sets[p * ACCESSES.length + a] = new Set();
       this.remember(false);
     } else if (kind < 97) {
+      // A VM entry whose PDPTEs are illegal fails; that is nested VMX's affair.
+      if (format === 'PAE' && this.eptp === 0 && cpu.mmu.loadPdptrs(cpu.regs.cr3Lo) !== 'ok') return;
       this.mode = { ...this.randomMode(), cr3: cpu.regs.cr3Lo };
       if (this.eptp !== 0 || this.setting.endsWith('L2')) {
         cpu.exitL2();

@@ -127,9 +127,12 @@ export function tdpRootRole(cpuBase: number, tdpLevel: number): number {
   return withKind(kept | fixed | tdpLevel, KIND.DIRECT);
 }
 
-/** root_role of shadow paging: at least PAE format, and NX always usable in the shadow (6.3 row 10). */
+/**
+ * root_role of shadow paging: at least PAE format. DEVIATION from nested-mmu.md 3.3, which forces efer_nx to 1: our SPTEs have
+ * an X bit in any case (6.3 row 10 cannot happen), and a page made under EFER.NXE = 1 may hold what NXE = 0 reserves.
+ */
 export function shadowRootRole(cpuBase: number): number {
-  return (withLevel(cpuBase, Math.max(roleLevel(cpuBase), 3)) | ROLE.EFER_NX) >>> 0;
+  return withLevel(cpuBase, Math.max(roleLevel(cpuBase), 3));
 }
 
 /** cpu_role of EPT12. No CR0, CR4 or EFER bit of anyone is in it (3.4, 6.3 row 8). */
@@ -157,7 +160,7 @@ export function nptRole(out: RoleWords, cr0: number, cr4: number, efer: number, 
 
 /** root_role over NPT12: L0's own level, with a one-entry top level if that is deeper than L1's (1.1 "passthrough"). */
 export function nptRootRole(cpuBase: number, l0Level: number): number {
-  const role = (withLevel(cpuBase, l0Level) | ROLE.EFER_NX) >>> 0;
+  const role = withLevel(cpuBase, l0Level);
   return l0Level === 5 && roleLevel(cpuBase) === 4 ? (role | ROLE.PASSTHROUGH) >>> 0 : role;
 }
 

@@ -15,6 +15,7 @@ import type { HostMemory, VmTlbPort } from './ports.ts';
 import { REQUEST } from './requests.ts';
 import { ROLE } from './role.ts';
 import { ENTRIES, ShadowPages } from './shadow-pages.ts';
+import { zapAllFast } from './zap.ts';
 
 /**
  * How much of the design is in force; all three are correct, only the cost differs (DESIGN.md 5).
@@ -167,6 +168,8 @@ export class VmMmu {
   /** New CPUID or VMX capabilities (3.6 "Epoch rule"). */
   setCapabilities(capabilities: Capabilities): void {
     this.formats.setCapabilities(capabilities);
+    // Shadow pages were made by the old rules, and their roles do not say so.
+    zapAllFast(this);
     for (const vcpu of this.vcpus) vcpu.invalidateRoles();
     this.requestAll(REQUEST.FLUSH_ALL);
   }

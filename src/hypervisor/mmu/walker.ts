@@ -282,6 +282,7 @@ function logNestedPml(c: WalkContext, r: WalkRecord): boolean {
   const index = nested.pmlIndex & 0xffff;
   if (index > 511) {
     r.pmlFull = true;
+    r.nestedFault = true;
     r.errorCode = 0;
     r.qualification = 0;
     return false;

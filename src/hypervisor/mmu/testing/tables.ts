@@ -2,6 +2,8 @@
 import type { FakeMachine } from './fake-engine.ts';
 
 export const EPT_RWX = 7;
+/** Upper entries leave every right, XU included. */
+const EPT_TABLE = 0x707;
 export const EPT_AD = 0x300;
 /** Write-back leaf. */
 export const EPT_WB = 6 << 3;
@@ -30,7 +32,7 @@ export class TableBuilder {
   }
 
   /** L1-physical address of the entry of `ngpa` at `level`, making tables on the way. */
-  eptEntry(root: number, ngpa: number, level = 1, levels = 4, rights = EPT_RWX | EPT_AD): number {
+  eptEntry(root: number, ngpa: number, level = 1, levels = 4, rights = EPT_TABLE): number {
     return this.#entry(root, ngpa, level, levels, rights);
   }
 
