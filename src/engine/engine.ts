@@ -3,7 +3,7 @@ import type { SecondStageRoot, SecondStageTables } from '../contracts/second-sta
 import type { FunctionBuilder, ModuleBuilder } from '../wasm/module.ts';
 import { linear } from './core/address.ts';
 import { CpuState, type EngineHost, type EngineVcpu, noIntercepts } from './core/cpu.ts';
-const debugArmed = (_: unknown) => false, debugBefore = (_: unknown): number => 0, debugAfter = (_: unknown, __: boolean): number => 0;
+import { debugAfter, debugArmed, debugBefore } from './core/debug.ts';
 import { deliverFault, injectEvent } from './core/events.ts';
 import { EXIT, X } from './core/exits.ts';
 import { HELPERS } from './core/helpers.ts';
@@ -77,6 +77,8 @@ export class Engine {
           const status = HELPERS[number]!(cpu, record);
           const { intercepts } = cpu.vcpu;
           if (intercepts.interruptWindow || intercepts.nmiWindow) this.#checkWindows(status, record);
+          // Something was armed: the rest of this run is for #runStepping
+          if (status === STATUS.JUMP && debugArmed(cpu)) this.#shorten(0);
           return status;
         },
         linear: (record, access) => linear(cpu, record, access),
@@ -333,7 +335,7 @@ export class Engine {
     if ((low & 0xfff) + bytes <= 4096) {
       const host = cpu.translate(low, high, access | ACCESS.WRITE);
       if (host === TRANSLATE.FAULT) return 0;
-      if (host >= 0 && !cpu.walker.oddPage) return host;
+      if (host >= 0 && !cpu.walker.oddPage && !cpu.walker.watching) return host;
     } else if (!cpu.probeWrite(low, high, bytes, access)) return 0;
     // A device, a page with code, a tracked page, two pages: work on a copy
     this.#commitLow = low;

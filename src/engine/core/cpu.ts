@@ -13,7 +13,7 @@ export interface EngineHost {
   portRead(port: number, bytes: number): number;
   portWrite(port: number, bytes: number, value: number): void;
   /** A store to a page that L0 tracks has happened: nested-mmu.md 7.7. */
-  trackWrite(physical: number, bytes: number): void;
+  trackWrite(hostAddress: number, bytes: number): void;
   /** Time-stamp counter as the running guest reads it, at instruction count `instructions`: low half; high in `tscHigh`. */
   tsc(instructions: number): number;
   readonly tscHigh: number;

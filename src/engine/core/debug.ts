@@ -12,6 +12,7 @@ import {
   dr7ReadWrite,
   RFLAGS,
 } from '../../arch/registers.ts';
+import { flushLinear } from './control-registers.ts';
 import { INTERCEPT } from './cpu.ts';
 import { raiseDebug } from './events.ts';
 import { EXIT } from './exits.ts';
@@ -55,10 +56,17 @@ const now = (cpu: Processor): number => cpu.vcpu.instructions + cpu.vcpu.slice -
  * Suppressed by RF, and right after a MOV or POP to SS: SDM 3B 17.3.1.1.
  */
 export function debugBefore(cpu: Processor): number {
-  cpu.set(S.PENDING_DEBUG, cpu.get(S.PENDING_DEBUG) & ~(PENDING.NO_STEP | PENDING.RF_LOADED));
+  const due = cpu.get(S.PENDING_DEBUG) & PENDING.DR6_BITS;
+  cpu.set(S.PENDING_DEBUG, due);
+  watchData(cpu);
+  if (shadowAt(cpu, now(cpu)) === SHADOW.MOV_SS) return STATUS.NEXT;
+  if (due !== 0) {
+    // Of the instruction before, or loaded by L0
+    cpu.set(S.PENDING_DEBUG, 0);
+    return raiseDebug(cpu, due);
+  }
   const dr7 = cpu.get(DR7_AT);
   if (!(dr7 & DR7_ENABLES) || cpu.get(S.RFLAGS) & RFLAGS.RF) return STATUS.NEXT;
-  if (shadowAt(cpu, now(cpu)) === SHADOW.MOV_SS) return STATUS.NEXT;
   const base = segment(SEG.CS) + SEG.BASE;
   const low = cpu.long ? cpu.get(S.RIP) : (cpu.get(S.RIP) + cpu.get(base)) >>> 0;
   const high = cpu.long ? cpu.get(S.RIP + 4) : 0;
@@ -129,12 +137,18 @@ function notePending(cpu: Processor, dr7: number, hit: number): void {
 /** LENn: 1, 2, 8, 4 bytes. */
 const breakpointBytes = (dr7: number, n: number): number => [1, 2, 8, 4][dr7Length(dr7, n)]!;
 
-/** Is any data breakpoint enabled? */
-export function watchesData(cpu: Processor): boolean {
+/**
+ * Sees to it that data accesses are seen while a data breakpoint is enabled: the walker leaves no TLB entries for them.
+ * A vCPU that arms one starts with empty TLBs; `watching` is looked at again whenever DR7 or the vCPU changes.
+ */
+export function watchData(cpu: Processor): void {
   const dr7 = cpu.get(DR7_AT);
-  if (!(dr7 & DR7_ENABLES)) return false;
-  for (let n = 0; n < 4; n += 1) if (isEnabled(dr7, n) && dr7ReadWrite(dr7, n) & 1) return true;
-  return false;
+  let watches = false;
+  if (dr7 & DR7_ENABLES) {
+    for (let n = 0; n < 4; n += 1) watches ||= isEnabled(dr7, n) && (dr7ReadWrite(dr7, n) & 1) !== 0;
+  }
+  if (watches && !cpu.walker.watching) flushLinear(cpu);
+  cpu.walker.watching = watches;
 }
 
 // ---- MOV DR ----------------------------------------------------------------------------------------------------------
@@ -178,6 +192,7 @@ export const movToDr: Helper = (cpu, record) => {
   const high = cpu.long ? cpu.get(register + 4) : 0;
   if (number >= 6 && high !== 0) return cpu.fault(VECTOR.GP, 0);
   setDr(cpu, number, low, high);
+  watchData(cpu);
   cpu.modeChanged();
   return cpu.goOn(record);
 };

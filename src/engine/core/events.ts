@@ -128,7 +128,9 @@ function deliver(
     const status = enter(cpu, vector, type, hasError, error, length);
     if (status === STATUS.JUMP) {
       cpu.set(S.SHADOW_KIND, 0);
-      cpu.set(S.PENDING_DEBUG, cpu.get(S.PENDING_DEBUG) | PENDING.NO_STEP);
+      // An instruction that faulted has hit no data breakpoint
+      const noted = type === EVENT.EXCEPTION ? 0 : cpu.get(S.PENDING_DEBUG);
+      cpu.set(S.PENDING_DEBUG, noted | PENDING.NO_STEP);
       if (type === EVENT.NMI) cpu.set(S.NMI_BLOCKED, 1);
       return status;
     }

@@ -5,6 +5,7 @@ import { ACCESS, TRANSLATE } from '../paging/access.ts';
 import { TlbContexts } from '../paging/tlb.ts';
 import { type CodePages, PageWalker } from '../paging/walk.ts';
 import type { EngineHost, EngineVcpu } from './cpu.ts';
+import { noteDataAccess } from './debug.ts';
 import { EXIT, type ExitReason, X } from './exits.ts';
 import { AUX, GPR, gpr, REC, S, SCRATCH, SEG, STATUS, segment, TLB } from './layout.ts';
 import { EngineMemory, type MemoryPlan } from './memory.ts';
@@ -200,6 +201,7 @@ export class Processor {
    * descriptor tables, TSS and the like. False: S.ACCESS_STATUS has the status to leave with.
    */
   read(low: number, high: number, bytes: number, access = this.dataAccess): boolean {
+    if (this.walker.watching) this.#watch(low, high, bytes, access);
     if ((low & 0xfff) + bytes > 4096) return this.#readAcross(low, high, bytes, access);
     const host = this.translate(low, high, access);
     if (host >= 0) {
@@ -232,6 +234,11 @@ export class Processor {
     } else this.low = this.host.mmioRead(physical, bytes) >>> 0;
   }
 
+  /** Notes the data breakpoints that an access hits; the processor's own table accesses do not count. */
+  #watch(low: number, high: number, bytes: number, access: number): void {
+    if (!(access & ACCESS.IMPLICIT)) noteDataAccess(this, low, high, bytes, (access & ACCESS.WRITE) !== 0);
+  }
+
   readonly #bytes = new Uint8Array(64);
 
   #readAcross(low: number, high: number, bytes: number, access: number): boolean {
@@ -244,6 +251,7 @@ export class Processor {
 
   /** Writes 1, 2, 4 or 8 bytes. False: nothing was written, S.ACCESS_STATUS has the status. */
   write(low: number, high: number, bytes: number, valueLow: number, valueHigh = 0, access = this.dataAccess): boolean {
+    if (this.walker.watching) this.#watch(low, high, bytes, access | ACCESS.WRITE);
     if ((low & 0xfff) + bytes > 4096) {
       const b = this.#bytes;
       for (let i = 0; i < bytes; i += 1) b[i] = i < 4 ? valueLow >>> (8 * i) : valueHigh >>> (8 * (i - 4));
@@ -288,6 +296,7 @@ export class Processor {
 
   /** Copies at most 64 bytes out of linear memory, over a page border if need be. */
   copyFrom(low: number, high: number, bytes: number, into: Uint8Array, access = this.dataAccess): boolean {
+    if (this.walker.watching) this.#watch(low, high, bytes, access);
     const first = Math.min(bytes, 4096 - (low & 0xfff));
     const a = this.translate(low, high, access);
     if (a === TRANSLATE.FAULT) return false;
@@ -309,6 +318,7 @@ export class Processor {
 
   /** Copies at most 64 bytes into linear memory; both pages are translated before anything is written. */
   copyTo(low: number, high: number, bytes: number, from: Uint8Array, access = this.dataAccess): boolean {
+    if (this.walker.watching) this.#watch(low, high, bytes, access | ACCESS.WRITE);
     const first = Math.min(bytes, 4096 - (low & 0xfff));
     const a = this.translate(low, high, access | ACCESS.WRITE);
     if (a === TRANSLATE.FAULT) return false;
@@ -458,6 +468,7 @@ export class Processor {
     if (cr4 & CR4.OSFXSR) mode |= MODE.OSFXSR;
     if (cr4 & CR4.OSXSAVE && (this.get(S.XCR0) & 6) === 6) mode |= MODE.AVX;
     this.set(S.MODE, mode);
+    this.set(S.CANONICAL_SHIFT, cr4 & CR4.LA57 ? 7 : 16);
     const set = user ? TLB.USER : cr4 & CR4.SMAP && !(rflags & RFLAGS.AC) ? TLB.SUPERVISOR_SMAP : TLB.SUPERVISOR;
     this.set(S.TLB, this.tlb.set(this.vcpu.context, set));
     this.set(S.JUMP_CACHE, this.tlb.jumps(this.vcpu.context, user));

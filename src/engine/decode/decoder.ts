@@ -1,7 +1,7 @@
 import { AUX, gpr, REC, S, SEG, segment } from '../core/layout.ts';
 import type { EngineMemory } from '../core/memory.ts';
 import type { AddressMode } from '../isa/semantics.ts';
-import { type Form, type FormTable, type SizeRule } from './forms.ts';
+import type { Form, FormTable, SizeRule } from './forms.ts';
 import { MODE } from './mode.ts';
 
 /** One choice of everything static about a form: what a handler is made for. */
@@ -230,7 +230,8 @@ export class Decoder {
     const opNumber = (opcode & 7) | (rex & 1 ? 8 : 0);
     let seg = SEG.DS as number;
     let ripRelative = false;
-    const hasMemory = form.modrm && form.modrmByte < 0 && isMemory && !form.operands.some(({ kind }) => kind === 'cr' || kind === 'dr');
+    const hasMemory =
+      form.modrm && form.modrmByte < 0 && isMemory && !form.operands.some(({ kind }) => kind === 'cr' || kind === 'dr');
     if (hasMemory) {
       if (addressSize === 2) seg = this.#address16(record, modrm);
       else {
@@ -297,12 +298,24 @@ export class Decoder {
         u32[(record + [REC.RA, REC.RB, REC.RC][registers]!) >>> 2] = address;
         registers += 1;
       }
-      if (typeof operand.size !== 'number' && operand.kind !== 'imm' && size === 0) size = sizeOf(operand.size, v, rexW);
+      if (
+        typeof operand.size !== 'number' &&
+        operand.kind !== 'imm' &&
+        operand.kind !== 'rel' &&
+        operand.kind !== 'far' &&
+        size === 0
+      )
+        size = sizeOf(operand.size, v, rexW);
     }
     if (size === 0) {
       const first = form.operands[0];
-      size = form.sized ? v : first && typeof first.size === 'number' && first.kind !== 'imm' && first.kind !== 'rel' ? first.size : v;
-      if (first?.kind === 'xmm' || first?.kind === 'mm' || first?.kind === 'mem') size = Math.min(8, sizeOf(first.memorySize, v, rexW) || v);
+      size = form.sized
+        ? v
+        : first && typeof first.size === 'number' && first.kind !== 'imm' && first.kind !== 'rel'
+          ? first.size
+          : v;
+      if (first?.kind === 'xmm' || first?.kind === 'mm' || first?.kind === 'mem')
+        size = Math.min(8, sizeOf(first.memorySize, v, rexW) || v);
     }
 
     // Immediates
@@ -348,9 +361,11 @@ export class Decoder {
     if (why !== 0) return this.#fail(record, why, start, offset);
 
     const addressMode: AddressMode = long ? 'long' : mode & MODE.FLAT32 ? 'flat32' : 'general';
-    const general = memory && (long ? addressSize !== 8 : addressMode === 'general' || addressSize !== 4 || seg >= SEG.FS);
+    const general =
+      memory && (long ? addressSize !== 8 : addressMode === 'general' || addressSize !== 4 || seg >= SEG.FS);
     const key =
-      (((form.index * 4 + log) * 2 + (memory ? 1 : 0)) * 3 + (long ? 0 : addressMode === 'flat32' ? 1 : 2)) * 2 + (general ? 1 : 0);
+      (((form.index * 4 + log) * 2 + (memory ? 1 : 0)) * 3 + (long ? 0 : addressMode === 'flat32' ? 1 : 2)) * 2 +
+      (general ? 1 : 0);
     let handler = this.#handlers.get(key);
     if (handler === undefined) {
       handler = this.#handler({ form, size, memory, mode: addressMode, generalAddress: general });
@@ -362,8 +377,18 @@ export class Decoder {
 
   #isPrefix(byte: number): boolean {
     return (
-      byte === 0x66 || byte === 0x67 || byte === 0xf0 || byte === 0xf2 || byte === 0xf3 || byte === 0x2e || byte === 0x36 ||
-      byte === 0x3e || byte === 0x26 || byte === 0x64 || byte === 0x65 || (byte & 0xf0) === 0x40
+      byte === 0x66 ||
+      byte === 0x67 ||
+      byte === 0xf0 ||
+      byte === 0xf2 ||
+      byte === 0xf3 ||
+      byte === 0x2e ||
+      byte === 0x36 ||
+      byte === 0x3e ||
+      byte === 0x26 ||
+      byte === 0x64 ||
+      byte === 0x65 ||
+      (byte & 0xf0) === 0x40
     );
   }
 
@@ -378,7 +403,14 @@ export class Decoder {
   }
 
   #choose(
-    candidates: readonly Form[], prefix: number, modrm: number, rexW: boolean, long: boolean, vexL: number, rep: number, rexB: boolean,
+    candidates: readonly Form[],
+    prefix: number,
+    modrm: number,
+    rexW: boolean,
+    long: boolean,
+    vexL: number,
+    rep: number,
+    rexB: boolean,
   ): Form | undefined {
     const memory = modrm < 0xc0;
     for (const form of candidates) {

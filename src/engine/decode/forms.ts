@@ -11,15 +11,7 @@ import type { Instruction, OperandKind } from '../isa/instruction.ts';
 /** Size of an operand: bytes, or by operand size (`v` 2/4/8, `z` 2/4, `y` 4/8), or none. */
 export type SizeRule = number | 'v' | 'z' | 'y';
 
-export type Encoding =
-  | 'modrm.reg'
-  | 'modrm.rm'
-  | 'opcode'
-  | 'fixed'
-  | 'imm'
-  | 'moffs'
-  | 'vvvv'
-  | 'is4';
+export type Encoding = 'modrm.reg' | 'modrm.rm' | 'opcode' | 'fixed' | 'imm' | 'moffs' | 'vvvv' | 'is4';
 
 export interface OperandForm {
   readonly kind: OperandKind;
@@ -71,15 +63,47 @@ export interface Form {
 }
 
 const FIXED: Record<string, [register: number, size: SizeRule]> = {
-  AL: [0, 1], CL: [1, 1], AX: [0, 2], DX: [2, 2], EAX: [0, 4], rAX: [0, 'v'], eAX: [0, 'z'], AH: [-2, 1],
-  RAX: [0, 8], ECX: [1, 4], EDX: [2, 4],
+  AL: [0, 1],
+  CL: [1, 1],
+  AX: [0, 2],
+  DX: [2, 2],
+  EAX: [0, 4],
+  rAX: [0, 'v'],
+  eAX: [0, 'z'],
+  AH: [-2, 1],
+  RAX: [0, 8],
+  ECX: [1, 4],
+  EDX: [2, 4],
 };
 
-const LETTER: Record<string, SizeRule> = { '8': 1, '16': 2, '32': 4, '64': 8, v: 'v', z: 'z', y: 'y', w: 2, d: 4, q: 8, b: 1 };
+const LETTER: Record<string, SizeRule> = {
+  '8': 1,
+  '16': 2,
+  '32': 4,
+  '64': 8,
+  v: 'v',
+  z: 'z',
+  y: 'y',
+  w: 2,
+  d: 4,
+  q: 8,
+  b: 1,
+};
 
-function operand(text: string, context: string, hasModRm: boolean, plusR: boolean, reg: { taken: boolean }): OperandForm {
+function operand(
+  text: string,
+  context: string,
+  hasModRm: boolean,
+  plusR: boolean,
+  reg: { taken: boolean },
+): OperandForm {
   const make = (
-    kind: OperandKind, encoding: Encoding, size: SizeRule, either = false, memorySize: SizeRule = size, register = -1,
+    kind: OperandKind,
+    encoding: Encoding,
+    size: SizeRule,
+    either = false,
+    memorySize: SizeRule = size,
+    register = -1,
   ): OperandForm => ({ kind, encoding, size, either, memorySize, register });
   const fixed = FIXED[text];
   if (fixed) return make('gpr', 'fixed', fixed[1], false, fixed[1], fixed[0]);
@@ -115,7 +139,9 @@ function operand(text: string, context: string, hasModRm: boolean, plusR: boolea
     const bits = /^m(\d+)(int|fp|bcd)$/.exec(text);
     return make('mem', 'modrm.rm', bits ? Number(bits[1]) / 8 : 0);
   }
-  match = /^(xmm|ymm|mm)(?:\/m(8|16|32|64|128|256))?$/.exec(text) ?? /^(xmm|ymm|mm)[123](?:\/m(8|16|32|64|128|256))?$/.exec(text);
+  match =
+    /^(xmm|ymm|mm)(?:\/m(8|16|32|64|128|256))?$/.exec(text) ??
+    /^(xmm|ymm|mm)[123](?:\/m(8|16|32|64|128|256))?$/.exec(text);
   if (match) {
     const kind = match[1] === 'mm' ? 'mm' : 'xmm';
     const size = match[1] === 'ymm' ? 32 : kind === 'mm' ? 8 : 16;
@@ -193,7 +219,14 @@ export function parseForm(instruction: Instruction, opcodeText: string, text: st
       if (token.length > 2) rm = token[3] as 'm' | 'r';
     } else if (/^[0-9A-F]{2}(\+r)?$/.test(token)) {
       const byte = Number.parseInt(token.slice(0, 2), 16);
-      if (bytes.length === 0 && map === 0 && prefix === -1 && (byte === 0x66 || byte === 0xf2 || byte === 0xf3) && opcodeText.length > 5 && !vex) {
+      if (
+        bytes.length === 0 &&
+        map === 0 &&
+        prefix === -1 &&
+        (byte === 0x66 || byte === 0xf2 || byte === 0xf3) &&
+        opcodeText.length > 5 &&
+        !vex
+      ) {
         prefix = byte;
       } else bytes.push(byte);
       plusR ||= token.length > 2;
@@ -224,10 +257,33 @@ export function parseForm(instruction: Instruction, opcodeText: string, text: st
           .map((part) => operand(part.trim(), context, modrm, plusR, reg));
   // `r32, xmm` under `/r`: the first register operand is ModRM.reg. `xmm/m64, xmm`: r/m was taken, the other is reg
   const sized =
-    operands.some(({ size, memorySize }) => typeof size !== 'number' || typeof memorySize !== 'number') || operands.length === 0 || wide !== '';
+    operands.some(({ size, memorySize }) => typeof size !== 'number' || typeof memorySize !== 'number') ||
+    operands.length === 0 ||
+    wide !== '';
   return {
-    index, instruction, opcodeText, text, mnemonic, operands, map, opcode, plusR, prefix, modrm, digit, rm, modrmByte, w, vex, l,
-    immediates, only64, noRexB, not64, wide, sized,
+    index,
+    instruction,
+    opcodeText,
+    text,
+    mnemonic,
+    operands,
+    map,
+    opcode,
+    plusR,
+    prefix,
+    modrm,
+    digit,
+    rm,
+    modrmByte,
+    w,
+    vex,
+    l,
+    immediates,
+    only64,
+    noRexB,
+    not64,
+    wide,
+    sized,
   };
 }
 
@@ -252,7 +308,10 @@ export class FormTable {
       }
     }
     const demands = (form: Form): number =>
-      (form.modrmByte >= 0 ? 16 : 0) + (form.prefix > 0 ? 8 : form.prefix === 0 ? 2 : 0) + (form.w >= 0 ? 4 : 0) + (form.rm !== '' || form.noRexB ? 1 : 0);
+      (form.modrmByte >= 0 ? 16 : 0) +
+      (form.prefix > 0 ? 8 : form.prefix === 0 ? 2 : 0) +
+      (form.w >= 0 ? 4 : 0) +
+      (form.rm !== '' || form.noRexB ? 1 : 0);
     for (const list of this.#byOpcode) list?.sort((a, b) => demands(b) - demands(a));
     this.forms = forms;
   }

@@ -335,7 +335,24 @@ export const CMC = carryFlag('CMC', 'F5', (flags) => i64.xor(flags, i64.const(1)
 export const CLC = carryFlag('CLC', 'F8', (flags) => i64.and(flags, i64.const(-2)));
 export const STC = carryFlag('STC', 'F9', (flags) => i64.or(flags, i64.const(1)));
 
+/** RFLAGS.DF is kept as a bit and, for string instructions, as the direction 1 or -1. */
+const direction = (name: string, code: string, down: boolean): Instruction =>
+  instruction({
+    name,
+    source: `SDM 2 "${name}"`,
+    forms: { [code]: name },
+    execute(m) {
+      const flags = i32.load(i32.const(0), S.RFLAGS);
+      const changed = down ? i32.or(flags, i32.const(RFLAGS.DF)) : i32.and(flags, i32.const(~RFLAGS.DF));
+      m.f.do(i32.store(i32.const(0), changed, S.RFLAGS));
+      m.f.do(i64.store(i32.const(0), i64.const(down ? -1 : 1), S.DIRECTION));
+    },
+  });
+
+export const CLD = direction('CLD', 'FC', false);
+export const STD = direction('STD', 'FD', true);
+
 export const DATA_TRANSFER: readonly Instruction[] = [
   MOV, MOVZX, MOVSX, LEA, XCHG, NOP, XADD, CMPXCHG, CMPXCHG8B, CBW, CWD, CMOV, SET, PUSH, POP, LEAVE, XLAT, LAHF, SAHF,
-  CMC, CLC, STC,
+  CMC, CLC, STC, CLD, STD,
 ];

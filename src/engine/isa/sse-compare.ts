@@ -5,7 +5,6 @@ import { type Instruction, instruction } from './instruction.ts';
 import {
   algebra,
   asNumber,
-  commit,
   featureOf,
   formatOf,
   isOrdinary,
@@ -15,7 +14,7 @@ import {
   sourceOf,
   widthOf,
 } from './sse-float.ts';
-import { bind, imm8, loadLow, storeLow } from './sse-operands.ts';
+import { bind, commit, imm8, isVex, loadLow, storeLow } from './sse-operands.ts';
 
 /** Floating-point comparisons: CMPxx, COMISx, UCOMISx. */
 
@@ -30,7 +29,7 @@ const compare = (kind: Kind): Instruction => {
     needs: 'sse',
     feature: featureOf(kind),
     execute(m) {
-      const predicate = i32.and(imm8(m, 2), i32.const(7));
+      const predicate = i32.and(imm8(m, 2), i32.const(isVex() ? 31 : 7));
       if (isPacked(kind)) {
         const b = m.loadV(1);
         const mask = bind(m, call(m.lib.byName(`${shape(format)}.predicate`), m.loadV(0), b, predicate));

@@ -4,8 +4,8 @@ import { DOUBLE, type Format, RC, SINGLE, truncSatI32, truncSatI64 } from '../fl
 import { lane, withLane } from '../float/vector.ts';
 import { type Instruction, instruction } from './instruction.ts';
 import type { Semantics } from './semantics.ts';
-import { algebra, asBits, asNumber, commit, hostRounds, isOrdinary, widthOf } from './sse-float.ts';
-import { bind, enterMmx, loadLow, lowVector, storeLow, storeMm, ZERO_VECTOR } from './sse-operands.ts';
+import { algebra, asBits, asNumber, hostRounds, isOrdinary, widthOf } from './sse-float.ts';
+import { bind, commit, enterMmx, loadLow, lowVector, storeLow, storeMm, ZERO_VECTOR } from './sse-operands.ts';
 
 /**
  * Conversions: CVTxx2xx and CVTTxx2xx. SDM 2A 3.2. A conversion that is exact by its types takes the host's own

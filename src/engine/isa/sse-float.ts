@@ -4,7 +4,7 @@ import { DOUBLE, type Format, RC, SINGLE } from '../float/format.ts';
 import { shape } from '../float/vector.ts';
 import { type Instruction, instruction } from './instruction.ts';
 import type { Semantics } from './semantics.ts';
-import { bind, imm8, loadLow, storeLow, vector } from './sse-operands.ts';
+import { bind, commit, imm8, loadLow, storeLow, vector } from './sse-operands.ts';
 
 /**
  * Floating-point arithmetic of SSE, SSE2, SSE3 and SSE4.1.
@@ -27,13 +27,6 @@ export const featureOf = (kind: Kind): string => (kind.endsWith('d') ? 'sse2' : 
 /** Source operand in the instruction column. */
 export const sourceOf = (kind: Kind): string =>
   ({ ps: 'xmm/m128', pd: 'xmm/m128', ss: 'xmm/m32', sd: 'xmm/m64' })[kind];
-
-/** Leaves if what the operations raised is unmasked. */
-export function commit(m: Semantics): void {
-  const status = m.let(call(m.lib.byName('float.commit')));
-  m.f.if(status.get, () => m.leave(status.get));
-  m.f.release(status);
-}
 
 /** Lane-wise words in which the conditions above are written, for a vector or for one number. */
 interface Algebra {

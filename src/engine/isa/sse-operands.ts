@@ -1,4 +1,4 @@
-import { type Expr, i32, i64, v128 } from '../../wasm/expr.ts';
+import { call, type Expr, i32, i64, v128 } from '../../wasm/expr.ts';
 import { S } from '../core/layout.ts';
 import type { Semantics } from './semantics.ts';
 
@@ -12,6 +12,41 @@ export const vector = (bytes: Uint8Array): Expr => v128.const(bytes);
 export const ZERO_VECTOR = vector(new Uint8Array(16));
 export const IOTA = vector(lanes8((i) => i));
 
+/** Leaves if what the floating-point operations raised is unmasked. Before the first write. */
+export function commit(m: Semantics): void {
+  if (deferring) {
+    owed = true;
+    return;
+  }
+  const status = m.let(call(m.lib.byName('float.commit')));
+  m.f.if(status.get, () => m.leave(status.get));
+  m.f.release(status);
+}
+
+/** While a VEX form is generated from a legacy row: see sse-vex.ts. */
+let generatingVex = false;
+let deferring = false;
+let owed = false;
+
+/**
+ * Generates `body` for a VEX form. With `defer` the exceptions of all its parts are judged together, by the function
+ * returned.
+ */
+export function deferCommits(m: Semantics, defer: boolean, body: () => void): () => void {
+  generatingVex = true;
+  deferring = defer;
+  owed = false;
+  body();
+  generatingVex = false;
+  deferring = false;
+  const due = owed;
+  return () => {
+    if (due) commit(m);
+  };
+}
+
+export const isVex = (): boolean => generatingVex;
+
 /** Low `bytes` of an XMM operand, or as many of memory: zero-extended, in a local. */
 export function loadLow(m: Semantics, i: number, bytes: number): Expr {
   if (m.isMemory(i)) return m.loadMemory(m.address(), bytes);
@@ -21,7 +56,11 @@ export function loadLow(m: Semantics, i: number, bytes: number): Expr {
 /** Writes the low `bytes` of an XMM register and leaves the rest as it is, or writes memory. */
 export function storeLow(m: Semantics, i: number, value: Expr, bytes: 4 | 8): void {
   if (m.isMemory(i)) m.storeMemory(m.address(), value, bytes);
-  else m.f.do((bytes === 4 ? i64.store32 : i64.store)(m.registerAddress(i), value));
+  else if (generatingVex) {
+    // The rest is that of the first source
+    const rest = m.loadV(i);
+    m.storeV(i, bytes === 4 ? v128.i32x4Replace(rest, 0, i32.wrap(value)) : v128.i64x2Replace(rest, 0, value));
+  } else m.f.do((bytes === 4 ? i64.store32 : i64.store)(m.registerAddress(i), value));
 }
 
 /** An i64 as a vector whose upper half is zero. */

@@ -8,6 +8,7 @@ import {
   enterMmx,
   IOTA,
   imm8,
+  isVex,
   lanes8,
   loadLow,
   loadMm,
@@ -19,6 +20,7 @@ import {
   selectWords,
   storeMm,
   vector,
+  ZERO_VECTOR,
 } from './sse-operands.ts';
 
 /** Bitwise logic on floating-point registers, shuffles, insertions and extractions, blends, extensions, text. */
@@ -362,6 +364,7 @@ const strings = (name: string, opcode: string, explicit: boolean, mask: boolean)
         const expanded = select(words, maskWords(result), byteMask);
         const value = select(option, expanded, lowVector(i64.extendI32U(result)));
         m.f.do(v128.store(i32.const(S.XMM), value));
+        if (isVex()) m.f.do(v128.store(i32.const(S.YMMH), ZERO_VECTOR));
       } else {
         m.setReg(1, i64.extendI32U(indexOf(result, option, elements)), 4);
       }

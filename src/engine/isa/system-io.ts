@@ -1,5 +1,6 @@
 import { RFLAGS } from '../../arch/registers.ts';
 import { segmentLinear } from '../core/address.ts';
+import { notePortAccess } from '../core/debug.ts';
 import { EXIT, X } from '../core/exits.ts';
 import type { Helper } from '../core/helpers.ts';
 import { ALLOW, AUX, gpr, REC, S, SEG, STATUS } from '../core/layout.ts';
@@ -54,6 +55,7 @@ const inOut: Helper = (cpu, record) => {
     return ioExit(cpu, record, port, bytes, (out ? 0 : IO.IN) | (immediate ? IO.IMMEDIATE : 0));
   }
   const rax = gpr(0);
+  notePortAccess(cpu, port, bytes);
   if (out) {
     const value = bytes === 1 ? cpu.u8[rax]! : bytes === 2 ? cpu.u16[rax >>> 1]! : cpu.get(rax);
     cpu.host.portWrite(port, bytes, value);
@@ -113,6 +115,7 @@ const strings: Helper = (cpu, record) => {
     cpu.set(X.INFO, (size << 7) | (seg << 15));
     return exit;
   }
+  notePortAccess(cpu, port, bytes);
   while (left > 0) {
     addressRegister(cpu, pointer, size);
     const checked = segmentLinear(cpu, seg, cpu.low, cpu.high, bytes, !out);

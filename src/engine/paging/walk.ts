@@ -46,6 +46,9 @@ export class PageWalker {
   /** After a translation for writing: the page holds code, or is tracked; the store must be followed by `stored`. */
   oddPage = 0;
 
+  /** A data breakpoint is armed: data accesses leave no TLB entries, so that each one is seen. */
+  watching = false;
+
   // Result of the second stage
   #leafLow = 0;
   readonly #gpaTag = new Float64Array(GPA_CACHE).fill(-1);
@@ -68,7 +71,7 @@ export class PageWalker {
   /** After a store through an address for which `oddPage` was set. */
   stored(host: number, bytes: number): void {
     if (this.#code.holds(host >>> 12)) this.#code.written(host, bytes);
-    if (this.oddPage & 2) this.#host.trackWrite(this.physical, bytes);
+    if (this.oddPage & 2) this.#host.trackWrite(host, bytes);
   }
 
   /**
@@ -216,7 +219,6 @@ export class PageWalker {
       u32[host >>> 2] = u32[host >>> 2]! | want;
       this.#raw[i] = this.#raw[i]! | want;
       if (this.oddPage) {
-        this.physical = entries[2 * i]!;
         this.stored(host, 8);
         this.oddPage = 0;
       } else if (this.#code.holds(host >>> 12)) this.#code.written(host, 8);
@@ -277,6 +279,21 @@ export class PageWalker {
     }
     // Table accesses count as writes under EPT accessed/dirty flags: SDM 3C 28.3.3.2
     this.#violation(physical, (write ? 3 : 1) | (host >= 0 ? (rights & 7) << 3 : 0) | 0x80, low, high);
+    return -1;
+  }
+
+  /**
+   * Host address of guest-physical memory that the processor itself reads, not on behalf of a linear address (PDPTEs), or
+   * -1 with an EPT violation or misconfiguration in the exit record. Not for linear (shadow) roots.
+   */
+  readPhysical(vcpu: EngineVcpu, physical: number): number {
+    const { u32 } = this.#memory;
+    const host = this.#secondStage(vcpu, physical);
+    const rights = this.#leafLow;
+    if (host >= 0 && rights & SPTE.R && !(rights & SPTE.MMIO)) return host;
+    if (host >= 0 && rights & SPTE.MMIO) this.#misconfiguration(physical, 0, 0);
+    else this.#violation(physical, 1 | (host >= 0 ? (rights & 7) << 3 : 0), 0, 0);
+    u32[X.LINEAR_VALID >>> 2] = 0;
     return -1;
   }
 
@@ -419,6 +436,7 @@ export class PageWalker {
     const page = (low & ~0xfff) >>> 0;
     const addend = ((host & ~0xfff) - page) >>> 0;
     const index = (base + ((low >>> 8) & ((TLB.ENTRIES - 1) * TLB.ENTRY_BYTES))) >>> 2;
+    if (this.watching && !(access & ACCESS.FETCH)) return;
     this.#tlb.touchSet(vcpu.context, set);
     if (access & ACCESS.FETCH) {
       const at = index + (TLB.EXECUTE >>> 2);
@@ -497,14 +515,10 @@ export class PageWalker {
     if (access & ACCESS.WRITE) {
       if (entry & SPTE.TRACKED) {
         this.oddPage = 2;
-        this.physical = this.trackedPhysical(host);
       } else if (this.#code.holds(host >>> 12)) this.oddPage = 1;
     }
     return host;
   }
-
-  /** L1-physical address behind a host address: L0 sets this, as only it knows the slots. */
-  trackedPhysical: (host: number) => number = (host) => host - this.#memory.ram;
 }
 
 /** What a translation allows the set it was made for, and the raw bits of the guest's entries. */

@@ -7,7 +7,6 @@ import type { MemoryPlan } from '../../engine/core/memory.ts';
 import { Engine } from '../../engine/engine.ts';
 import { IrqChip } from '../irq/irq-chip.ts';
 import { VirtualTsc } from '../irq/virtual-tsc.ts';
-import { EPT_CAP } from '../mmu/ept.ts';
 import type { NestedPort } from '../mmu/ports.ts';
 import { addSlot } from '../mmu/slots.ts';
 import { type ComparisonMode, DEFAULT_CONFIG, VmMmu } from '../mmu/vm-mmu.ts';
@@ -114,11 +113,12 @@ export class Vm {
         tdp: options.tdp,
         force: options.force,
         capabilities: {
-          physicalBits: policy.physicalAddressBits,
-          gigabytePages: policy.has('pdpe1gb'),
-          amdCompatible: policy.vendor === 'amd',
-          ept: EPT_CAP.EXECUTE_ONLY | EPT_CAP.PAGE_2M | EPT_CAP.PAGE_1G,
-        } as never,
+          physicalAddressBits: policy.physicalAddressBits,
+          gbPages: policy.has('pdpe1gb'),
+          amd: policy.vendor === 'amd',
+          ept: 0,
+          vpid: 0,
+        },
       },
       memory,
       {

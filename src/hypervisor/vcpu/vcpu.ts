@@ -1,0 +1,473 @@
+import type { CpuidPolicy } from '../../arch/cpuid.ts';
+import { CR0, EFER, RFLAGS } from '../../arch/registers.ts';
+import { assert } from '../../base/assert.ts';
+import { engineMsrRead, engineMsrWrite } from '../../engine/core/msrs.ts';
+import type { CpuState, EngineVcpu } from '../../engine/core/cpu.ts';
+import { EXIT, X } from '../../engine/core/exits.ts';
+import { ALLOW, gpr, S, SEG, STATUS, segment } from '../../engine/core/layout.ts';
+import type { Engine } from '../../engine/engine.ts';
+import type { LocalApic } from '../irq/local-apic.ts';
+import type { VirtualTsc } from '../irq/virtual-tsc.ts';
+import type { EngineViolation, NestedPort } from '../mmu/ports.ts';
+import { VcpuMmu } from '../mmu/vcpu-mmu.ts';
+import type { Vm } from '../vm/vm.ts';
+import { VcpuMsrs } from './msrs.ts';
+import { MmuRegisters } from './registers.ts';
+import { EngineTlb } from './tlb-port.ts';
+
+/** What a vCPU is doing. SDM 3C 24.4.2 "Guest Non-Register State", activity state. */
+export type Activity = 'running' | 'halted' | 'wait for SIPI' | 'shutdown';
+
+/** Event injection: VM-entry interruption-information format. SDM 3C 24.8.3. */
+const EVENT = { VALID: 0x8000_0000, ERROR: 1 << 11, EXTERNAL: 0 << 8, NMI: 2 << 8, EXCEPTION: 3 << 8 } as const;
+
+/** What nested virtualization adds to a vCPU: seams that hypervisor/nested fills. */
+export interface NestedLayer {
+  /**
+   * An exit of the engine while this layer may care: L2 runs, or the instruction is a virtualization instruction.
+   *
+   * @returns  true if it was dealt with (state is consistent; run on).
+   */
+  exit(reason: number): boolean;
+  /** Before events are delivered: entries, exits and windows that L1's controls ask for. True: look again. */
+  beforeEvents(): boolean;
+  readonly guestMode: boolean;
+  /** An external interrupt or NMI is pending while L2 runs: true if it became an exit to L1. */
+  interceptsInterrupt(nmi: boolean): boolean;
+  reset(): void;
+}
+
+/**
+ * One virtual processor of L0: runs the engine, and deals with what leaves it.
+ *
+ * Owns    the order in which events are delivered, the L0 side of every exit, activity states.
+ * Knows   devices only through `Vm.devices`, the MMU through `mmu`, nested virtualization through `nested`.
+ *
+ * Source  SDM 3A 6.9 "Priority Among Simultaneous Exceptions and Interrupts"; nested-mmu.md 4.14.
+ */
+export class Vcpu {
+  readonly index: number;
+  readonly vm: Vm;
+  readonly engine: Engine;
+  readonly core: EngineVcpu;
+  readonly state: CpuState;
+  readonly apic: LocalApic;
+  readonly tsc: VirtualTsc;
+  readonly policy: CpuidPolicy;
+  readonly msrs: VcpuMsrs;
+  readonly regs: MmuRegisters;
+  readonly mmu: VcpuMmu;
+  nested: NestedLayer | null = null;
+  activity: Activity = 'running';
+  nmiPending = false;
+  initPending = false;
+  sipiVector = -1;
+  /** An event whose delivery was interrupted, to be delivered again. Interruption-information format, or 0. */
+  pendingEvent = 0;
+  pendingError = 0;
+  pendingLength = 0;
+  /** Exits by reason: EXIT number → count. */
+  readonly exits = new Float64Array(0x200);
+  /** Something came that a halted vCPU must look at. */
+  woken = false;
+  readonly #violation: EngineViolation = { gpa: 0, qualification: 0, linearLo: 0, linearHi: 0, mmio: false };
+
+  constructor(vm: Vm, index: number, policy: CpuidPolicy, apic: LocalApic, tsc: VirtualTsc, nested: NestedPort) {
+    this.vm = vm;
+    this.index = index;
+    this.engine = vm.engine;
+    this.core = vm.engine.createVcpu(index);
+    this.state = this.core.state;
+    this.apic = apic;
+    this.tsc = tsc;
+    this.policy = policy;
+    this.regs = new MmuRegisters(this.state);
+    const { engine, core } = this;
+    const cpu = engine.processor;
+    this.msrs = new VcpuMsrs(policy, apic, tsc, {
+      read: (msr) => {
+        engine.activate(core);
+        return engineMsrRead(cpu, msr);
+      },
+      write: (msr, lo, hi) => {
+        engine.activate(core);
+        return engineMsrWrite(cpu, msr, lo, hi) !== STATUS.FAULT;
+      },
+      get lo() {
+        return cpu.low;
+      },
+      get hi() {
+        return cpu.high;
+      },
+    });
+    this.resetRegisters();
+    this.mmu = new VcpuMmu(vm.mmu, this.regs, new EngineTlb(engine, core), nested);
+  }
+
+  // ---- reset ---------------------------------------------------------------------------------------------------------
+
+  /** SDM 3A 9.1.1 "Processor State After Reset". INIT keeps FPU, MSRs and caches: Table 9-1. */
+  resetRegisters(init = false): void {
+    const { state } = this;
+    const keep = init ? state.bytes().slice() : null;
+    if (!keep) state.bytes().fill(0);
+    for (let i = 0; i < 16; i += 1) state.setGpr(i, 0, 0);
+    state.setGpr(2, this.policy.values[4 * this.policy.find(1, 0)]!, 0);
+    for (let seg = 0; seg < 8; seg += 1) {
+      const at = segment(seg);
+      state.setU16(at + SEG.SELECTOR, seg === SEG.CS ? 0xf000 : 0);
+      state.setU32(at + SEG.ACCESS, seg === SEG.CS ? 0x9b : seg === SEG.LDTR ? 0x82 : seg === SEG.TR ? 0x8b : 0x93);
+      state.setU32(at + SEG.LIMIT, 0xffff);
+      state.setU64(at + SEG.BASE, seg === SEG.CS ? 0xffff_0000 : 0, 0);
+    }
+    state.setU64(S.RIP, 0xfff0, 0);
+    state.setU32(S.RFLAGS, RFLAGS.FIXED1);
+    state.setU32(S.CC_KIND, 0);
+    state.setU64(S.CC_B, 0, 0);
+    state.setU64(S.DIRECTION, 1, 0);
+    const oldCr0 = init ? state.u32(S.CR0) : 0;
+    state.setU32(S.CR0, ((init ? oldCr0 & (CR0.CD | CR0.NW) : CR0.CD | CR0.NW) | CR0.ET) >>> 0);
+    state.setU64(S.CR2, 0, 0);
+    state.setU64(S.CR3, 0, 0);
+    state.setU32(S.CR4, 0);
+    state.setU32(S.EFER, 0);
+    state.setU32(S.CPL, 0);
+    for (const limit of [S.GDTR_LIMIT, S.IDTR_LIMIT]) state.setU32(limit, 0xffff);
+    state.setU64(S.GDTR_BASE, 0, 0);
+    state.setU64(S.IDTR_BASE, 0, 0);
+    for (let i = 0; i < 4; i += 1) state.setU64(S.DR + 8 * i, 0, 0);
+    state.setU64(S.DR + 48, 0xffff_0ff0, 0);
+    state.setU64(S.DR + 56, 0x400, 0);
+    state.setU32(S.SHADOW_KIND, 0);
+    if (!init) {
+      state.setU32(S.XCR0, 1);
+      state.setU16(S.FCW, 0x40);
+      for (let i = 0; i < 8; i += 1) state.setU8(S.FEMPTY + i, 0);
+      state.setU32(S.MXCSR, 0x1f80);
+      state.setU64(S.PAT, 0x0007_0406, 0x0007_0406);
+    }
+    this.pendingEvent = 0;
+    this.nmiPending = false;
+  }
+
+  /** RESET: as after power-on. `boot`: this vCPU runs, the others wait for a SIPI. */
+  reset(boot: boolean): void {
+    this.engine.activate(this.core);
+    this.nested?.reset();
+    this.resetRegisters();
+    this.msrs.reset();
+    this.apic.reset();
+    this.mmu.reset();
+    this.engine.processor.contextChanged();
+    this.activity = boot ? 'running' : 'wait for SIPI';
+    this.initPending = false;
+    this.sipiVector = -1;
+  }
+
+  #init(): void {
+    this.initPending = false;
+    this.engine.activate(this.core);
+    this.nested?.reset();
+    this.resetRegisters(true);
+    this.apic.init();
+    this.mmu.reset();
+    this.engine.processor.contextChanged();
+    this.activity = this.apic.isBsp ? 'running' : 'wait for SIPI';
+  }
+
+  #startup(): void {
+    const vector = this.sipiVector;
+    this.sipiVector = -1;
+    if (this.activity !== 'wait for SIPI') return;
+    const { state } = this;
+    state.setU16(segment(SEG.CS) + SEG.SELECTOR, vector << 8);
+    state.setU64(segment(SEG.CS) + SEG.BASE, vector << 12, 0);
+    state.setU64(S.RIP, 0, 0);
+    this.activity = 'running';
+  }
+
+  // ---- running -------------------------------------------------------------------------------------------------------
+
+  /** Is there anything for this vCPU to do now? */
+  get runnable(): boolean {
+    if (this.activity === 'running') return true;
+    if (this.activity === 'shutdown') return this.initPending;
+    if (this.initPending || (this.sipiVector >= 0 && this.activity === 'wait for SIPI')) return true;
+    if (this.activity !== 'halted') return false;
+    return this.nmiPending || this.pendingEvent !== 0 || (this.woken && this.#interruptible());
+  }
+
+  #interruptible(): boolean {
+    if (this.nested?.guestMode) return this.vm.irq.hasInterrupt(this.index);
+    return (this.state.u32(S.RFLAGS) & RFLAGS.IF) !== 0 && this.vm.irq.hasInterrupt(this.index);
+  }
+
+  /**
+   * Runs until `budget` instructions are done, or it halts, or the VM must stop.
+   *
+   * @returns  Instructions retired.
+   */
+  run(budget: number): number {
+    const { core, engine, vm } = this;
+    const start = core.instructions;
+    const end = start + budget;
+    engine.activate(core);
+    vm.running = this;
+    vm.runStart = start;
+    for (;;) {
+      vm.clock.fireDue();
+      if (vm.stopped) break;
+      if (this.initPending) this.#init();
+      if (this.sipiVector >= 0) this.#startup();
+      if (!this.runnable) break;
+      if (!this.#deliverEvents()) continue;
+      if (this.activity !== 'running') break;
+      const left = end - core.instructions;
+      const untilTimer = vm.instructionsUntil(vm.clock.nextDeadlineNs);
+      const slice = Math.min(left, untilTimer, MAX_SLICE);
+      if (left <= 0) break;
+      assert(this.mmu.reload(), 'the shadow-page quota has room for one root');
+      const reason = engine.run(core, Math.max(1, slice));
+      if (reason !== EXIT.BUDGET) this.handle(reason);
+    }
+    const done = core.instructions - start;
+    vm.running = null;
+    return done;
+  }
+
+  /** Delivers what is pending. False: something changed, begin again. */
+  #deliverEvents(): boolean {
+    const { state, vm, core } = this;
+    if (this.nested?.beforeEvents()) return false;
+    const { intercepts } = core;
+    if (this.pendingEvent !== 0) {
+      const event = this.pendingEvent;
+      this.pendingEvent = 0;
+      return this.#inject(event, this.pendingError, this.pendingLength);
+    }
+    const shadow = this.shadow();
+    if (this.nmiPending) {
+      if (this.nested?.guestMode && this.nested.interceptsInterrupt(true)) return false;
+      if (shadow === 0 && state.u32(S.NMI_BLOCKED) === 0) {
+        this.nmiPending = false;
+        this.activity = 'running';
+        return this.#inject(EVENT.VALID | EVENT.NMI | 2, 0, 0);
+      }
+      intercepts.nmiWindow = true;
+    } else intercepts.nmiWindow = false;
+    if (vm.irq.hasInterrupt(this.index)) {
+      if (this.nested?.guestMode && this.nested.interceptsInterrupt(false)) return false;
+      if (shadow === 0 && (state.u32(S.RFLAGS) & RFLAGS.IF) !== 0) {
+        const vector = vm.irq.acknowledge(this.index);
+        if (vector >= 0) {
+          this.activity = 'running';
+          return this.#inject((EVENT.VALID | EVENT.EXTERNAL | vector) >>> 0, 0, 0);
+        }
+      }
+      intercepts.interruptWindow = true;
+    } else {
+      intercepts.interruptWindow = false;
+      this.woken = false;
+    }
+    return true;
+  }
+
+  #inject(information: number, error: number, length: number): boolean {
+    assert(this.mmu.reload(), 'the shadow-page quota has room for one root');
+    const reason = this.engine.inject(this.core, information >>> 0, error, length);
+    if (reason === 0) return true;
+    this.handle(reason);
+    return false;
+  }
+
+  /** Interrupts held off by STI (1) or MOV SS (2), or 0. */
+  shadow(): number {
+    const { state } = this;
+    const kind = state.u32(S.SHADOW_KIND);
+    if (kind === 0) return 0;
+    if (state.number(S.SHADOW_AT) === this.core.instructions) return kind;
+    state.setU32(S.SHADOW_KIND, 0);
+    return 0;
+  }
+
+  /** Raises an exception in the running level at the current instruction. */
+  raise(vector: number, error = 0, withError = true): void {
+    this.pendingEvent =
+      (EVENT.VALID | EVENT.EXCEPTION | vector | (withError && HAS_ERROR.has(vector) ? EVENT.ERROR : 0)) >>> 0;
+    this.pendingError = error;
+    this.pendingLength = 0;
+  }
+
+  /** Goes on behind the instruction that left. */
+  skip(): void {
+    const { state } = this;
+    const low = state.u32(S.RIP) + state.u32(X.LENGTH);
+    const long = (state.u32(S.EFER) & EFER.LMA) !== 0 && (state.access(SEG.CS) & 0x2000) !== 0;
+    if (long) state.setU64(S.RIP, low, state.high(S.RIP) + (low >= 0x1_0000_0000 ? 1 : 0));
+    else state.setU64(S.RIP, state.access(SEG.CS) & 0x4000 ? low >>> 0 : low & 0xffff, 0);
+    state.setU32(S.SHADOW_KIND, 0);
+    const { core } = this;
+    core.instructions += 1;
+    // The trap flag counts instructions that L0 carried out too
+    if (state.u32(S.RFLAGS) & RFLAGS.TF) this.#singleStepTrap();
+  }
+
+  #singleStepTrap(): void {
+    const dr6 = S.DR + 48;
+    this.state.setU32(dr6, this.state.u32(dr6) | 0x4000);
+    this.raise(1, 0, false);
+  }
+
+  // ---- exits ---------------------------------------------------------------------------------------------------------
+
+  handle(reason: number): void {
+    const { state, vm } = this;
+    this.exits[reason] = this.exits[reason]! + 1;
+    const vectoring = state.u32(X.VECTORING);
+    if (this.nested?.exit(reason)) return;
+    if (vectoring & EVENT.VALID && reason !== EXIT.TRIPLE_FAULT && reason !== EXIT.TASK_SWITCH) {
+      this.pendingEvent = vectoring;
+      this.pendingError = state.u32(X.VECTORING_ERROR);
+      this.pendingLength = state.u32(X.LENGTH);
+    }
+    switch (reason) {
+      case EXIT.EPT_VIOLATION:
+      case EXIT.EPT_MISCONFIG:
+        this.#physicalFault(reason === EXIT.EPT_MISCONFIG);
+        return;
+      case EXIT.SHADOW_FAULT:
+        this.#shadowFault();
+        return;
+      case EXIT.IO:
+        this.step(ALLOW.PORT);
+        return;
+      case EXIT.CPUID:
+        this.#cpuid();
+        return;
+      case EXIT.RDMSR:
+        if (!this.msrs.read(state.gprLow(1))) {
+          vm.unknownMsr(this, state.gprLow(1), false);
+          this.raise(13, 0);
+          return;
+        }
+        state.setGpr(0, this.msrs.lo, 0);
+        state.setGpr(2, this.msrs.hi, 0);
+        this.skip();
+        return;
+      case EXIT.WRMSR: {
+        const old = state.u32(S.EFER);
+        if (!this.msrs.write(state.gprLow(1), state.gprLow(0), state.gprLow(2))) {
+          vm.unknownMsr(this, state.gprLow(1), true);
+          this.raise(13, 0);
+          return;
+        }
+        if (state.u32(S.EFER) !== old) this.mmu.eferWritten(old);
+        this.skip();
+        return;
+      }
+      case EXIT.HLT:
+        this.skip();
+        this.activity = 'halted';
+        this.woken = true;
+        return;
+      case EXIT.CR_ACCESS:
+        this.#crAccess();
+        return;
+      case EXIT.XSETBV:
+        if (!this.policy.xcr0IsLegal(state.gprLow(0), state.gprLow(2)) || state.gprLow(1) !== 0) this.raise(13, 0);
+        else {
+          state.setU32(S.XCR0, state.gprLow(0));
+          this.skip();
+        }
+        return;
+      case EXIT.WBINVD:
+      case EXIT.INVD:
+      case EXIT.PAUSE:
+        this.skip();
+        return;
+      case EXIT.RDRAND:
+      case EXIT.RDSEED:
+        vm.random(this, reason === EXIT.RDSEED);
+        return;
+      case EXIT.TRIPLE_FAULT:
+        vm.tripleFault(this);
+        return;
+      case EXIT.VMCALL:
+      case EXIT.VMMCALL:
+      case EXIT.MONITOR:
+      case EXIT.MWAIT:
+      case EXIT.RDPMC:
+        this.raise(6, 0, false);
+        return;
+      case EXIT.BUDGET:
+      case EXIT.STEPPED:
+        return;
+      default:
+        // Virtualization instructions that the nested layer did not take
+        this.raise(6, 0, false);
+    }
+  }
+
+  /** Runs the instruction that left, with what it may now do; handles what comes of it. */
+  step(allow: number): void {
+    assert(this.mmu.reload(), 'the shadow-page quota has room for one root');
+    const reason = this.engine.step(this.core, allow);
+    if (reason !== EXIT.BUDGET) this.handle(reason);
+  }
+
+  #physicalFault(mmio: boolean): void {
+    const { state } = this;
+    const v = this.#violation;
+    v.gpa = state.number(X.PHYSICAL);
+    v.qualification = state.u32(X.QUALIFICATION);
+    v.linearLo = state.u32(X.LINEAR);
+    v.linearHi = state.high(X.LINEAR);
+    v.mmio = mmio;
+    const result = this.mmu.handleEptViolation(v);
+    if (result === 'mmio') this.step(ALLOW.MMIO);
+    else assert(result !== 'no-pages', 'the shadow-page quota has room for one fault');
+  }
+
+  #shadowFault(): void {
+    const { state } = this;
+    const result = this.mmu.handlePageFault(state.u32(X.LINEAR), state.high(X.LINEAR), state.u32(X.QUALIFICATION));
+    if (result === 'mmio') this.step(ALLOW.MMIO);
+    else assert(result !== 'no-pages', 'the shadow-page quota has room for one fault');
+  }
+
+  #cpuid(): void {
+    const { state, policy } = this;
+    policy.setLive(state.u32(S.CR4), state.u32(S.XCR0), state.u32(S.XSS), this.apic.isEnabled);
+    const row = 4 * policy.find(state.gprLow(0), state.gprLow(1));
+    state.setGpr(0, policy.values[row]!, 0);
+    state.setGpr(3, policy.values[row + 1]!, 0);
+    state.setGpr(1, policy.values[row + 2]!, 0);
+    state.setGpr(2, policy.values[row + 3]!, 0);
+    this.skip();
+  }
+
+  /** Without nesting only CR8 leaves: SDM 3C Table 27-3. */
+  #crAccess(): void {
+    const { state } = this;
+    const qualification = state.u32(X.QUALIFICATION);
+    const register = (qualification >>> 8) & 15;
+    const number = qualification & 15;
+    assert(number === 8, 'only CR8 is intercepted for L1');
+    if (((qualification >>> 4) & 3) === 0) {
+      const value = state.gprLow(register);
+      if (value > 15 || state.gprHigh(register) !== 0) {
+        this.raise(13, 0);
+        return;
+      }
+      this.apic.cr8 = value;
+    } else state.setGpr(register, this.apic.cr8, 0);
+    this.skip();
+  }
+
+  /** General register cells, for nested code that names registers by number. */
+  static readonly register = gpr;
+}
+
+/** Longest stretch without looking at anything: V8 has no on-stack replacement (wasm-engine.md A). */
+const MAX_SLICE = 1_000_000;
+const HAS_ERROR: ReadonlySet<number> = new Set([8, 10, 11, 12, 13, 14, 17, 21]);

@@ -1,0 +1,254 @@
+import { parseCpu } from '../arch/cpu-models.ts';
+import { gpr, S, SEG, segment } from '../engine/core/layout.ts';
+import type { Engine } from '../engine/engine.ts';
+import type { ComparisonMode } from '../hypervisor/mmu/vm-mmu.ts';
+import type { Vcpu } from '../hypervisor/vcpu/vcpu.ts';
+import { Vm } from '../hypervisor/vm/vm.ts';
+import type { BootModule, BootSegment, BootState } from '../pc/boot/boot-state.ts';
+import { loadKernel } from '../pc/boot/load-kernel.ts';
+import { highRamBytes, lowRamBytes, PHYSICAL } from '../pc/layout.ts';
+import { createPlatform, type Platform } from '../pc/platform.ts';
+import type { BlockStore } from '../pc/virtio/block.ts';
+import { MachineBus } from './bus.ts';
+
+export interface MachineOptions {
+  /** As `-cpu` has it. */
+  readonly cpu: string;
+  readonly ramBytes: number;
+  readonly cpus: number;
+  readonly kernel?: { readonly name: string; readonly bytes: Uint8Array };
+  readonly modules?: readonly BootModule[];
+  readonly commandLine?: string;
+  /** COM1 first. */
+  readonly serial?: readonly ((byte: number) => void)[];
+  readonly debugText?: (byte: number) => void;
+  readonly debugExit?: { readonly iobase: number; readonly iosize: number };
+  readonly testDevice?: boolean;
+  readonly drives?: readonly { readonly store: BlockStore; readonly serial?: string }[];
+  readonly random?: boolean;
+  /** Time of day at power-on, in ms since 1970. */
+  readonly epochMs: number;
+  /** Virtual nanoseconds per instruction; 1 by default. */
+  readonly nsPerInstruction?: number;
+  /** false: a reset ends the machine. */
+  readonly reboot?: boolean;
+  readonly hpet?: boolean;
+  readonly acpi?: boolean;
+  readonly nestedMmu?: ComparisonMode;
+  readonly tdp?: boolean;
+  readonly force?: boolean;
+  readonly fwCfgFiles?: readonly { readonly name: string; readonly bytes: Uint8Array }[];
+}
+
+export type EndingKind = 'power-off' | 'debug-exit' | 'reset' | 'triple-fault';
+export interface Ending {
+  readonly kind: EndingKind;
+  /** Process exit status. */
+  readonly status: number;
+  readonly message: string;
+}
+
+const TSC_HERTZ = 1_000_000_000;
+/** Exit status when the guest shut itself down by a triple fault or, with reboot off, reset itself. */
+export const STATUS_TRIPLE_FAULT = 4;
+
+/**
+ * A machine, put together: RAM, vCPUs and interrupt chip from hypervisor/, devices and loaders from pc/.
+ *
+ * Owns  which device is where on the bus, what reset and power-off mean.
+ */
+export class Machine {
+  readonly vm: Vm;
+  readonly bus = new MachineBus();
+  readonly platform: Platform;
+  ending: Ending | null = null;
+  readonly #options: MachineOptions;
+  #resetWanted: string | null = null;
+
+  constructor(options: MachineOptions) {
+    this.#options = options;
+    const low = lowRamBytes(options.ramBytes);
+    const high = highRamBytes(options.ramBytes);
+    this.vm = new Vm({
+      cpu: parseCpu(options.cpu),
+      cpus: options.cpus,
+      ram: [{ base: 0, bytes: low }, ...(high > 0 ? [{ base: PHYSICAL.RAM_ABOVE_4G, bytes: high }] : [])],
+      devices: this.bus,
+      mode: options.nestedMmu ?? 'split',
+      tdp: options.tdp ?? true,
+      force: options.force ?? false,
+      nsPerInstruction: options.nsPerInstruction ?? 1,
+      tscHertz: TSC_HERTZ,
+      tripleFault: (vcpu) => this.#tripleFault(vcpu),
+      plan: { contexts: 16 * options.cpus + 16, codeBytes: 96 << 20 },
+    });
+    const { irq, clock, ram } = this.vm;
+    irq.attachTo(this.bus);
+    let seed = 0x2545_f491;
+    this.platform = createPlatform(
+      {
+        bus: this.bus,
+        irq: (gsi) => irq.line(gsi),
+        clock,
+        wallTime: { epochMs: options.epochMs },
+        memory: ram,
+        power: {
+          powerOff: (status) => this.#end('power-off', status, 'the guest switched the machine off'),
+          reset: (reason) => this.#reset(reason),
+        },
+        deliverMsi: (addressLow, addressHigh, data) => {
+          irq.deliverMsi(addressLow, addressHigh, data);
+        },
+      },
+      {
+        ramBytes: options.ramBytes,
+        cpus: options.cpus,
+        ...(options.serial ? { serial: options.serial } : {}),
+        ...(options.debugText ? { debugText: options.debugText } : {}),
+        ...(options.debugExit ? { debugExit: options.debugExit } : {}),
+        ...(options.testDevice ? { testDevice: true } : {}),
+        ...(options.drives ? { drives: options.drives } : {}),
+        ...(options.hpet === undefined ? {} : { hpet: options.hpet }),
+        ...(options.acpi === undefined ? {} : { acpi: options.acpi }),
+        ...(options.fwCfgFiles ? { fwCfgFiles: options.fwCfgFiles } : {}),
+        ...(options.commandLine === undefined ? {} : { commandLine: options.commandLine }),
+        ...(options.random
+          ? {
+              random: (into: Uint8Array) => {
+                for (let i = 0; i < into.length; i += 1) {
+                  seed = (Math.imul(seed, 1_664_525) + 1_013_904_223) >>> 0;
+                  into[i] = seed >>> 24;
+                }
+              },
+            }
+          : {}),
+      },
+    );
+    this.#boot();
+  }
+
+  get engine(): Engine {
+    return this.vm.engine;
+  }
+
+  get vcpus(): readonly Vcpu[] {
+    return this.vm.vcpus;
+  }
+
+  /** Virtual time since power-on. */
+  get nowNs(): number {
+    return this.vm.clock.roundNs;
+  }
+
+  /** When the next timer fires, or -1. */
+  get nextDeadlineNs(): number {
+    const next = this.vm.clock.nextDeadlineNs;
+    return next === Number.POSITIVE_INFINITY ? -1 : next;
+  }
+
+  /** Runs to a point in virtual time. 'idle': every vCPU waits, and no timer comes before `untilNs`. */
+  run(untilNs: number): 'time' | 'idle' | 'ended' {
+    for (;;) {
+      if (this.ending) return 'ended';
+      const result = this.vm.run(untilNs);
+      if (this.#resetWanted !== null) {
+        this.#resetWanted = null;
+        this.vm.stopped = false;
+        for (const vcpu of this.vcpus) vcpu.reset(vcpu.index === 0);
+        this.vm.irq.reset();
+        this.platform.reset();
+        this.#boot();
+        continue;
+      }
+      return result === 'stopped' ? 'ended' : result;
+    }
+  }
+
+  /** Lets virtual time pass while nothing runs: the caller has waited on the host's clock. */
+  advanceTo(ns: number): void {
+    this.vm.clock.roundNs = Math.max(this.vm.clock.roundNs, ns);
+  }
+
+  serialInput(port: number, bytes: Uint8Array): void {
+    this.platform.serial[port]?.receive(bytes);
+  }
+
+  pressPowerButton(): void {
+    this.platform.pressPowerButton();
+  }
+
+  reset(reason = 'asked for from outside'): void {
+    this.#reset(reason);
+  }
+
+  #end(kind: EndingKind, status: number, message: string): void {
+    this.ending ??= { kind, status, message };
+    this.vm.stopped = true;
+    this.engine.requestStop();
+  }
+
+  #reset(reason: string): void {
+    if (this.#options.reboot === false) {
+      this.#end('reset', 0, `the guest reset the machine (${reason})`);
+      return;
+    }
+    this.#resetWanted = reason;
+    this.vm.stopped = true;
+    this.engine.requestStop();
+  }
+
+  #tripleFault(vcpu: Vcpu): void {
+    const rip = vcpu.state.big(S.RIP).toString(16);
+    this.#end('triple-fault', STATUS_TRIPLE_FAULT, `vCPU ${vcpu.index} shut down by a triple fault at RIP 0x${rip}`);
+  }
+
+  #boot(): void {
+    const { kernel, modules, commandLine } = this.#options;
+    this.vm.irq.leaveAsFirmware();
+    if (!kernel) return;
+    const { platform } = this;
+    const loaded = loadKernel(kernel.bytes, {
+      memory: this.vm.ram,
+      ramBytes: this.#options.ramBytes,
+      e820: platform.e820,
+      commandLine: commandLine ?? '',
+      kernelName: kernel.name,
+      modules: modules ?? [],
+      ...(platform.rsdp === undefined ? {} : { rsdp: platform.rsdp }),
+    });
+    applyBootState(this.vcpus[0]!, loaded.state);
+  }
+}
+
+/** Puts the boot processor into the state that the loader wants. */
+export function applyBootState(vcpu: Vcpu, boot: BootState): void {
+  const { state, engine } = vcpu;
+  engine.activate(vcpu.core);
+  const registers = [boot.rax, boot.rcx, boot.rdx, boot.rbx, boot.rsp, boot.rbp, boot.rsi, boot.rdi];
+  registers.forEach((value, i) => {
+    state.setU64(gpr(i), value % 2 ** 32, Math.floor(value / 2 ** 32));
+  });
+  state.setU64(S.RIP, boot.rip % 2 ** 32, Math.floor(boot.rip / 2 ** 32));
+  engine.processor.setRflags(boot.rflags);
+  state.setU32(S.CR0, boot.cr0);
+  state.setU64(S.CR3, boot.cr3, 0);
+  state.setU32(S.CR4, boot.cr4);
+  state.setU32(S.EFER, boot.efer);
+  const load = (index: number, from: BootSegment): void => {
+    const at = segment(index);
+    state.setU16(at + SEG.SELECTOR, from.selector);
+    state.setU32(at + SEG.ACCESS, from.accessRights);
+    state.setU32(at + SEG.LIMIT, from.limit);
+    state.setU64(at + SEG.BASE, from.base, 0);
+  };
+  load(SEG.CS, boot.cs);
+  for (const index of [SEG.DS, SEG.ES, SEG.FS, SEG.GS, SEG.SS]) load(index, boot.ds);
+  load(SEG.TR, boot.tr);
+  load(SEG.LDTR, boot.ldtr);
+  state.setU64(S.GDTR_BASE, boot.gdt.base, 0);
+  state.setU32(S.GDTR_LIMIT, boot.gdt.limit);
+  state.setU64(S.IDTR_BASE, boot.idt.base, 0);
+  state.setU32(S.IDTR_LIMIT, boot.idt.limit);
+  vcpu.mmu.initMmu();
+  engine.processor.contextChanged();
+}
