@@ -3,7 +3,7 @@ import type { SecondStageRoot, SecondStageTables } from '../contracts/second-sta
 import type { FunctionBuilder, ModuleBuilder } from '../wasm/module.ts';
 import { linear } from './core/address.ts';
 import { CpuState, type EngineHost, type EngineVcpu, noIntercepts } from './core/cpu.ts';
-import { debugAfter, debugArmed, debugBefore } from './core/debug.ts';
+import { debugAfter, debugArmed, debugBefore, watchData } from './core/debug.ts';
 import { deliverFault, injectEvent } from './core/events.ts';
 import { EXIT, X } from './core/exits.ts';
 import { HELPERS } from './core/helpers.ts';
@@ -143,6 +143,7 @@ export class Engine {
     vcpu.slice = budget;
     this.memory.i32[S.BUDGET >>> 2] = budget;
     this.#stopRequested = false;
+    if (cpu.walker.watching) watchData(cpu);
     const reason = debugArmed(cpu) ? this.#runStepping() : this.#loop();
     vcpu.instructions += vcpu.slice - this.memory.i32[S.BUDGET >>> 2]!;
     vcpu.slice = 0;

@@ -12,7 +12,6 @@ import {
   dr7ReadWrite,
   RFLAGS,
 } from '../../arch/registers.ts';
-import { flushLinear } from './control-registers.ts';
 import { INTERCEPT } from './cpu.ts';
 import { raiseDebug } from './events.ts';
 import { EXIT } from './exits.ts';
@@ -139,7 +138,7 @@ const breakpointBytes = (dr7: number, n: number): number => [1, 2, 8, 4][dr7Leng
 
 /**
  * Sees to it that data accesses are seen while a data breakpoint is enabled: the walker leaves no TLB entries for them.
- * A vCPU that arms one starts with empty TLBs; `watching` is looked at again whenever DR7 or the vCPU changes.
+ * Looked at again whenever DR7 changes, before each single step, and when a vCPU begins to run.
  */
 export function watchData(cpu: Processor): void {
   const dr7 = cpu.get(DR7_AT);
@@ -147,9 +146,14 @@ export function watchData(cpu: Processor): void {
   if (dr7 & DR7_ENABLES) {
     for (let n = 0; n < 4; n += 1) watches ||= isEnabled(dr7, n) && (dr7ReadWrite(dr7, n) & 1) !== 0;
   }
-  if (watches && !cpu.walker.watching) flushLinear(cpu);
+  const { context } = cpu.vcpu;
+  if (watches && !(cpu.walker.watching && watchedContext === context)) cpu.tlb.flush(context);
+  watchedContext = context;
   cpu.walker.watching = watches;
 }
+
+/** TLB context that was emptied when watching began in it. */
+let watchedContext = -1;
 
 // ---- MOV DR ----------------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@ import { CR0, CR4, EFER } from '../../arch/registers.ts';
 import { SPTE } from '../../contracts/second-stage.ts';
 import { Engine } from '../engine.ts';
 import type { EngineHost, EngineVcpu } from './cpu.ts';
-import { X } from './exits.ts';
+import { EXIT, X } from './exits.ts';
 import { gpr, S, SEG, segment } from './layout.ts';
 import type { Processor } from './processor.ts';
 
@@ -108,6 +108,7 @@ export class TestMachine implements EngineHost {
 
   write(at: number, bytes: readonly number[] | Uint8Array): void {
     this.engine.memory.u8.set(bytes, this.#ram + at);
+    this.engine.code.written(this.#ram + at, bytes.length);
   }
   write32(at: number, ...values: number[]): void {
     for (const [i, value] of values.entries()) {
@@ -287,6 +288,15 @@ export class TestMachine implements EngineHost {
     this.cpu.set(S.CPL, cpl);
     this.setReg(4, cpl === 0 ? AT.STACK : AT.USER_STACK);
     this.cpu.contextChanged();
+  }
+
+  /** Runs until something besides the budget leaves: a run also ends early where single-stepping begins or ends. */
+  runOn(): number {
+    for (let i = 0; i < 8; i += 1) {
+      const reason = this.run();
+      if (reason !== EXIT.BUDGET) return reason;
+    }
+    return EXIT.BUDGET;
   }
 
   /** Runs until something leaves, at most `budget` instructions. */
