@@ -124,6 +124,10 @@ export const BOOT = {
   SPARE_END: PHYSICAL.EBDA,
 } as const;
 
+/** Less holds no kernel; more CPUs than this do not fit the ACPI tables' area. */
+export const RAM_MIN = 2 * PHYSICAL.HIGH_MEMORY;
+export const CPUS_MAX = 1024;
+
 export const physical = (address: number): L1Physical => address as L1Physical;
 
 export const lowRamBytes = (ramBytes: number): number => Math.min(ramBytes, LOW_RAM_MAX);

@@ -167,6 +167,13 @@ test('S3: the RTC alarm wakes, and the FACS says where', () => {
   assert.equal(bus.in(0x600, 2) & 0x8000, 0x8000);
 });
 
+test('a machine that cannot be is refused, and the largest one that can is not', () => {
+  assert.throws(() => plugged({ ramBytes: 2 ** 20 }), /1 MiB of RAM, but it takes at least 2 MiB/);
+  assert.throws(() => plugged({ cpus: 0 }), /expected 1 to 1024/);
+  assert.throws(() => plugged({ cpus: 1025 }), /expected 1 to 1024/);
+  plugged({ ramBytes: 2 * 2 ** 20, cpus: 1024 });
+});
+
 test('no access of any width to any port or device page makes an exception', () => {
   const { bus, clock } = plugged({
     testDevice: true,

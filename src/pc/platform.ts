@@ -1,5 +1,6 @@
 import type { L1Physical } from '../base/address.ts';
-import { assert } from '../base/assert.ts';
+import { assert, UserError } from '../base/assert.ts';
+import { byteSize } from '../base/format.ts';
 import type { Clock, WallTime } from '../contracts/clock.ts';
 import type { Bus, IrqLine, PortDevice, PowerControl } from '../contracts/device.ts';
 import type { GuestMemory } from '../contracts/memory.ts';
@@ -21,7 +22,7 @@ import { FW_CFG, FwCfg } from './fw-cfg/fw-cfg.ts';
 import { Hpet } from './hpet/hpet.ts';
 import { HPET } from './hpet/registers.ts';
 import { I8042, SystemControlPortA } from './keyboard/i8042.ts';
-import { type E820Entry, e820Map, IO_APIC_PINS, IRQ, PHYSICAL, PORTS, physical } from './layout.ts';
+import { CPUS_MAX, type E820Entry, e820Map, IO_APIC_PINS, IRQ, PHYSICAL, PORTS, physical, RAM_MIN } from './layout.ts';
 import { PciAddressSpace } from './pci/address-space.ts';
 import { PciBus } from './pci/bus.ts';
 import { hostBridge, isaBridge, powerManagementFunction } from './pci/chipset.ts';
@@ -143,11 +144,21 @@ function gated(line: IrqLine): { line: IrqLine; block: (blocked: boolean) => voi
  * Puts the whole platform onto a bus, in its state after power-on, and writes into memory what firmware leaves there:
  * real-mode vectors, data areas, ACPI tables. The memory's first MiB, without 0xa0000..0xdffff, must be RAM by then.
  *
+ * @throws UserError for less RAM than `RAM_MIN`, for a number of CPUs that is not 1..`CPUS_MAX`.
+ *
  * Not here: the 8259s, the 8254, ELCR and port 0x61. For these, play `SELF_TEST_PORT_WRITES` on the bus.
  */
 export function createPlatform(wires: PlatformWires, options: PlatformOptions): Platform {
   const { bus, clock, memory, power } = wires;
   const { ramBytes, cpus } = options;
+  if (ramBytes < RAM_MIN) {
+    throw new UserError(
+      `the machine has ${byteSize(ramBytes)} of RAM, but it takes at least ${byteSize(RAM_MIN)}: use a larger -m.`,
+    );
+  }
+  if (!Number.isInteger(cpus) || cpus < 1 || cpus > CPUS_MAX) {
+    throw new UserError(`the machine has ${cpus} CPUs, expected 1 to ${CPUS_MAX}: change -smp.`);
+  }
   const line = sharedLines(wires.irq);
   const a20 = { enabled: true };
   const reset = (reason: string) => power.reset(reason);

@@ -1,6 +1,7 @@
 import { assert } from '../../base/assert.ts';
 import type { GuestMemory } from '../../contracts/memory.ts';
 import { ByteWriter } from '../bytes.ts';
+import { BLOCK_ID, PERIODIC_TICKS_MIN } from '../hpet/registers.ts';
 import { ACPI_VALUES, IRQ, PHYSICAL, PORTS, physical } from '../layout.ts';
 import { dsdtBody } from './dsdt.ts';
 import { PM } from './registers.ts';
@@ -123,7 +124,7 @@ function madt(options: AcpiOptions): Uint8Array {
     if (id < XAPIC_IDS) out.u8(0, 8, id, id).u32(1);
     else out.u8(9, 16).u16(0).u32(id).u32(1).u32(id);
   }
-  out.u8(1, 12, ioApicId(options.cpus), 0).u32(PHYSICAL.IO_APIC).u32(0);
+  out.u8(1, 12, IO_APIC_ID, 0).u32(PHYSICAL.IO_APIC).u32(0);
   const override = (irq: number, gsi: number, flags: number) => out.u8(2, 10, 0, irq).u32(gsi).u16(flags);
   override(IRQ.PIT, 2, 0); // conforms to the bus: edge, high
   for (const irq of new Set([IRQ.SCI, ...IRQ.PCI_LINKS])) override(irq, irq, LEVEL_HIGH);
@@ -132,18 +133,15 @@ function madt(options: AcpiOptions): Uint8Array {
   return table('APIC', 5, out.done());
 }
 
-/** The I/O APIC's id: 0 as in QEMU. Linux takes another one if a local APIC has it. */
-const ioApicId = (_cpus: number): number => 0;
+/** As in QEMU. A local APIC may have the same: they are different buses since the Pentium 4. */
+const IO_APIC_ID = 0;
 
 /** IA-PC HPET Specification 1.0a, 3.2.4 "The ACPI 2.0 HPET Description Table". */
 function hpet(): Uint8Array {
-  const out = new ByteWriter().u32(HPET_BLOCK_ID);
+  const out = new ByteWriter().u32(BLOCK_ID);
   genericAddress(out, 0, 0, PHYSICAL.HPET);
-  return table('HPET', 1, out.u8(0).u16(100).u8(0).done()); // periodic mode wants at least 100 ticks
+  return table('HPET', 1, out.u8(0).u16(PERIODIC_TICKS_MIN).u8(0).done());
 }
-
-/** Vendor 0x8086, legacy replacement, 64-bit counter, three comparators, revision 1: capabilities, bits 31:0. */
-export const HPET_BLOCK_ID = 0x8086_a201;
 
 /**
  * Writes all tables into the area at 0xe0000 and returns the address of the root pointer.

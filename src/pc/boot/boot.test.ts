@@ -161,7 +161,7 @@ test('a bzImage starts at its preferred address plus 0x200, in long mode with RS
   const { state, start, end } = loadKernel(bzImage(), r.request);
   assert.deepEqual([start, end], [0x100_0000, 0x200_0000]);
   assert.deepEqual([state.mode, state.rip, state.rsi, state.rflags], ['long', 0x100_0200, BOOT.INFO, 2]);
-  assert.deepEqual([state.cr0 >>> 0, state.cr4, state.efer], [0x8000_0011, 0x20, 0x500]);
+  assert.deepEqual([state.cr0, state.cr4, state.efer], [0x8000_0011, 0x20, 0x500]);
   assert.deepEqual([state.cs.selector, state.cs.accessRights, state.ds.selector], [0x10, 0xa09b, 0x18]);
   assert.equal(r.memory.read8(physical(start)), 0x90);
 });

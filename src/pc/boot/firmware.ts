@@ -44,24 +44,16 @@ const RESET_CODE = [0xba, 0xf9, 0x0c, 0xb0, 0x06, 0xee, 0xf4, 0xeb, 0xfd] as con
 
 /**
  * Port writes of the self-test to devices that are not the platform's own: machine plays them after power-on and after
- * each reset. 8259s at vectors 0x08 and 0x70, only the timer unmasked; the PCI interrupts and the SCI are level-
- * triggered; PIT channel 0 ticks 18.2 times a second.
+ * each reset, once the 8259s are initialized at vectors 0x08 and 0x70. The timer is unmasked and ticks 18.2 times a
+ * second; the SCI and the PCI interrupts are level-triggered.
  */
 export const SELF_TEST_PORT_WRITES: readonly (readonly [port: number, value: number])[] = [
-  [0x20, 0x11],
-  [0xa0, 0x11],
-  [0x21, MASTER_VECTOR],
-  [0xa1, SLAVE_VECTOR],
-  [0x21, 0x04],
-  [0xa1, 0x02],
-  [0x21, 0x01],
-  [0xa1, 0x01],
-  [0x21, 0xfa],
-  [0xa1, 0xff],
-  [0x4d1, 0x0e], // ELCR: IRQ 9, 10 and 11
+  [0x4d0, 0x00], // ELCR
+  [0x4d1, 0x0e], // IRQ 9, 10 and 11
   [0x43, 0x34], // channel 0, both bytes, rate generator
   [0x40, 0x00],
   [0x40, 0x00],
+  [0x21, 0xfa], // all masked but IRQ 0 and the cascade
 ];
 
 /** Writes vectors, data areas and routines. The areas must be RAM. */

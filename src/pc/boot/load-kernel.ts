@@ -1,6 +1,6 @@
 import { UserError } from '../../base/assert.ts';
 import { byteSize, hexBytes } from '../../base/format.ts';
-import { PHYSICAL } from '../layout.ts';
+import { RAM_MIN } from '../layout.ts';
 import type { BootRequest, KernelFormat, LoadedKernel } from './boot-state.ts';
 import { isBzImage, loadBzImage } from './bzimage.ts';
 import { loadElf, pvhEntry } from './elf.ts';
@@ -56,9 +56,9 @@ const LOADERS: Readonly<Record<KernelFormat, (image: Uint8Array, request: BootRe
  */
 export function loadKernel(image: Uint8Array, request: BootRequest): LoadedKernel {
   const format = detectKernel(image, request.kernelName);
-  if (request.ramBytes < 2 * PHYSICAL.HIGH_MEMORY) {
+  if (request.ramBytes < RAM_MIN) {
     throw new UserError(
-      `the machine has ${byteSize(request.ramBytes)} of RAM, but starting a kernel takes at least 2 MiB: use a larger -m.`,
+      `the machine has ${byteSize(request.ramBytes)} of RAM, but starting a kernel takes at least ${byteSize(RAM_MIN)}: use a larger -m.`,
     );
   }
   return LOADERS[format](image, request);

@@ -1,7 +1,6 @@
 import { has, high32, join64, low32, TWO_32 } from '../../base/bits.ts';
 import type { Clock, Timer } from '../../contracts/clock.ts';
 import type { AccessSize, IrqLine, MmioDevice } from '../../contracts/device.ts';
-import { HPET_BLOCK_ID } from '../acpi/tables.ts';
 import {
   TIMER_CONFIGURATION as CONFIG,
   CONFIGURATION,
@@ -121,7 +120,7 @@ export class Hpet implements MmioDevice {
   #read(offset: number): number {
     switch (offset) {
       case HPET.CAPABILITIES:
-        return HPET_BLOCK_ID;
+        return BLOCK_ID;
       case HPET.CAPABILITIES + 4:
         return PERIOD_FEMTOSECONDS;
       case HPET.CONFIGURATION:

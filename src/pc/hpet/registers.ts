@@ -33,3 +33,11 @@ export const TIMER_WRITABLE = 0x0000_7f4e;
 /** 10 ns a tick: 100 MHz. */
 export const PERIOD_NS = 10;
 export const PERIOD_FEMTOSECONDS = PERIOD_NS * 1_000_000;
+
+/**
+ * General capabilities, bits 31:0 (2.3.4), which the ACPI table repeats: vendor 0x8086, legacy replacement, a 64-bit
+ * counter, three comparators, revision 1.
+ */
+export const BLOCK_ID = 0x8086_a201;
+/** Shortest period that loses no interrupt, for the ACPI table. */
+export const PERIODIC_TICKS_MIN = 100;

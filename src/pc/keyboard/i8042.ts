@@ -32,6 +32,7 @@ export class I8042 {
   readonly #reset: (reason: string) => void;
   readonly #a20: { enabled: boolean };
   readonly #output: { byte: number; aux: boolean }[] = [];
+  #last = 0; // the output buffer keeps its value when read again
   #ctr = CTR.XLATE | CTR.SYS | CTR.KBD_INT;
   #expects = 0; // controller command that waits for its data byte
   #keyboardExpects = 0;
@@ -83,8 +84,6 @@ export class I8042 {
       (first?.aux ? STATUS.AUX_OBF : 0)
     );
   }
-
-  #last = 0; // the output buffer keeps its value when read again
 
   #readData(): number {
     const first = this.#output.shift();
