@@ -24,7 +24,7 @@ const row = (
   forms: Readonly<Record<string, string>>,
   feature: string,
   execute: (m: Semantics) => void,
-  needs: 'sse' | 'mmx' | undefined = 'sse',
+  needs: 'sse' | 'mmx' | null = 'sse',
 ): Instruction =>
   instruction({ name, source: `SDM 2 "${name}—${title}"`, forms, feature, ...(needs ? { needs } : {}), execute });
 
@@ -104,7 +104,7 @@ const MOVES: readonly Instruction[] = [
     { 'NP W0 0F C3 /r:m': 'MOVNTI m32, rd', 'NP REX.W 0F C3 /r:m': 'MOVNTI m64, rq' },
     'sse2',
     (m) => m.store(0, m.load(1)),
-    undefined,
+    null,
   ),
   row(
     'MOVNTDQA',
@@ -367,7 +367,7 @@ const HINTS: readonly Instruction[] = [
     },
     'sse',
     nothing,
-    undefined,
+    null,
   ),
   row(
     'PREFETCHW',
@@ -379,14 +379,14 @@ const HINTS: readonly Instruction[] = [
     },
     '3dnowprefetch',
     nothing,
-    undefined,
+    null,
   ),
-  row('CLFLUSH', 'Flush Cache Line', { 'NP 0F AE /7:m': 'CLFLUSH m8' }, 'clflush', touch, undefined),
-  row('CLFLUSHOPT', 'Flush Cache Line Optimized', { '66 0F AE /7:m': 'CLFLUSHOPT m8' }, 'clflushopt', touch, undefined),
-  row('CLWB', 'Cache Line Write Back', { '66 0F AE /6:m': 'CLWB m8' }, 'clwb', touch, undefined),
-  row('SFENCE', 'Store Fence', { 'NP 0F AE /7:r': 'SFENCE' }, 'sse', nothing, undefined),
-  row('LFENCE', 'Load Fence', { 'NP 0F AE /5:r': 'LFENCE' }, 'sse2', nothing, undefined),
-  row('MFENCE', 'Memory Fence', { 'NP 0F AE /6:r': 'MFENCE' }, 'sse2', nothing, undefined),
+  row('CLFLUSH', 'Flush Cache Line', { 'NP 0F AE /7:m': 'CLFLUSH m8' }, 'clflush', touch, null),
+  row('CLFLUSHOPT', 'Flush Cache Line Optimized', { '66 0F AE /7:m': 'CLFLUSHOPT m8' }, 'clflushopt', touch, null),
+  row('CLWB', 'Cache Line Write Back', { '66 0F AE /6:m': 'CLWB m8' }, 'clwb', touch, null),
+  row('SFENCE', 'Store Fence', { 'NP 0F AE /7:r': 'SFENCE' }, 'sse', nothing, null),
+  row('LFENCE', 'Load Fence', { 'NP 0F AE /5:r': 'LFENCE' }, 'sse2', nothing, null),
+  row('MFENCE', 'Memory Fence', { 'NP 0F AE /6:r': 'MFENCE' }, 'sse2', nothing, null),
 ];
 
 export const SSE_MOVE: readonly Instruction[] = [...MOVES, ...MASKED.slice(0, 1), ...CONTROL];

@@ -73,22 +73,32 @@ export function requireAlignment(m: Semantics, bytes: 16 | 32): void {
   m.raiseIf(i64.ne(i64.and(m.address().get, i64.const(bytes - 1)), i64.const(0)), 13);
 }
 
-/** What one pass over a half wrote. */
-type Written = Partial<Record<0 | 1, Expr>>;
+/** What the passes over the halves wrote, and the memory operand, of which the first pass reads both halves. */
+interface Passes {
+  readonly written: Partial<Record<0 | 1, Expr>>;
+  readonly memory: Partial<Record<0 | 1, Expr>>;
+}
 
 /** Semantics as the legacy row sees it. Only while code is generated, so a Proxy's cost does not matter. */
-function viewOf(m: Semantics, spec: VexSpec, half: 0 | 1, wide: boolean, written: Written): Semantics {
+function viewOf(m: Semantics, spec: VexSpec, half: 0 | 1, wide: boolean, passes: Passes): Semantics {
   const role = (i: number): number => (spec.three ? i + 1 : i);
   const destination = m.operands[0]!;
   const operands: Operand[] = m.operands.slice(spec.three ? 1 : 0);
   const words: Partial<Record<keyof Semantics, unknown>> = {
     operands,
     loadV: (i: number): Expr => {
-      if (spec.aligned && m.isMemory(role(i)) && half === 0) requireAlignment(m, wide ? 32 : 16);
-      return loadHalf(m, role(i), spec.shared?.includes(i) ? 0 : half);
+      const shared = spec.shared?.includes(i);
+      if (!m.isMemory(role(i))) return loadHalf(m, role(i), shared ? 0 : half);
+      if (half === 0) {
+        // Both at once: a fault must come before the first half's arithmetic has raised anything
+        if (spec.aligned) requireAlignment(m, wide ? 32 : 16);
+        passes.memory[0] = loadHalf(m, role(i), 0);
+        passes.memory[1] = wide && !shared ? loadHalf(m, role(i), 1) : passes.memory[0];
+      }
+      return passes.memory[half]!;
     },
     storeV: (_i: number, value: Expr): void => {
-      written[half] = m.let(value).get;
+      passes.written[half] = m.let(value).get;
     },
     load: (i: number): Expr => {
       const value = m.load(role(i));
@@ -113,12 +123,13 @@ function viewOf(m: Semantics, spec: VexSpec, half: 0 | 1, wide: boolean, written
 }
 
 function executeVex(m: Semantics, legacy: Instruction, spec: VexSpec, wide: boolean): void {
-  const written: Written = {};
+  const passes: Passes = { written: {}, memory: {} };
   const halves: (0 | 1)[] = wide ? [0, 1] : [0];
   const finish = deferCommits(m, wide, () => {
-    for (const half of halves) legacy.execute(viewOf(m, spec, half, wide, written));
+    for (const half of halves) legacy.execute(viewOf(m, spec, half, wide, passes));
   });
   finish();
+  const { written } = passes;
   const low = written[0];
   if (low === undefined) return;
   if (!m.isMemory(0)) {
