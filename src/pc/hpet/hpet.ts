@@ -2,6 +2,7 @@ import { has, high32, join64, low32, TWO_32 } from '../../base/bits.ts';
 import type { Clock, Timer } from '../../contracts/clock.ts';
 import type { AccessSize, IrqLine, MmioDevice } from '../../contracts/device.ts';
 import {
+  BLOCK_ID,
   TIMER_CONFIGURATION as CONFIG,
   CONFIGURATION,
   HPET,
