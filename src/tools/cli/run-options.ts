@@ -10,7 +10,10 @@ import { UserError } from '../../base/assert.ts';
 import type { OptionRow } from './option-table.ts';
 import { parseInteger, parseProperties, parseSize, parseSwitch } from './sizes.ts';
 
-export type SerialTarget = { readonly kind: 'stdio' | 'null' } | { readonly kind: 'file'; readonly path: string };
+export type SerialTarget =
+  | { readonly kind: 'stdio' }
+  | { readonly kind: 'null' }
+  | { readonly kind: 'file'; readonly path: string };
 
 export interface DriveOption {
   readonly path: string;

@@ -1,0 +1,234 @@
+/** `terrarium info`: what the machine offers, from the tables it is made of. */
+import {
+  ALL_MODELS,
+  BASE_CAPABILITIES,
+  type CpuModel,
+  nearest,
+  parseCpu,
+  shownFeatures,
+} from '../../arch/cpu-models.ts';
+import { CpuidPolicy } from '../../arch/cpuid.ts';
+import { FEATURE_NAMES, featureRow } from '../../arch/cpuid-features.ts';
+import { MSRS, type MsrRow, msrExists } from '../../arch/msrs.ts';
+import { UserError } from '../../base/assert.ts';
+import { byteSize, hex } from '../../base/format.ts';
+import { IRQ, LOW_RAM_MAX, PHYSICAL, PORTS } from '../../pc/layout.ts';
+import { describeOptions, type OptionRow, parseOptions, wrap } from './option-table.ts';
+import { CPUS_MAX, DEVICES, RAM_MIN_BYTES } from './run-options.ts';
+import { STATUS } from './status.ts';
+import { table, toJson } from './tables.ts';
+
+interface Topic {
+  readonly name: string;
+  readonly argument: string;
+  readonly help: string;
+  data(args: readonly string[]): unknown;
+  /** The same as text. */
+  text(args: readonly string[]): string;
+}
+
+const modelNamed = (args: readonly string[]): CpuModel => parseCpu(args[0] ?? 'intel').model;
+
+/** What a guest sees of a model on this build. */
+const shown = (model: CpuModel) => shownFeatures({ model, add: [], remove: [] }, BASE_CAPABILITIES);
+
+const hasLess = (model: CpuModel): string[] => {
+  const there = shown(model);
+  return model.features.filter((name) => !there.has(name) && featureRow(name).needs !== 'live');
+};
+
+const modelData = (model: CpuModel) => ({
+  name: model.name,
+  brand: model.brand,
+  vendor: model.vendorString,
+  family: model.family,
+  model: model.model,
+  stepping: model.stepping,
+  physicalAddressBits: model.physicalAddressBits,
+  linearAddressBits: model.linearAddressBits,
+  features: [...shown(model)],
+  notYet: hasLess(model),
+});
+
+function msrRows(model: CpuModel): MsrRow[] {
+  const policy = new CpuidPolicy(
+    { model, add: [], remove: [] },
+    { cpus: 1, apicId: 0, capabilities: BASE_CAPABILITIES },
+  );
+  return MSRS.filter((row) => msrExists(row, policy));
+}
+
+const writable = ({ writable: mask }: MsrRow): string =>
+  typeof mask === 'string' ? mask : hex((BigInt(mask[0]) << 32n) | BigInt(mask[1] >>> 0), 16);
+
+/** What is where, at power-on. PCI devices are found by the guest. */
+const fixedDevices = () => ({
+  ports: Object.entries(PORTS).map(([name, { first, count }]) => ({ name, first, count })),
+  memory: Object.entries(PHYSICAL).map(([name, address]) => ({ name, address })),
+  interrupts: IRQ,
+  optional: Object.entries(DEVICES).map(([name, { help }]) => ({ name, help })),
+});
+
+const limits = () => ({
+  cpus: CPUS_MAX,
+  ramLeastBytes: RAM_MIN_BYTES,
+  ramMost: 'what fits one WebAssembly memory of 4 GiB beside decoded code and TLBs: about 3.8 GiB with one CPU',
+  ramBelow4GiBytes: LOW_RAM_MAX,
+  serialPorts: 4,
+});
+
+const TOPICS: readonly Topic[] = [
+  {
+    name: 'cpu',
+    argument: '[MODEL]',
+    help: 'CPU models; with a name: that model and its CPUID flags',
+    data: (args) => (args.length > 0 ? modelData(modelNamed(args)) : ALL_MODELS.map(modelData)),
+    text: (args) => (args.length > 0 ? modelText(modelNamed(args)) : modelList()),
+  },
+  {
+    name: 'features',
+    argument: '',
+    help: 'every CPUID feature that -cpu knows by name',
+    data: () => FEATURE_NAMES.map((name) => ({ name, ...featureRow(name), works: works(name) })),
+    text: () =>
+      table([
+        ['feature', 'leaf', 'register', 'bit', 'level', 'here'],
+        ...FEATURE_NAMES.map((name) => {
+          const row = featureRow(name);
+          const leaf = `${hex(row.leaf)}${row.subleaf > 0 ? `.${row.subleaf}` : ''}`;
+          return [name, leaf, row.register, `${row.bit}`, row.level || '-', works(name) ? 'yes' : 'no'];
+        }),
+      ]),
+  },
+  {
+    name: 'msrs',
+    argument: '[MODEL]',
+    help: 'MSRs of a CPU model (intel)',
+    data: (args) => msrRows(modelNamed(args)),
+    text: (args) =>
+      table([
+        ['MSR', 'name', 'kept by', 'writable bits', 'note'],
+        ...msrRows(modelNamed(args)).map((row) => [hex(row.index), row.name, row.owner, writable(row), row.because]),
+      ]),
+  },
+  {
+    name: 'devices',
+    argument: '',
+    help: 'devices, and where they are',
+    data: fixedDevices,
+    text: () => {
+      const { ports, memory, optional } = fixedDevices();
+      const last = (first: number, count: number) => `${hex(first, 4)}-${hex(first + count - 1, 4)}`;
+      return [
+        table([['ports', 'device'], ...ports.map(({ name, first, count }) => [last(first, count), name])]),
+        '',
+        table([['memory', 'what'], ...memory.map(({ name, address }) => [hex(address, 9), name])]),
+        '',
+        'On PCI: host bridge 440FX, ISA bridge PIIX3, power management PIIX4; virtio-blk for every -drive.',
+        '',
+        table([['-device', 'what'], ...optional.map(({ name, help }) => [name, help])]),
+      ].join('\n');
+    },
+  },
+  {
+    name: 'limits',
+    argument: '',
+    help: 'what fits and what does not',
+    data: limits,
+    text: () => {
+      const { cpus, ramLeastBytes, ramMost, ramBelow4GiBytes, serialPorts } = limits();
+      return table([
+        ['limit', 'value'],
+        ['CPUs', `1 to ${cpus}`],
+        ['RAM, at least', byteSize(ramLeastBytes)],
+        ['RAM, at most', ramMost],
+        ['RAM below 4 GiB', `${byteSize(ramBelow4GiBytes)}; the rest lies above 4 GiB`],
+        ['serial ports', `${serialPorts}`],
+      ]);
+    },
+  },
+];
+
+const works = (name: (typeof FEATURE_NAMES)[number]): boolean => BASE_CAPABILITIES.has(featureRow(name).needs);
+
+const modelList = (): string =>
+  table([
+    ['model', 'brand', 'family', 'model', 'address bits'],
+    ...ALL_MODELS.map((each) => [
+      each.name,
+      each.brand,
+      `${each.family}`,
+      `${each.model}`,
+      `${each.physicalAddressBits}/${each.linearAddressBits}`,
+    ]),
+  ]);
+
+function modelText(model: CpuModel): string {
+  const { features, notYet } = modelData(model);
+  const flags = (names: readonly string[]) => (names.length === 0 ? '  none' : wrap(names.join(' '), 100, 2));
+  return `${model.name}: ${model.brand}
+vendor ${model.vendorString}, family ${model.family}, model ${model.model}, stepping ${model.stepping}, microcode ${hex(model.microcode)}
+${model.physicalAddressBits} bits of physical and ${model.linearAddressBits} of linear address
+caches: ${model.caches.map((cache) => `L${cache.level} ${cache.type} ${byteSize(cache.bytes)}`).join(', ')}
+
+flags (${features.length}):
+${flags(features)}
+
+the model has these too, but this build cannot do them yet, and a guest does not see them:
+${flags(notYet)}`;
+}
+
+interface InfoOptions {
+  json: boolean;
+  help: boolean;
+}
+
+const OPTIONS: readonly OptionRow<InfoOptions>[] = [
+  {
+    names: ['json'],
+    argument: null,
+    default: '',
+    help: 'As JSON.',
+    take: (into) => {
+      into.json = true;
+    },
+  },
+  {
+    names: ['h', 'help'],
+    argument: null,
+    default: '',
+    help: 'This text.',
+    take: (into) => {
+      into.help = true;
+    },
+  },
+];
+
+const usage = (): string => `usage: terrarium info TOPIC [--json]
+
+${TOPICS.map(({ name, argument, help }) => `  ${`${name} ${argument}`.padEnd(14)}${help}`).join('\n')}
+
+${describeOptions(OPTIONS)}`;
+
+export function info(argv: readonly string[]): number {
+  const options: InfoOptions = { json: false, help: false };
+  const [name, ...args] = parseOptions(OPTIONS, argv, options, 'info');
+  if (options.help || (name === undefined && !options.json)) {
+    process.stdout.write(usage());
+    return STATUS.DONE;
+  }
+  if (name === undefined) {
+    process.stdout.write(`${toJson(Object.fromEntries(TOPICS.map((topic) => [topic.name, topic.data([])])))}\n`);
+    return STATUS.DONE;
+  }
+  const topic = TOPICS.find((each) => each.name === name);
+  if (topic === undefined) {
+    const close = nearest(
+      name,
+      TOPICS.map((each) => each.name),
+    );
+    throw new UserError(`there is no "terrarium info ${name}": did you mean "terrarium info ${close}"?`);
+  }
+  process.stdout.write(`${options.json ? toJson(topic.data(args)) : topic.text(args)}\n`);
+  return STATUS.DONE;
+}

@@ -1,0 +1,208 @@
+/** `terrarium run`: opens what the options name, builds the machine, runs it, and says how it ended. */
+
+import { closeSync, openSync, writeSync } from 'node:fs';
+import { basename } from 'node:path';
+import { UserError } from '../../base/assert.ts';
+import { Machine, type MachineOptions } from '../../machine/machine.ts';
+import { BlockFile } from './block-file.ts';
+import { ESCAPE_HELP } from './escape-keys.ts';
+import { readWhole, reasonOf } from './files.ts';
+import { describeOptions, parseOptions } from './option-table.ts';
+import { RUN_OPTIONS, type RunOptions, runDefaults, type SerialTarget } from './run-options.ts';
+import { Session, type SessionEnd } from './session.ts';
+import { dumpState } from './state-dump.ts';
+import { STATUS, STATUS_HELP } from './status.ts';
+import { Input, Output } from './terminal.ts';
+
+export const runHelp = (): string =>
+  `usage: terrarium run -kernel FILE [OPTION…]
+
+Boots a kernel. Options are QEMU's where QEMU has them; one dash or two, "--name VALUE" or "--name=VALUE".
+
+${describeOptions(RUN_OPTIONS)}
+Keys:${ESCAPE_HELP}
+${STATUS_HELP}`;
+
+export function parseRun(argv: readonly string[]): RunOptions {
+  const options = runDefaults();
+  const rest = parseOptions(RUN_OPTIONS, argv, options, 'run');
+  if (options.help) return options;
+  if (rest.length > 0) {
+    throw new UserError(
+      `"${rest[0]}" is not an option: write -kernel ${rest[0]} if it is the kernel, or -drive file=${rest[0]} if it is a disk.`,
+    );
+  }
+  if (options.kernel === '') throw new UserError('no kernel is given: write -kernel FILE.');
+  if (options.monitor === 'stdio' && serialPorts(options).some(({ kind }) => kind === 'stdio')) {
+    if (options.serials.length > 0) {
+      throw new UserError('-monitor stdio and -serial stdio both want the terminal: give one of them something else.');
+    }
+    options.serials = [{ kind: 'null' }];
+  }
+  return options;
+}
+
+/** COM ports in order. By default one, on the terminal. */
+function serialPorts({ serials, noDefaults }: RunOptions): readonly SerialTarget[] {
+  if (serials.length > 0) return serials;
+  return [{ kind: noDefaults ? 'null' : 'stdio' }];
+}
+
+/** Where bytes of a serial port or of the debug console go. */
+class Sinks {
+  readonly #open: { file: number; bytes: number[]; path: string }[] = [];
+  readonly #output: Output;
+
+  constructor(output: Output) {
+    this.#output = output;
+  }
+
+  /** @throws UserError if a file cannot be written. */
+  for(option: string, target: SerialTarget): (byte: number) => void {
+    if (target.kind === 'null') return () => {};
+    if (target.kind === 'stdio') return (byte) => this.#output.byte(byte);
+    let file: number;
+    try {
+      file = openSync(target.path, 'w');
+    } catch (error) {
+      throw new UserError(`${option} file:${target.path} cannot be written: ${reasonOf(error)}.`);
+    }
+    const sink = { file, bytes: [] as number[], path: target.path };
+    this.#open.push(sink);
+    return (byte) => {
+      sink.bytes.push(byte);
+      if (byte === 0x0a || sink.bytes.length >= 4096) this.#write(sink);
+    };
+  }
+
+  close(): void {
+    for (const sink of this.#open) {
+      this.#write(sink);
+      closeSync(sink.file);
+    }
+    this.#open.length = 0;
+  }
+
+  #write(sink: { file: number; bytes: number[]; path: string }): void {
+    try {
+      writeSync(sink.file, Uint8Array.from(sink.bytes));
+    } catch (error) {
+      process.stderr.write(`terrarium: ${sink.path} cannot be written: ${reasonOf(error)}.\n`);
+    }
+    sink.bytes.length = 0;
+  }
+}
+
+const complain = (sentence: string): void => {
+  process.stderr.write(`terrarium: ${sentence}\n`);
+};
+
+/** @throws UserError for everything that is wrong with the options or the files they name. */
+export async function run(argv: readonly string[]): Promise<number> {
+  const options = parseRun(argv);
+  if (options.help) {
+    process.stdout.write(runHelp());
+    return STATUS.DONE;
+  }
+  const output = new Output(process.stdout);
+  const input = new Input();
+  const sinks = new Sinks(output);
+  let machine: Machine | undefined;
+  const leaveOn = new Map<NodeJS.Signals, () => void>();
+  for (const [signal, number] of [
+    ['SIGINT', 2],
+    ['SIGTERM', 15],
+    ['SIGHUP', 1],
+  ] as const) {
+    const leave = () => {
+      output.flushNow();
+      sinks.close();
+      input.restore();
+      process.exit(128 + number);
+    };
+    leaveOn.set(signal, leave);
+    process.on(signal, leave);
+  }
+  try {
+    machine = new Machine(machineOptions(options, sinks));
+    const serialPort = serialPorts(options).findIndex(({ kind }) => kind === 'stdio');
+    const { monitor, startStopped } = options;
+    const end = await new Session(machine, { monitor, serialPort, startStopped }, input, output).run();
+    output.flushNow();
+    input.restore();
+    return tell(machine, end);
+  } catch (error) {
+    output.flushNow();
+    input.restore();
+    if (error instanceof UserError || machine === undefined) throw error;
+    throw new MachineBug(error, machine);
+  } finally {
+    sinks.close();
+    for (const [signal, leave] of leaveOn) process.off(signal, leave);
+  }
+}
+
+/** Our own mistake while a machine ran: what it was, and where the machine stood. */
+export class MachineBug extends Error {
+  readonly state: string;
+
+  constructor(cause: unknown, machine: Machine) {
+    super('', { cause });
+    let state: string;
+    try {
+      state = dumpState(machine);
+    } catch (error) {
+      state = `(the state cannot be shown: ${String(error)})`;
+    }
+    this.state = state;
+  }
+}
+
+function machineOptions(options: RunOptions, sinks: Sinks): MachineOptions {
+  const name = basename(options.kernel);
+  return {
+    cpu: options.cpu,
+    ramBytes: options.ramBytes,
+    cpus: options.cpus,
+    kernel: { name, bytes: readWhole('-kernel', options.kernel) },
+    modules: options.modules.map(({ path, commandLine }) => ({ bytes: readWhole('-initrd', path), commandLine })),
+    // Multiboot kernels are told their own name first, as QEMU does
+    commandLine: options.append,
+    serial: serialPorts(options).map((target) => sinks.for('-serial', target)),
+    ...(options.debugConsole ? { debugText: sinks.for('-debugcon', options.debugConsole) } : {}),
+    ...(options.debugExit ? { debugExit: options.debugExit } : {}),
+    testDevice: options.testDevice,
+    random: options.random,
+    drives: options.drives.map(({ path, readOnly, serial }) => ({
+      store: new BlockFile(path, readOnly, complain),
+      ...(serial === '' ? {} : { serial }),
+    })),
+    epochMs: options.epochMs ?? Date.now(),
+    nsPerInstruction: options.nsPerInstruction,
+    reboot: options.reboot,
+    hpet: options.hpet,
+    acpi: options.acpi,
+    nestedMmu: options.nestedMmu,
+    tdp: options.tdp,
+    force: options.force,
+    fwCfgFiles: options.fwCfg.map((file) => ({
+      name: file.name,
+      bytes: file.path === null ? new TextEncoder().encode(file.text) : readWhole('-fw_cfg', file.path),
+    })),
+  };
+}
+
+/** Says how it ended, unless it ended as the guest wanted. Returns the exit status. */
+function tell(machine: Machine, end: SessionEnd): number {
+  if (end.by === 'quit') return end.status;
+  if (end.by === 'halted') {
+    complain(
+      'the machine waits for ever: every CPU is halted or stopped, no timer is armed and there is no more input.',
+    );
+    return STATUS.HALTED;
+  }
+  const { kind, status, message } = machine.ending!;
+  if (kind === 'power-off' || kind === 'debug-exit') return status;
+  process.stderr.write(`terrarium: ${message}.\n${dumpState(machine)}\n`);
+  return kind === 'triple-fault' ? STATUS.TRIPLE_FAULT : STATUS.RESET;
+}
