@@ -259,9 +259,10 @@ export class TestMachine implements EngineHost {
     cpu.set(S.CR0, (CR0.PE | CR0.PG | CR0.ET | CR0.NE | CR0.WP) >>> 0);
     cpu.set(S.XCR0, 7);
     this.#flatGdt(true);
-    // TSS: RSP0, IST1
+    // TSS: RSP0, IST1, no I/O map
     this.write32(AT.TSS + 4, AT.STACK0, 0);
     this.write32(AT.TSS + 0x24, AT.IST1, 0);
+    this.write16(AT.TSS + 102, 0x2068);
     this.#flatSegments(cpl, cpl === 0 ? SEL.CODE64 : SEL.USER64, 0xa09b);
     return this;
   }

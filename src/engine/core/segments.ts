@@ -355,6 +355,6 @@ export function inspectSelector(cpu: Processor, selector: number, what: Inspecti
   if (!d.isConforming && (cpu.cpl > d.dpl || (selector & 3) > d.dpl)) return STATUS.JUMP;
   if (what === 'VERR' && (d.high & 0x0a00) === 0x0800) return STATUS.JUMP;
   if (what === 'VERW' && !d.isWritableData) return STATUS.JUMP;
-  cpu.low = what === 'LAR' ? (d.high & 0x00f0_ff00) >>> 0 : d.limit;
+  cpu.low = what === 'LAR' ? (d.high & 0x00ff_ff00) >>> 0 : d.limit;
   return STATUS.NEXT;
 }
