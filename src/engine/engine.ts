@@ -10,7 +10,7 @@ import { HELPERS } from './core/helpers.ts';
 import { JUMP_CACHE, REC, S, SCRATCH, SEG, STATE, STATE_BYTES, STATUS, segment } from './core/layout.ts';
 import { EngineMemory, type MemoryPlan } from './core/memory.ts';
 import { Processor, type ProcessorFeatures } from './core/processor.ts';
-import { Decoder, type Variant } from './decode/decoder.ts';
+import { Decoder, PSEUDO, type Variant } from './decode/decoder.ts';
 import { type Form, FormTable } from './decode/forms.ts';
 import { INSTRUCTIONS } from './isa/index.ts';
 import { defineFloatLibrary } from './float/index.ts';
@@ -295,7 +295,11 @@ export class Engine {
     const { flushes } = this.code.counters;
     const mode = cpu.get(S.MODE);
     const record = this.code.entry(host, mode);
-    if (link !== 0 && flushes === this.code.counters.flushes) u32[link >>> 2] = record;
+    if (link !== 0 && flushes === this.code.counters.flushes) {
+      u32[link >>> 2] = record;
+      const owner = (link - REC.LINK) >>> 1;
+      if (this.memory.u16[owner] === PSEUDO.STALE) this.memory.u16[owner] = PSEUDO.GOTO;
+    }
     const slot = cpu.get(S.JUMP_CACHE) + ((foldLinear(low, high) & (JUMP_CACHE.ENTRIES - 1)) << 4);
     u32[slot >>> 2] = low;
     u32[(slot >>> 2) + 1] = high;

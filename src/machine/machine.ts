@@ -30,6 +30,8 @@ export interface MachineOptions {
   readonly epochMs: number;
   /** Virtual nanoseconds per instruction; 1 by default. */
   readonly nsPerInstruction?: number;
+  /** Virtual nanoseconds that an access to a device's port or page takes; 500 by default, about a PC's. */
+  readonly deviceNs?: number;
   /** false: a reset ends the machine. */
   readonly reboot?: boolean;
   readonly hpet?: boolean;
@@ -78,6 +80,7 @@ export class Machine {
       tdp: options.tdp ?? true,
       force: options.force ?? false,
       nsPerInstruction: options.nsPerInstruction ?? 1,
+      deviceNs: options.deviceNs ?? 500,
       tscHertz: TSC_HERTZ,
       tripleFault: (vcpu) => this.#tripleFault(vcpu),
       plan: { contexts: 16 * options.cpus + 16, codeBytes: 96 << 20 },

@@ -329,17 +329,24 @@ export class Interpreter {
       f.br(next);
     };
     const cases: (() => void)[] = [];
+    // The run was charged to its end; this record and what followed it do not run
+    const refund = (): void => {
+      const back = i32.add(i32.load(zero, S.BUDGET), i32.load16U(record.get, REC.REMAINING));
+      f.do(i32.store(zero, back, S.BUDGET));
+    };
     cases[PSEUDO.STALE] = () => {
       const here = i64.add(i64.load(zero, S.RIP_PAGE), i64.load16U(record.get, REC.OFFSET));
       f.do(i64.store(zero, here, S.NEXT_LINEAR));
-      const back = i32.add(i32.load(zero, S.BUDGET), i32.load16U(record.get, REC.REMAINING));
-      f.do(i32.store(zero, back, S.BUDGET));
+      refund();
+      // The look-up makes this record a GOTO to what it finds
+      f.do(i32.store(zero, i32.add(record.get, i32.const(REC.LINK)), S.PENDING_LINK));
       f.set(record, call(this.#library.lookup));
       f.brIf(labels.enter, record.get);
       f.do(i32.store(zero, zero, S.EXIT_RECORD));
       f.ret(i32.load(zero, S.ACCESS_STATUS));
     };
     cases[PSEUDO.GOTO] = () => {
+      refund();
       f.set(record, i32.load(record.get, REC.LINK));
       f.br(labels.enter);
     };

@@ -68,6 +68,8 @@ export class Vcpu {
   pendingLength = 0;
   /** Exits by reason: EXIT number → count. */
   readonly exits = new Float64Array(0x200);
+  /** Virtual time in this part of the round that went by without instructions: waiting for devices. */
+  stallNs = 0;
   /** Something came that a halted vCPU must look at. */
   woken = false;
   readonly #violation: EngineViolation = { gpa: 0, qualification: 0, linearLo: 0, linearHi: 0, mmio: false };
@@ -203,17 +205,16 @@ export class Vcpu {
   }
 
   /**
-   * Runs until `budget` instructions are done, or it halts, or the VM must stop.
+   * Runs until `lengthNs` of virtual time have passed, or it halts, or the VM must stop.
    *
-   * @returns  Instructions retired.
+   * @returns  Nanoseconds that passed for this vCPU.
    */
-  run(budget: number): number {
+  run(lengthNs: number): number {
     const { core, engine, vm } = this;
-    const start = core.instructions;
-    const end = start + budget;
     engine.activate(core);
     vm.running = this;
-    vm.runStart = start;
+    vm.runStart = core.instructions;
+    this.stallNs = 0;
     for (;;) {
       vm.clock.fireDue();
       if (vm.stopped) break;
@@ -222,7 +223,7 @@ export class Vcpu {
       if (!this.runnable) break;
       if (!this.#deliverEvents()) continue;
       if (this.activity !== 'running') break;
-      const left = end - core.instructions;
+      const left = vm.instructionsIn(lengthNs - vm.elapsedNs());
       const untilTimer = vm.instructionsUntil(vm.clock.nextDeadlineNs);
       const slice = Math.min(left, untilTimer, MAX_SLICE);
       if (left <= 0) break;
@@ -230,7 +231,7 @@ export class Vcpu {
       const reason = engine.run(core, Math.max(1, slice));
       if (reason !== EXIT.BUDGET) this.handle(reason);
     }
-    const done = core.instructions - start;
+    const done = vm.elapsedNs();
     vm.running = null;
     return done;
   }

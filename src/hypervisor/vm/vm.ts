@@ -26,6 +26,8 @@ export interface VmOptions {
   readonly force: boolean;
   /** Virtual nanoseconds per retired instruction. */
   readonly nsPerInstruction: number;
+  /** Virtual nanoseconds that an access to a device takes. */
+  readonly deviceNs: number;
   /** Frequency of the time-stamp counter. */
   readonly tscHertz: number;
   /** Something unrecoverable for the guest: what the machine does about it. */
@@ -139,7 +141,7 @@ export class Vm {
     this.ram = new GuestRam(this.mmu, (offset, bytes) => {
       if (this.engine.code.holds(offset >>> 12)) this.engine.code.written(offset, bytes);
     });
-    this.clock.elapsedNs = () => this.#elapsedNs();
+    this.clock.elapsedNs = () => this.elapsedNs();
     const tsc = policies.map(() => new VirtualTsc(this.clock, options.tscHertz));
     this.irq = new IrqChip({
       cpus: options.cpus,
@@ -175,10 +177,17 @@ export class Vm {
 
   // ---- time -----------------------------------------------------------------------------------------------------------
 
-  #elapsedNs(): number {
+  /** How far the running vCPU is into its part of the round. */
+  elapsedNs(): number {
     const { running } = this;
     if (!running) return 0;
-    return Math.floor((running.core.instructions - this.runStart + this.#extra) * this.#nsPerInstruction);
+    const instructions = running.core.instructions - this.runStart + this.#extra;
+    return Math.floor(instructions * this.#nsPerInstruction) + running.stallNs;
+  }
+
+  /** Instructions that take `ns`; 0 if none is left. */
+  instructionsIn(ns: number): number {
+    return ns <= 0 ? 0 : Math.ceil(ns / this.#nsPerInstruction);
   }
 
   /** Instructions that the running vCPU may run before a moment; at least 1. */
@@ -206,18 +215,15 @@ export class Vm {
       }
       const roundEnd = Math.min(clock.roundNs + quantum, untilNs);
       const length = roundEnd - clock.roundNs;
-      const budget = Math.max(1, Math.ceil(length / this.#nsPerInstruction));
       let longest = 0;
       for (const vcpu of vcpus) {
         if (!vcpu.runnable) continue;
-        const done = vcpu.run(budget);
-        longest = Math.max(longest, done);
+        longest = Math.max(longest, vcpu.run(length));
         if (this.stopped) break;
       }
       // All halted before the round's end: it ends when the last of them did
       const busy = vcpus.some((vcpu) => vcpu.runnable);
-      const ran = Math.ceil(longest * this.#nsPerInstruction);
-      clock.roundNs += busy ? Math.max(ran, vcpus.length === 1 ? ran : length) : Math.max(ran, 1);
+      clock.roundNs += Math.max(1, busy && vcpus.length > 1 ? Math.max(longest, length) : longest);
     }
     return 'stopped';
   }
@@ -233,15 +239,23 @@ export class Vm {
     };
     return {
       mmioRead: (physical, bytes) => {
+        vm.#stall();
         if (apicPage(physical)) return vm.running!.apic.readMmio(physical % 4096, bytes as 1 | 2 | 4);
         return vm.devices.mmioRead(physical, bytes);
       },
       mmioWrite: (physical, bytes, value) => {
+        vm.#stall();
         if (apicPage(physical)) vm.running!.apic.writeMmio(physical % 4096, bytes as 1 | 2 | 4, value >>> 0);
         else vm.devices.mmioWrite(physical, bytes, value >>> 0);
       },
-      portRead: (port, bytes) => vm.devices.portRead(port, bytes),
-      portWrite: (port, bytes, value) => vm.devices.portWrite(port, bytes, value >>> 0),
+      portRead: (port, bytes) => {
+        vm.#stall();
+        return vm.devices.portRead(port, bytes);
+      },
+      portWrite: (port, bytes, value) => {
+        vm.#stall();
+        vm.devices.portWrite(port, bytes, value >>> 0);
+      },
       trackWrite: (host, bytes) => vm.running?.mmu.trackWriteHost(host, bytes),
       tsc: (instructions) => {
         const vcpu = vm.running!;
@@ -255,6 +269,11 @@ export class Vm {
         return vm.#tscHigh;
       },
     };
+  }
+
+  /** A device answers slower than memory: time passes, as it does on the bus of a PC. */
+  #stall(): void {
+    if (this.running) this.running.stallNs += this.options.deviceNs;
   }
 
   unknownMsr(_vcpu: Vcpu, index: number, _write: boolean): void {
