@@ -100,6 +100,8 @@ export function parseForm(row: FormRow): Form | string {
     else if (token === 'o64') modes.delete(32);
     else if (token === 'd64') default64 = true;
     else if (token === 'f64') forced64 = true;
+    else if (token === 'b0' || token === 'far')
+      continue; // without REX.B, as an operand of its own: nothing to encode
     else return `${token} is no part of the notation`;
   }
   if (bytes.length === 0) return 'there is no opcode byte';

@@ -38,9 +38,14 @@ const LEFT_OUT: readonly [pattern: RegExp, why: string][] = [
 
 /** Why `form` gets no cases, or undefined. */
 export function leftOut(form: Form): string | undefined {
-  if (/\b([CD]Rn?\d*|Sreg|far|ptr16.*|m16:.*)\b/.test(form.operands.join(' '))) {
+  if (/(^|\s)far\b/.test(form.row.opcode + form.row.instruction)) return 'it concerns far pointers';
+  if (/\b([CD]Rn?\d*|Sreg|ptr16.*|m16:.*)\b/.test(form.operands.join(' '))) {
     return 'it concerns system registers, segments or far pointers';
   }
+  if (form.operands.some((operand) => /^[CDEFGS]S$/.test(operand))) {
+    return 'a 32-bit push of a segment register writes 2 or 4 bytes: SDM 2B "PUSH" allows both';
+  }
+  if (form.row.opcode.startsWith('0F 0D')) return 'its register form is #UD on AMD and does nothing on Intel';
   return LEFT_OUT.find(([pattern]) => pattern.test(form.mnemonic))?.[1];
 }
 
@@ -55,6 +60,7 @@ const RSI = 6;
 const RDI = 7;
 const DATA_END = PAGES.DATA + 0x2000;
 const STACK_END = PAGES.STACK + 0x1000;
+const AC = 1 << 18;
 const MASK_32 = 0xffff_ffffn;
 const MASK_64 = (1n << 64n) - 1n;
 
@@ -64,7 +70,10 @@ const isFp = (form: Form) =>
 /** `count` cases of `form`. */
 export function generateCases(form: Form, count: number, random: Random): GeneratedCase[] {
   const cases: GeneratedCase[] = [];
-  while (cases.length < count) cases.push(new Builder(form, random).build());
+  while (cases.length < count) {
+    const made = new Builder(form, random).build();
+    if (made) cases.push(made);
+  }
   return cases;
 }
 
@@ -89,7 +98,8 @@ class Builder {
     this.#size = sizes.length === 0 ? 0 : random.pick(sizes);
   }
 
-  build(): GeneratedCase {
+  /** Undefined if the manual leaves the result itself undefined. */
+  build(): GeneratedCase | undefined {
     const form = this.#form;
     const random = this.#random;
     const state = this.#state;
@@ -101,7 +111,7 @@ class Builder {
       else state.gpr[i] = i < 8 ? integer(random) & MASK_32 : 0n;
     }
     // CF PF AF ZF SF OF, and DF now and then; AC would make unaligned accesses fault.
-    state.rflags = 0x202 | (random.u32() & 0x8d5) | (random.chance(15) ? 0x400 : 0) | (random.chance(3) ? 1 << 18 : 0);
+    state.rflags = 0x202 | (random.u32() & 0x8d5) | (random.chance(15) ? 0x400 : 0) | (random.chance(3) ? AC : 0);
     this.#implicitOperands();
     const fp = isFp(form);
     const ymm = form.vex !== undefined || form.operands.some((operand) => operand.includes('ymm'));
@@ -125,6 +135,9 @@ class Builder {
     const plain = /\bmm\b|mm\/|STi|Sreg/.test(regNames) ? random.below(8) : register();
     const immediates = form.immediates.map((kind) => this.#immediate(kind));
     this.#target(memory, plain);
+    const shiftCount = this.#shiftCount(immediates);
+    // SDM 2B "SHLD": "If a count is greater than the operand size, the result is undefined."
+    if (/^SH[LR]D$/.test(form.mnemonic) && (shiftCount & 31) > this.#size && this.#size === 16) return undefined;
     const threeRegisters = form.operands.filter((operand) => !/^(imm|rel|CL|1$)/.test(operand)).length >= 3;
 
     const choice: Choice = {
@@ -144,7 +157,7 @@ class Builder {
     const made: CpuCase = { mode: this.#mode, code, before: state, memory: this.#windows, fp: fp || ymm, ymm };
     return {
       form: `${form.row.opcode}  ${form.row.instruction}`,
-      undefinedFlags: this.#undefinedFlags(immediates),
+      undefinedFlags: this.#undefinedFlags(shiftCount),
       undefinedStatus: undefinedStatus(form.mnemonic),
       case: made,
     };
@@ -220,7 +233,12 @@ class Builder {
     const random = this.#random;
     const aligned = (address: number) =>
       random.chance(75) && bytes > 0 ? address - (address % Math.min(bytes, 64)) : address;
-    const kind = random.below(100);
+    // Legacy SHA needs alignment by the manual (SDM 2A table 2-21); MEASURED on AMD family 25: it does not.
+    if (this.#form.mnemonic.startsWith('SHA')) return PAGES.DATA + 64 + 16 * random.below(0x1f0);
+    // Whether bytes that the mask leaves out can fault is the processor's choice: SDM 2B "MASKMOVQ".
+    if (/MASKMOV/.test(this.#form.mnemonic)) return PAGES.DATA + 64 + random.below(0x1f00);
+    // An unaligned access where nothing is mapped: whether #AC or #PF comes first is the vendor's choice.
+    const kind = this.#state.rflags & AC ? random.below(72) : random.below(100);
     if (kind < 62) return aligned(PAGES.DATA + 64 + random.below(0x2000 - 128 - bytes));
     if (kind < 72) return PAGES.DATA + 0x1000 - random.below(bytes + 1); // over the border of two mapped pages
     if (kind < 80) return DATA_END - bytes; // ends with the last mapped byte
@@ -375,7 +393,7 @@ class Builder {
     const random = this.#random;
     const bits = immediateBytes(kind, this.#size) * 8;
     if (kind.startsWith('c')) {
-      if (bits === 8) return BigInt(random.below(256));
+      if (bits === 8) return BigInt(random.pick([random.below(128), 128 + random.below(112)])); // not into the instruction itself
       return BigInt(random.chance(85) ? random.below(0x700) - 0x380 : random.u32() | 0);
     }
     if (this.#form.mnemonic === 'INT') return BigInt(random.pick([0x05, 0x21, 0x33, 0xf0])); // gates that user code may not use
@@ -424,17 +442,16 @@ class Builder {
     return code;
   }
 
-  #undefinedFlags(immediates: readonly bigint[]): number {
+  #shiftCount(immediates: readonly bigint[]): number {
+    const last = this.#form.operands.at(-1);
+    if (last === 'CL') return Number(this.#state.gpr[RCX]! & 255n);
+    return last === '1' ? 1 : Number((immediates[0] ?? 1n) & 255n);
+  }
+
+  #undefinedFlags(shiftCount: number): number {
     const { mnemonic, operands } = this.#form;
     if (!SHIFTS.has(mnemonic)) return undefinedFlags(mnemonic);
-    const bits = operands[0]!.endsWith('8') ? 8 : this.#size;
-    const count =
-      operands.at(-1) === 'CL'
-        ? Number(this.#state.gpr[RCX]! & 255n)
-        : operands.at(-1) === '1'
-          ? 1
-          : Number(immediates[0] ?? 1n) & 255;
-    return undefinedAfterShift(mnemonic, bits, count);
+    return undefinedAfterShift(mnemonic, operands[0]!.endsWith('8') ? 8 : this.#size, shiftCount);
   }
 }
 

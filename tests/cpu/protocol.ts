@@ -238,14 +238,18 @@ function settle(one: CpuCase, outcome: CpuOutcome): void {
   const { after, vector } = outcome;
   const start = one.before.rip;
   // INT3 is a trap: RIP is after it. The tested instruction itself can be one only where it starts.
-  const ownInt3 = one.code.includes(0xcc) && after.rip - start <= BigInt(one.code.length);
-  const FETCH = 0x10; // error code bit I/D, SDM 3A 4.7 "Page-Fault Exceptions"
+  const length = after.rip - start;
+  const ownInt3 = one.code.includes(0xcc) && length > 0n && length <= BigInt(one.code.length);
   if (vector === 3 && !ownInt3) {
     outcome.vector = DONE;
     after.rip -= 1n;
-  } else if (vector === 14 && outcome.errorCode & FETCH && after.rip !== start) {
-    outcome.vector = DONE;
   }
+  settleFetch(one, outcome);
+}
+
+/** A #PF with another RIP than the instruction's is the fetch at a branch's target: the branch is done. */
+export function settleFetch(one: CpuCase, outcome: CpuOutcome): void {
+  if (outcome.vector === 14 && outcome.after.rip !== one.before.rip) outcome.vector = DONE;
   if (outcome.vector === DONE) outcome.errorCode = 0;
   if (outcome.vector !== 14) outcome.cr2 = 0n;
 }

@@ -338,8 +338,11 @@ static void begin_case(struct ucontext *uc, const struct case_head *head) {
 
 static void on_signal(int number, void *info, struct ucontext *uc) {
   (void)info;
-  /* The kernel clears DF and TF for a handler, but leaves AC: our own unaligned accesses must not fault. */
-  __asm__ volatile("pushfq; andl $~0x40000, (%%rsp); popfq" : : : "cc", "memory");
+  /*
+   * The kernel clears DF and TF for a handler, but leaves AC: our own unaligned accesses must not fault. And it takes
+   * NT and ID of the next case from here, not from the frame: what one case has set, the next must not see.
+   */
+  __asm__ volatile("pushfq; andl $~0x244000, (%%rsp); popfq" : : : "cc", "memory");
   if (number == 26) { /* SIGVTALRM: has the same case been running since the last tick? */
     u64 rip = uc->mc.rip & 0xffffffffUL;
     int inside = uc->mc.rip < HIGH + CODE + 2 * PAGE && rip >= CODE && rip < CODE + 2 * PAGE;
