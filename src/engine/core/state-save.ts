@@ -83,7 +83,9 @@ function probeArea(cpu: Processor, bytes: number): boolean {
   addressAt(cpu, 0);
   if (!cpu.probeWrite(cpu.low, cpu.high, 1)) return false;
   addressAt(cpu, bytes - 1);
-  return cpu.probeWrite(cpu.low, cpu.high, 1);
+  // A fault on the second page is reported at its first byte
+  if ((cpu.low ^ baseLow) >>> 12 === 0) return true;
+  return cpu.probeWrite((cpu.low & ~0xfff) >>> 0, cpu.high, 1);
 }
 
 // ---- images of the components ----------------------------------------------------------------------------------------
