@@ -220,7 +220,11 @@ export const MSRS: readonly MsrRow[] = [
   ...range(4, (n) => dummy(0xc001_0000 + n, `PERFEVTSEL${n}`, 'amd', 'Linux probes the counters; writes do not stick')),
   ...range(4, (n) => dummy(0xc001_0004 + n, `PERFCTR${n}`, 'amd', 'Linux probes the counters; writes do not stick')),
   dummy(0xc001_0010, 'SYSCFG', 'amd', 'no fixed DRAM ranges, no memory encryption'),
-  dummy(0xc001_0015, 'HWCR', 'amd', 'Linux clears FFDIS, KVM sets TscFreqSel'),
+  msr(0xc001_0015, 'HWCR', 'hypervisor', 'amd', NONE, {
+    reset: [0, 0x0100_0000],
+    others: 'ignored',
+    because: 'TscFreqSel is 1: the counter runs at P0 frequency; Linux reports a firmware bug otherwise',
+  }),
   dummy(0xc001_001f, 'NB_CFG', 'amd', 'Linux sets EnableCf8ExtCfg'),
   dummy(0xc001_0055, 'INTPENDING', 'amd', 'no C1E'),
   dummy(0xc001_0058, 'MMIO_CONF_BASE', 'amd', 'configuration space is found through ACPI'),

@@ -12,8 +12,8 @@ import { EngineMemory, type MemoryPlan } from './core/memory.ts';
 import { Processor, type ProcessorFeatures } from './core/processor.ts';
 import { Decoder, PSEUDO, type Variant } from './decode/decoder.ts';
 import { type Form, FormTable } from './decode/forms.ts';
-import { INSTRUCTIONS } from './isa/index.ts';
 import { defineFloatLibrary } from './float/index.ts';
+import { INSTRUCTIONS } from './isa/index.ts';
 import { ACCESS, TRANSLATE } from './paging/access.ts';
 import { CodeCache } from './tiers/code-cache.ts';
 import { HOT } from './tiers/hot.ts';
@@ -21,7 +21,12 @@ import { Interpreter, RUN_BUDGET } from './tiers/interpreter.ts';
 
 /** No second stage: what a vCPU has before L0 loads a root. */
 const NO_ROOT: SecondStageRoot = {
-  table: 0, id: 0, levels: 4, accessedDirty: false, mbec: false, linear: false,
+  table: 0,
+  id: 0,
+  levels: 4,
+  accessedDirty: false,
+  mbec: false,
+  linear: false,
 };
 
 /**
@@ -397,7 +402,11 @@ function hotVariants(table: FormTable): Variant[] {
     const form = byOpcode.get(opcode!);
     if (!form) continue;
     variants.push({
-      form, size: Number.parseInt(rest!, 10), memory: rest!.endsWith('m'), mode: 'long', generalAddress: false,
+      form,
+      size: Number.parseInt(rest!, 10),
+      memory: rest!.endsWith('m'),
+      mode: 'long',
+      generalAddress: false,
     });
   }
   return variants;

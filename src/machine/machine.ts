@@ -36,6 +36,8 @@ export interface MachineOptions {
   readonly reboot?: boolean;
   readonly hpet?: boolean;
   readonly acpi?: boolean;
+  /** Count executions by handler, for bench/hot-forms. */
+  readonly profile?: boolean;
   readonly nestedMmu?: ComparisonMode;
   readonly tdp?: boolean;
   readonly force?: boolean;
@@ -83,7 +85,7 @@ export class Machine {
       deviceNs: options.deviceNs ?? 500,
       tscHertz: TSC_HERTZ,
       tripleFault: (vcpu) => this.#tripleFault(vcpu),
-      plan: { contexts: 16 * options.cpus + 16, codeBytes: 96 << 20 },
+      plan: { contexts: 16 * options.cpus + 16, codeBytes: 96 << 20, profile: options.profile ?? false },
     });
     const { irq, clock, ram } = this.vm;
     irq.attachTo(this.bus);

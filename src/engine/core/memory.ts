@@ -1,6 +1,6 @@
 import { assert, UserError } from '../../base/assert.ts';
 import { byteSize } from '../../base/format.ts';
-import { CONTEXT_BYTES } from './layout.ts';
+import { CONTEXT_BYTES, TLB, TLB_EMPTY } from './layout.ts';
 
 const WASM_PAGE = 65_536;
 
@@ -14,6 +14,8 @@ export interface MemoryPlan {
   readonly ramBytes: number;
   /** Parked state blocks. */
   readonly vcpus: number;
+  /** Count executions by handler: bench/hot-forms. */
+  readonly profile?: boolean;
 }
 
 const LIMIT_BYTES = 4 * 1024 ** 3 - WASM_PAGE;
@@ -35,6 +37,8 @@ export class EngineMemory {
   readonly code: number;
   readonly codeEnd: number;
   readonly ram: number;
+  /** Execution counts by handler number, u32 each, or 0. */
+  readonly profile: number;
   readonly ramBytes: number;
 
   constructor(plan: MemoryPlan) {
@@ -43,7 +47,8 @@ export class EngineMemory {
     this.contextCount = plan.contexts;
     this.code = this.contexts + plan.contexts * CONTEXT_BYTES;
     this.codeEnd = this.code + plan.codeBytes;
-    this.ram = Math.ceil(this.codeEnd / WASM_PAGE) * WASM_PAGE;
+    this.profile = plan.profile ? this.codeEnd : 0;
+    this.ram = Math.ceil((this.codeEnd + (plan.profile ? WASM_PAGE : 0)) / WASM_PAGE) * WASM_PAGE;
     this.ramBytes = plan.ramBytes;
     const total = this.ram + plan.ramBytes;
     if (total > LIMIT_BYTES) {
@@ -60,6 +65,7 @@ export class EngineMemory {
     this.u32 = new Uint32Array(buffer);
     this.i32 = new Int32Array(buffer);
     this.f64 = new Float64Array(buffer);
+    this.u8.fill(0xff, TLB_EMPTY, TLB_EMPTY + TLB.EXECUTE);
     assert(this.ram % 4096 === 0, 'guest RAM starts on a page');
   }
 }

@@ -32,7 +32,12 @@ export const PSEUDO = {
 } as const;
 
 /** Answers of `decode`. */
-export const DECODED = { NEXT: 0, TERMINATOR: 1, CROSSES: 2 } as const;
+export const DECODED = {
+  NEXT: 0,
+  TERMINATOR: 1,
+  CROSSES: 2,
+  /** Ends a run, but goes on behind it if not taken. */ BRANCH: 3,
+} as const;
 
 const UD = 6;
 const NM = 7;
@@ -372,7 +377,8 @@ export class Decoder {
       this.#handlers.set(key, handler);
     }
     u16[record >>> 1] = handler;
-    return form.instruction.terminator ? DECODED.TERMINATOR : DECODED.NEXT;
+    if (!form.instruction.terminator) return DECODED.NEXT;
+    return form.instruction.name === 'Jcc' ? DECODED.BRANCH : DECODED.TERMINATOR;
   }
 
   #isPrefix(byte: number): boolean {

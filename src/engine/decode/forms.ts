@@ -236,8 +236,8 @@ export function parseForm(instruction: Instruction, opcodeText: string, text: st
   if (!vex && bytes[0] === 0x0f && bytes.length > 1) {
     bytes.shift();
     map = 1;
-    const escape: number | undefined = bytes[0];
-    if ((escape === 0x38 || escape === 0x3a) && bytes.length > 1) map = bytes.shift() === 0x38 ? 2 : 3;
+    const second: number | undefined = bytes[0];
+    if ((second === 0x38 || second === 0x3a) && bytes.length > 1) map = bytes.shift() === 0x38 ? 2 : 3;
   }
   opcode = bytes.shift()!;
   if (bytes.length > 0) {

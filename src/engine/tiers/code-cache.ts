@@ -1,8 +1,8 @@
 import { REC, STEP_RECORDS } from '../core/layout.ts';
 import type { EngineMemory } from '../core/memory.ts';
 import { DECODED, type Decoder, PSEUDO } from '../decode/decoder.ts';
-import type { CodePages } from '../paging/walk.ts';
 import type { TlbContexts } from '../paging/tlb.ts';
+import type { CodePages } from '../paging/walk.ts';
 
 /** Most instructions of one run: bounds how much a step over part of it copies. */
 const RUN_MAX = 64;
@@ -31,6 +31,8 @@ export class CodeCache implements CodePages {
   readonly #holds: Uint8Array;
   #top: number;
   readonly #bytes = new Uint8Array(32);
+  /** First instruction of each run of a decoded stretch. */
+  readonly #starts = new Uint32Array(RUN_MAX + 2);
   decoder!: Decoder;
   tlb!: TlbContexts;
   readonly counters = { decoded: 0, pages: 0, stale: 0, droppedPages: 0, flushes: 0, crossings: 0 };
@@ -64,7 +66,13 @@ export class CodeCache implements CodePages {
       this.#holds[hostPage] = 1;
       this.tlb.dropWriters((hostPage << 12) >>> 0);
     }
-    const page: CodePage = { hostPage, mode, entries: new Uint32Array(4096), writes: 0, next: this.#heads.get(hostPage) };
+    const page: CodePage = {
+      hostPage,
+      mode,
+      entries: new Uint32Array(4096),
+      writes: 0,
+      next: this.#heads.get(hostPage),
+    };
     this.#pages.set(key, page);
     this.#heads.set(hostPage, page);
     this.counters.pages += 1;
@@ -87,6 +95,9 @@ export class CodeCache implements CodePages {
     let record = first;
     let count = 0;
     let ended = false;
+    let runs = 0;
+    const starts = this.#starts;
+    starts[0] = 0;
     while (!ended) {
       if (at >= 4096) {
         this.#pseudo(record, PSEUDO.PAGE_END, at, 0);
@@ -111,7 +122,11 @@ export class CodeCache implements CodePages {
       count += 1;
       at += this.decoder.length;
       record += REC.BYTES;
-      if (result === DECODED.TERMINATOR) {
+      if (result === DECODED.BRANCH && count < RUN_MAX) {
+        // The path not taken follows at once, as a run of its own
+        runs += 1;
+        starts[runs] = count;
+      } else if (result !== DECODED.NEXT) {
         ended = true;
         // A branch that is not taken goes on behind it
         if (at >= 4096) this.#pseudo(record, PSEUDO.PAGE_END, at, 0);
@@ -124,7 +139,10 @@ export class CodeCache implements CodePages {
     }
     this.#top = record;
     this.counters.decoded += count;
-    for (let i = 0; i < count; i += 1) u16[(first + i * REC.BYTES + REC.REMAINING) >>> 1] = count - i;
+    for (let run = 0; run <= runs; run += 1) {
+      const end = run === runs ? count : starts[run + 1]!;
+      for (let i = starts[run]!; i < end; i += 1) u16[(first + i * REC.BYTES + REC.REMAINING) >>> 1] = end - i;
+    }
     return first;
   }
 

@@ -1,13 +1,14 @@
-import { type Expr, I32, call, callIndirect, i32, i64, select } from '../../wasm/expr.ts';
+import { call, callIndirect, type Expr, I32, i32, i64, select } from '../../wasm/expr.ts';
 import { type FunctionBuilder, type Label, type Local, ModuleBuilder } from '../../wasm/module.ts';
 import { REC, S, STATUS } from '../core/layout.ts';
+import { jumpRelativeGeneral } from '../core/legacy-stack.ts';
 import type { EngineMemory } from '../core/memory.ts';
-import { MODE } from '../decode/mode.ts';
 import { PSEUDO, type Variant } from '../decode/decoder.ts';
+import { MODE } from '../decode/mode.ts';
+import { CC } from '../isa/flags.ts';
 import type { Operand } from '../isa/instruction.ts';
 import { type FormContext, Semantics } from '../isa/semantics.ts';
 import { HOT } from './hot.ts';
-import { jumpRelativeGeneral } from '../core/legacy-stack.ts';
 import { type CoreImports, type CoreLibrary, defineLibrary, importLibrary } from './library.ts';
 
 /**
@@ -91,6 +92,18 @@ class FunctionSemantics extends Semantics {
   }
 }
 
+/** Condition pairs after a comparison: O, B, E, BE, S, P, L, LE and their opposites. */
+const COMPARES: readonly ([(a: Expr, b: Expr) => Expr, (a: Expr, b: Expr) => Expr] | undefined)[] = [
+  undefined,
+  [i64.ltU, i64.geU],
+  [i64.eq, i64.ne],
+  [i64.leU, i64.gtU],
+  undefined,
+  undefined,
+  [i64.ltS, i64.geS],
+  [i64.leS, i64.gtS],
+];
+
 /** Where the main switch's code can go. */
 interface Labels {
   readonly look: Label;
@@ -104,7 +117,14 @@ class SwitchSemantics extends Semantics {
   readonly #status: Local;
   readonly #record: Local;
 
-  constructor(f: FunctionBuilder, lib: CoreLibrary, context: FormContext, record: Local, status: Local, labels: Labels) {
+  constructor(
+    f: FunctionBuilder,
+    lib: CoreLibrary,
+    context: FormContext,
+    record: Local,
+    status: Local,
+    labels: Labels,
+  ) {
     super(f, lib, context, record.get);
     this.#labels = labels;
     this.#status = status;
@@ -114,6 +134,21 @@ class SwitchSemantics extends Semantics {
   leave(status: Expr): void {
     this.f.set(this.#status, status);
     this.f.br(this.#labels.left);
+  }
+
+  /** After a comparison, the usual case, without a call. */
+  override condition(code: number): Expr {
+    const compare = COMPARES[code >>> 1];
+    if (!compare) return super.condition(code);
+    const a = i64.load(i32.const(0), S.CC_A);
+    const b = i64.load(i32.const(0), S.CC_B);
+    const result = this.f.local(I32);
+    this.f.if(
+      i32.eq(i32.and(i32.load(i32.const(0), S.CC_KIND), i32.const(CC.CLASS_MASK)), i32.const(CC.SUB)),
+      () => this.f.set(result, compare[code & 1]!(a, b)),
+      () => this.f.set(result, super.condition(code)),
+    );
+    return result.get;
   }
 
   branch(): void {
@@ -163,6 +198,8 @@ export class Interpreter {
   #next: number;
   /** Names by handler number, for profiles and dumps. */
   readonly names: string[] = [];
+  /** Handler numbers below this are cases of the main switch. */
+  readonly hotCount: number;
   /** Bytes of the main function's body. */
   readonly mainBytes: number;
 
@@ -176,7 +213,7 @@ export class Interpreter {
     const m = new ModuleBuilder();
     this.#library = defineLibrary(m, more);
     const run = m.func('run', [], [I32], true);
-    hotVariants.forEach((variant, i) => this.#hot.set(variantName(variant), PSEUDO.COUNT + i));
+    for (const [i, variant] of hotVariants.entries()) this.#hot.set(variantName(variant), PSEUDO.COUNT + i);
     this.#build(m, run, hotVariants);
     this.mainBytes = run.code.length;
     m.table(TABLE_SLOTS);
@@ -191,6 +228,7 @@ export class Interpreter {
     let slot = 0;
     for (const name of functions.keys()) this.#libraryTable.set(slot++, instance.exports[name]);
     this.#next = PSEUDO.COUNT + hotVariants.length;
+    this.hotCount = this.#next;
     for (const name of Object.keys(PSEUDO)) this.names.push(name);
     this.names.length = PSEUDO.COUNT;
     for (const variant of hotVariants) this.names.push(variantName(variant));
@@ -378,6 +416,10 @@ export class Interpreter {
       };
     });
     const targets: Label[] = [];
+    if (this.#memory.profile !== 0) {
+      const count = i32.add(i32.const(this.#memory.profile), i32.shl(i32.load16U(record.get), i32.const(2)));
+      f.do(i32.store(count, i32.add(i32.load(count), i32.const(1))));
+    }
     const nest = (i: number): void => {
       if (i < 0) {
         f.brTable(i32.load16U(record.get), targets, fallback!);

@@ -103,17 +103,18 @@ export function defineLibrary(
     });
   const loadWide = wide('loadWide');
   const storeWide = wide('storeWide');
-  const helper = define('helper', [I32, I32], [I32], (f) => f.ret(call(js('helper'), ...f.parameters.map((p) => p.get))));
-  const linear = define('linear', [I32, I32], [I32], (f) => f.ret(call(js('linear'), ...f.parameters.map((p) => p.get))));
+  const helper = define('helper', [I32, I32], [I32], (f) =>
+    f.ret(call(js('helper'), ...f.parameters.map((p) => p.get))),
+  );
+  const linear = define('linear', [I32, I32], [I32], (f) =>
+    f.ret(call(js('linear'), ...f.parameters.map((p) => p.get))),
+  );
 
   /** Offset part of the record's memory operand, by its address size. */
   define('effective', [I32], [I64], (f) => {
     const [record] = f.parameters;
     const scaled = i64.shl(i64.load(i32.load(record!.get, REC.INDEX)), i64.load8U(record!.get, REC.SCALE));
-    const sum = i64.add(
-      i64.add(i64.load(i32.load(record!.get, REC.BASE)), scaled),
-      i64.load32S(record!.get, REC.DISP),
-    );
+    const sum = i64.add(i64.add(i64.load(i32.load(record!.get, REC.BASE)), scaled), i64.load32S(record!.get, REC.DISP));
     const size = f.let(i32.and(i32.shrU(i32.load(record!.get, REC.AUX), i32.const(4)), i32.const(3)));
     const mask = select(
       i32.eq(size.get, i32.const(2)),
@@ -154,10 +155,7 @@ export function defineLibrary(
           f.set(x, o.get);
         },
       );
-      const overflow = i32.and(
-        i32.wrap(i64.shrU(top.get, i64.extendI32U(i32.sub(bits, i32.const(1))))),
-        i32.const(1),
-      );
+      const overflow = i32.and(i32.wrap(i64.shrU(top.get, i64.extendI32U(i32.sub(bits, i32.const(1))))), i32.const(1));
       const adjust = i32.and(i32.wrap(i64.xor(i64.xor(x.get, y.get), r.get)), i32.const(0x10));
       f.set(others, i32.or(i32.or(carry.get, i32.shl(overflow, i32.const(11))), adjust));
     });
@@ -236,10 +234,7 @@ export function defineLibrary(
     const mid = f.let(i64.add(i64.mul(xh.get, yl.get), i64.shrU(i64.mul(xl.get, yl.get), i64.const(32))));
     const mid2 = f.let(i64.add(i64.mul(xl.get, yh.get), i64.and(mid.get, low32)));
     f.ret(
-      i64.add(
-        i64.add(i64.mul(xh.get, yh.get), i64.shrU(mid.get, i64.const(32))),
-        i64.shrU(mid2.get, i64.const(32)),
-      ),
+      i64.add(i64.add(i64.mul(xh.get, yh.get), i64.shrU(mid.get, i64.const(32))), i64.shrU(mid2.get, i64.const(32))),
     );
   });
   const mulHighS = define('mulHighS', [I64, I64], [I64], (f) => {
@@ -306,8 +301,22 @@ export function defineLibrary(
   }
 
   return {
-    loadSlow, storeSlow, modifySlow, commit, loadWide, storeWide, flags, condition, carry, helper, mulHighU, mulHighS, linear,
-    lookup: js('lookup'), stepTo: js('stepTo'), cross: js('cross'),
+    loadSlow,
+    storeSlow,
+    modifySlow,
+    commit,
+    loadWide,
+    storeWide,
+    flags,
+    condition,
+    carry,
+    helper,
+    mulHighU,
+    mulHighS,
+    linear,
+    lookup: js('lookup'),
+    stepTo: js('stepTo'),
+    cross: js('cross'),
     functions,
     byName: (name) => {
       const f = functions.get(name);
@@ -337,9 +346,19 @@ export function importLibrary(m: ModuleBuilder, core: CoreLibrary): Library {
     return callee;
   };
   return {
-    loadSlow: get('loadSlow'), storeSlow: get('storeSlow'), modifySlow: get('modifySlow'), commit: get('commit'),
-    loadWide: get('loadWide'), storeWide: get('storeWide'), flags: get('flags'), condition: get('condition'),
-    carry: get('carry'), helper: get('helper'), mulHighU: get('mulHighU'), mulHighS: get('mulHighS'), linear: get('linear'),
+    loadSlow: get('loadSlow'),
+    storeSlow: get('storeSlow'),
+    modifySlow: get('modifySlow'),
+    commit: get('commit'),
+    loadWide: get('loadWide'),
+    storeWide: get('storeWide'),
+    flags: get('flags'),
+    condition: get('condition'),
+    carry: get('carry'),
+    helper: get('helper'),
+    mulHighU: get('mulHighU'),
+    mulHighS: get('mulHighS'),
+    linear: get('linear'),
     byName: get,
   };
 }
