@@ -226,12 +226,16 @@ export function checkRights(vm: VmMmu): void {
 export function checkUnsync(vm: VmMmu): void {
   const { pages, slots } = vm;
   const track = new Map<number, number>();
+  const unsync: number[] = [];
   let indirect = 0;
   for (const page of active(vm)) {
     const role = pages.role[page]!;
     if (hasGptes(role)) indirect += 1;
     if (hasGptes(role) && roleLevel(role) > 1) track.set(pages.gfn[page]!, (track.get(pages.gfn[page]!) ?? 0) + 1);
-    if (pages.unsync[page] !== 0) assert(roleLevel(role) === 1, 'I11: only level-1 pages are unsync');
+    if (pages.unsync[page] !== 0) {
+      assert(roleLevel(role) === 1, 'I11: only level-1 pages are unsync');
+      unsync.push(pages.gfn[page]!);
+    }
     let set = 0;
     for (let i = 0; i < ENTRIES; i += 1) if (pages.bitSet(page, i)) set += 1;
     assert(set === pages.unsyncChildren[page], 'I11: unsyncChildren counts the bits');
@@ -241,6 +245,7 @@ export function checkUnsync(vm: VmMmu): void {
       assert(pages.bitSet(spte >>> 9, spte & 511), 'I11: every parent of an unsync page says so');
     }
   }
+  for (const gfn of unsync) assert(!track.has(gfn), 'I11: no page of a tracked frame is unsync');
   assert(indirect === vm.indirectPages, 'I11: indirectPages counts pages with guest entries');
   for (const slot of slots.all) {
     for (let i = 0; i < slot.pages; i += 1) {
