@@ -111,7 +111,11 @@ class Builder {
       else state.gpr[i] = i < 8 ? integer(random) & MASK_32 : 0n;
     }
     // CF PF AF ZF SF OF, and DF now and then; AC would make unaligned accesses fault.
-    state.rflags = 0x202 | (random.u32() & 0x8d5) | (random.chance(15) ? 0x400 : 0) | (random.chance(3) ? AC : 0);
+    state.rflags =
+      0x202 |
+      (random.u32() & 0x8d5) |
+      (random.chance(15) ? 0x400 : 0) |
+      (random.chance(3) && !form.mnemonic.includes('MASKMOV') ? AC : 0);
     this.#implicitOperands();
     const fp = isFp(form);
     const ymm = form.vex !== undefined || form.operands.some((operand) => operand.includes('ymm'));
@@ -195,7 +199,8 @@ class Builder {
       if (random.chance(60)) this.#repeatBytes(); // so that CMPS and SCAS do not stop at once
     }
     if (STACK.test(mnemonic) || operands.includes('rSP')) {
-      const at = random.chance(80)
+      // A POPA that faults half-way has loaded some registers on one processor and none on another.
+      const at = random.chance(mnemonic.startsWith('POPA') ? 100 : 80)
         ? 0x400 + random.below(0x800)
         : random.pick([0, 1, 2, 4, 6, 8, 0xff8, 0xffc, 0xffe, 0x1000]);
       this.#set(RSP, BigInt(PAGES.STACK + (random.chance(80) ? at & ~7 : at)) + base);
@@ -245,7 +250,7 @@ class Builder {
     if (kind < 87) return DATA_END - random.below(bytes + 1); // goes on where nothing is mapped
     if (kind < 91) return PAGES.DATA - random.below(bytes + 1); // starts there
     if (kind < 97) return aligned(PAGES.RODATA + random.below(0x1000 - bytes));
-    return random.pick([PAGES.RODATA - 1, DATA_END + 0x10, 0, 0x5000, 0xffff_ffff, 0xffff_f000]);
+    return random.pick([PAGES.RODATA - 1, DATA_END + 0x10, 0, 0x5000, 0xffff_f000]);
   }
 
   #window(from: number, length: number): void {
@@ -267,7 +272,7 @@ class Builder {
     const random = this.#random;
     const long = this.#mode === 64;
     const low = this.#place(bytes);
-    this.#override67 = random.chance(long ? 6 : 3);
+    this.#override67 = random.chance(this.#form.mnemonic.startsWith('SHA') ? 0 : long ? 6 : 3);
     const wide = long && !this.#override67;
     let target = BigInt(low) + (wide && random.chance(35) ? PAGES.HIGH : 0n);
     if (wide && random.chance(2)) target = random.pick([1n << 47n, 0x8000_0000_0000_0000n, MASK_64 - 3n, random.u64()]);
@@ -394,7 +399,9 @@ class Builder {
     const bits = immediateBytes(kind, this.#size) * 8;
     if (kind.startsWith('c')) {
       if (bits === 8) return BigInt(random.pick([random.below(128), 128 + random.below(112)])); // not into the instruction itself
-      return BigInt(random.chance(85) ? random.below(0x700) - 0x380 : random.u32() | 0);
+      return BigInt(
+        random.pick([random.below(0x380), -16 - random.below(0x380), random.below(0x700), random.u32() | 0]),
+      );
     }
     if (this.#form.mnemonic === 'INT') return BigInt(random.pick([0x05, 0x21, 0x33, 0xf0])); // gates that user code may not use
     if (SHIFTS.has(this.#form.mnemonic) && random.chance(80)) return BigInt(random.below(66));

@@ -16,8 +16,8 @@ import { Random } from './random.ts';
 import type { Vector, VectorHeader } from './vectors.ts';
 
 const KERNEL_HALF = 1n << 63n;
-/** Forms that access memory in an order of the processor's own. */
-const OWN_ORDER = /MASKMOV|FRSTOR|FLDENV|\bm80/;
+/** Forms that make several accesses in an order of the processor's own. */
+const OWN_ORDER = /MASKMOV|FRSTOR|FLDENV|ENTER|PUSHA|\bm80/;
 
 export interface Machine {
   run(one: CpuCase): CpuOutcome;
@@ -78,7 +78,7 @@ export function replay(machine: Machine, vectors: readonly Vector[]): Mismatch[]
       lines = differences(one, outcome, actual, {
         undefinedFlags,
         undefinedStatus,
-        cr2ByPage: OWN_ORDER.test(form),
+        ownOrder: OWN_ORDER.test(form),
         mmx: /\bmm\b/.test(form),
       });
     } catch (error) {

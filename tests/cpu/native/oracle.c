@@ -414,6 +414,13 @@ __attribute__((force_align_arg_pointer, used)) static void run(const u64 *stack)
   CALL(SYS_mprotect, RODATA, PAGE, 1);
   CALL(SYS_mprotect, HIGH + RODATA, PAGE, 1);
 
+  /* Touched now, or the first access is a fault with P = 0 even where only the right to write is missing. */
+  static const u64 pages[] = {CODE, CODE + PAGE, DATA, DATA + PAGE, RODATA, STACK};
+  for (u64 i = 0; i < sizeof pages / sizeof pages[0]; i++) {
+    *(volatile u8 *)pages[i];
+    *(volatile u8 *)(HIGH + pages[i]);
+  }
+
   memset(base_fxsave, 0, sizeof base_fxsave);
   *(u16 *)base_fxsave = 0x37f;
   *(u32 *)(base_fxsave + 24) = 0x1f80;
