@@ -344,6 +344,17 @@ describe('32-bit protected mode', () => {
 });
 
 describe('NMI', () => {
+  it('an IRET that faults has unblocked it, and an exit for the fault says so', () => {
+    const m = new TestMachine().longMode();
+    m.code('48cf');
+    m.setReg(4, 0x40_0000); // not mapped
+    m.cpu.set(S.NMI_BLOCKED, 1);
+    m.vcpu.intercepts.exceptions = 1 << 14;
+    expect(m.run()).toBe(EXIT.EXCEPTION);
+    expect(m.exit.interruption & INTERRUPTION.NMI_UNBLOCKED).toBe(INTERRUPTION.NMI_UNBLOCKED);
+    expect(m.cpu.get(S.NMI_BLOCKED)).toBe(0);
+  });
+
   it('is blocked from its delivery to the next IRET', () => {
     const m = new TestMachine().longMode();
     m.code('f4');

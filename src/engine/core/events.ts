@@ -51,7 +51,13 @@ export const EVENT = {
 } as const;
 
 /** Interruption information: SDM 3C 24.8.3, Table 24-13. */
-export const INTERRUPTION = { VECTOR: 0xff, TYPE_SHIFT: 8, ERROR_VALID: 1 << 11, VALID: 0x8000_0000 } as const;
+export const INTERRUPTION = {
+  VECTOR: 0xff,
+  TYPE_SHIFT: 8,
+  ERROR_VALID: 1 << 11,
+  NMI_UNBLOCKED: 1 << 12,
+  VALID: 0x8000_0000,
+} as const;
 
 const isSoftware = (type: number): boolean => type >= EVENT.SOFTWARE_INTERRUPT;
 
@@ -114,12 +120,17 @@ function deliver(
   length: number,
   injected: boolean,
 ): number {
+  const nmiUnblocked = (cpu.get(S.PENDING_DEBUG) & PENDING.NMI_UNBLOCKED) !== 0;
+  cpu.set(S.PENDING_DEBUG, cpu.get(S.PENDING_DEBUG) & ~PENDING.NMI_UNBLOCKED);
   // What is being delivered when something goes wrong, and what that was on the way to: for IDT-vectoring information
   let vectoring = 0;
   let vectoringError = 0;
   for (;;) {
     if (!injected && isIntercepted(cpu, vector, type, error)) {
       exceptionExit(cpu, vector, type, hasError, error, length);
+      if (nmiUnblocked && vectoring === 0 && vector !== VECTOR.DF) {
+        cpu.set(X.INTERRUPTION, cpu.get(X.INTERRUPTION) | INTERRUPTION.NMI_UNBLOCKED);
+      }
       cpu.set(X.VECTORING, vectoring);
       cpu.set(X.VECTORING_ERROR, vectoringError);
       return STATUS.EXIT_BEFORE;

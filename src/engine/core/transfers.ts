@@ -182,7 +182,10 @@ export const iret: Helper = (cpu, record) => {
   const bytes = cpu.operandSize(record);
   const status = returnFromInterrupt(cpu, record, bytes);
   // SDM 3A 6.7.1 "Handling Multiple NMIs": an IRET unblocks NMIs even if it faults
-  if (status !== STATUS.EXIT_BEFORE) cpu.set(S.NMI_BLOCKED, 0);
+  if (status !== STATUS.EXIT_BEFORE && cpu.get(S.NMI_BLOCKED) !== 0) {
+    cpu.set(S.NMI_BLOCKED, 0);
+    if (status === STATUS.FAULT) cpu.set(S.PENDING_DEBUG, cpu.get(S.PENDING_DEBUG) | PENDING.NMI_UNBLOCKED);
+  }
   return status;
 };
 
