@@ -2,9 +2,11 @@ import { parseCpu } from '../arch/cpu-models.ts';
 import { gpr, S, SEG, segment } from '../engine/core/layout.ts';
 import type { Engine } from '../engine/engine.ts';
 import type { ComparisonMode } from '../hypervisor/mmu/vm-mmu.ts';
+import { zapAllFast } from '../hypervisor/mmu/zap.ts';
 import type { Vcpu } from '../hypervisor/vcpu/vcpu.ts';
 import { Vm } from '../hypervisor/vm/vm.ts';
 import type { BootModule, BootSegment, BootState } from '../pc/boot/boot-state.ts';
+import { SELF_TEST_PORT_WRITES } from '../pc/boot/firmware.ts';
 import { loadKernel } from '../pc/boot/load-kernel.ts';
 import { highRamBytes, lowRamBytes, PHYSICAL } from '../pc/layout.ts';
 import { createPlatform, type Platform } from '../pc/platform.ts';
@@ -98,9 +100,15 @@ export class Machine {
         wallTime: { epochMs: options.epochMs },
         memory: ram,
         power: {
-          powerOff: (status) => this.#end('power-off', status, 'the guest switched the machine off'),
+          powerOff: (status) =>
+            status === 0
+              ? this.#end('power-off', 0, 'the guest switched the machine off')
+              : this.#end('debug-exit', status, `the guest left through isa-debug-exit with status ${status}`),
           reset: (reason) => this.#reset(reason),
         },
+        pitBlocked: (blocked) => irq.blockPit(blocked),
+        // Every mapping goes; the next access of each page brings it back
+        unmapPage: () => zapAllFast(this.vm.mmu),
         deliverMsi: (addressLow, addressHigh, data) => {
           irq.deliverMsi(addressLow, addressHigh, data);
         },
@@ -161,8 +169,8 @@ export class Machine {
         this.vm.stopped = false;
         for (const vcpu of this.vcpus) vcpu.reset(vcpu.index === 0);
         this.vm.irq.reset();
-        this.platform.reset();
-        this.#boot();
+        const resume = this.platform.reset();
+        this.#boot(resume);
         continue;
       }
       return result === 'stopped' ? 'ended' : result;
@@ -207,9 +215,18 @@ export class Machine {
     this.#end('triple-fault', STATUS_TRIPLE_FAULT, `vCPU ${vcpu.index} shut down by a triple fault at RIP 0x${rip}`);
   }
 
-  #boot(): void {
+  /** @param resume  Where a guest asked to go on after its own reset (CMOS shutdown code), instead of booting. */
+  #boot(resume: { readonly segment: number; readonly offset: number } | null = null): void {
     const { kernel, modules, commandLine } = this.#options;
     this.vm.irq.leaveAsFirmware();
+    for (const [port, value] of SELF_TEST_PORT_WRITES) this.bus.portWrite(port, 1, value);
+    if (resume) {
+      const { state } = this.vcpus[0]!;
+      state.setU16(segment(SEG.CS) + SEG.SELECTOR, resume.segment);
+      state.setU64(segment(SEG.CS) + SEG.BASE, resume.segment << 4, 0);
+      state.setU64(S.RIP, resume.offset, 0);
+      return;
+    }
     if (!kernel) return;
     const { platform } = this;
     const loaded = loadKernel(kernel.bytes, {

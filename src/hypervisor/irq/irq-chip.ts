@@ -86,6 +86,10 @@ export class IrqChip implements ApicFabric {
   readonly ioApic: IoApic;
   readonly pic: PicPair;
   readonly pit: Pit;
+  /** The HPET's legacy replacement takes line 0 from the 8254, or gives it back. */
+  readonly blockPit: (blocked: boolean) => void;
+  #pitLevel = false;
+  #pitBlocked = false;
   readonly #sink: CpuSink;
   readonly #asserted = new Uint8Array(IO_APIC_PINS);
   readonly #sources: Source[] = [];
@@ -115,7 +119,20 @@ export class IrqChip implements ApicFabric {
           tsc: options.tsc[cpu]!,
         }),
     );
-    this.pit = new Pit({ clock: options.clock, irq0: this.line(TIMER_IRQ) });
+    const irq0 = this.line(TIMER_IRQ);
+    this.pit = new Pit({
+      clock: options.clock,
+      irq0: {
+        set: (level) => {
+          this.#pitLevel = level;
+          irq0.set(level && !this.#pitBlocked);
+        },
+      },
+    });
+    this.blockPit = (blocked) => {
+      this.#pitBlocked = blocked;
+      irq0.set(this.#pitLevel && !blocked);
+    };
   }
 
   // For devices.
