@@ -7,7 +7,9 @@ import { debugAfter, debugArmed, debugBefore, watchData } from './core/debug.ts'
 import { deliverFault, injectEvent } from './core/events.ts';
 import { EXIT, X } from './core/exits.ts';
 import { HELPERS } from './core/helpers.ts';
-import { JUMP_CACHE, REC, S, SCRATCH, SEG, STATE, STATE_BYTES, STATUS, segment } from './core/layout.ts';
+import {
+  AUX, JUMP_CACHE, REC, S, SCRATCH, SEG, STACK_ACCESS, STATE, STATE_BYTES, STATUS, segment,
+} from './core/layout.ts';
 import { EngineMemory, type MemoryPlan } from './core/memory.ts';
 import { Processor, type ProcessorFeatures } from './core/processor.ts';
 import { Decoder, PSEUDO, type Variant } from './decode/decoder.ts';
@@ -63,15 +65,20 @@ export class Engine {
     this.interpreter = new Interpreter(
       this.memory,
       {
-        load: (bytes) => {
-          if (!cpu.read(cpu.get(S.EA), cpu.get(S.EA + 4), bytes)) return cpu.accessStatus;
+        load: (access) => {
+          if (!cpu.read(cpu.get(S.EA), cpu.get(S.EA + 4), access & 0xff)) {
+            if (access & STACK_ACCESS) cpu.outsideStack();
+            return cpu.accessStatus;
+          }
           cpu.set64(S.VALUE, cpu.low, cpu.high);
           return STATUS.NEXT;
         },
-        store: (bytes) =>
-          cpu.write(cpu.get(S.EA), cpu.get(S.EA + 4), bytes, cpu.get(S.VALUE), cpu.get(S.VALUE + 4))
-            ? STATUS.NEXT
-            : cpu.accessStatus,
+        store: (access) => {
+          if (cpu.write(cpu.get(S.EA), cpu.get(S.EA + 4), access & 0xff, cpu.get(S.VALUE), cpu.get(S.VALUE + 4)))
+            return STATUS.NEXT;
+          if (access & STACK_ACCESS) cpu.outsideStack();
+          return cpu.accessStatus;
+        },
         modify: (bytes) => this.#modify(bytes),
         commit: () => this.#commit(),
         loadWide: (bytes) =>
@@ -95,7 +102,12 @@ export class Engine {
       library,
     );
     this.#wide = this.memory.u8.subarray(S.WIDE, S.WIDE + 64);
-    this.code.decoder = new Decoder(this.memory, this.forms, (variant) => this.interpreter.handler(variant));
+    this.code.decoder = new Decoder(
+      this.memory,
+      this.forms,
+      (variant) => this.interpreter.handler(variant),
+      features.vendor,
+    );
   }
 
   readonly #wide: Uint8Array;
@@ -209,6 +221,10 @@ export class Engine {
         }
       }
       if (status !== STATUS.FAULT) return cpu.get(X.REASON);
+      if (cpu.outside) {
+        if (record !== 0 && (cpu.aux(record) & AUX_SEGMENT) === SEG.SS) cpu.outsideStack();
+        cpu.outside = false;
+      }
       if (deliverFault(cpu) !== STATUS.JUMP) return cpu.get(X.REASON);
       // Progress, even if every delivery faults again
       i32[S.BUDGET >>> 2] = i32[S.BUDGET >>> 2]! - 1;
@@ -342,6 +358,7 @@ export class Engine {
     const low = cpu.get(S.EA);
     const high = cpu.get(S.EA + 4);
     const access = cpu.dataAccess;
+    if (cpu.aligning && cpu.misaligned(low, bytes, access)) return 0;
     if ((low & 0xfff) + bytes <= 4096) {
       const host = cpu.translate(low, high, access | ACCESS.WRITE);
       if (host === TRANSLATE.FAULT) return 0;
@@ -388,6 +405,8 @@ export class Engine {
     if (this.#current === vcpu) this.processor.contextChanged();
   }
 }
+
+const AUX_SEGMENT = 7 << AUX.SEGMENT_SHIFT;
 
 /** Jump cache index hash: as in tiers/interpreter.ts. */
 const foldLinear = (low: number, high: number): number => low ^ ((low >>> 12) | (high << 20));

@@ -235,6 +235,12 @@ export const TLB = {
   ADDEND: 8,
 } as const;
 
+/**
+ * A read and a write array that never get an entry, in place of the set in force while alignment checks are armed: every
+ * access goes the slow way, which checks.
+ */
+export const TLB_EMPTY = 0x8000;
+
 /** Jump cache: linear address → record, per context and privilege (user, supervisor). */
 export const JUMP_CACHE = {
   ENTRY_BYTES: 16,
@@ -245,6 +251,9 @@ export const JUMP_CACHE = {
 } as const;
 
 export const CONTEXT_BYTES = TLB.SETS * TLB.SET_BYTES + 2 * JUMP_CACHE.BYTES;
+
+/** Added to the number of bytes of a slow access: it goes through SS although the memory operand may not. */
+export const STACK_ACCESS = 0x100;
 
 /** What a handler or a helper tells the dispatcher. */
 export const STATUS = {

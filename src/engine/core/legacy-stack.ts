@@ -65,8 +65,11 @@ function relativeTarget(cpu: Processor, record: number): void {
   const displacement = cpu.i32[(record + REC.IMM) >>> 2]!;
   const low = cpu.low + displacement;
   cpu.low = low >>> 0;
-  if (cpu.long) cpu.high = (cpu.high + Math.floor(low / 0x1_0000_0000)) >>> 0;
-  else if (cpu.operandSize(record) === 2) cpu.low &= 0xffff;
+  // 66 before a near branch of 64-bit mode: AMD honours it (APM 3 table B-4), Intel does not
+  if (cpu.operandSize(record) === 2 && (!cpu.long || cpu.features.vendor === 'amd')) {
+    cpu.low &= 0xffff;
+    cpu.high = 0;
+  } else if (cpu.long) cpu.high = (cpu.high + Math.floor(low / 0x1_0000_0000)) >>> 0;
 }
 
 export const jumpRelativeGeneral: Helper = (cpu, record) => {

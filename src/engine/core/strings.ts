@@ -39,8 +39,11 @@ function address(cpu: Processor, register: number, seg: number, size: number, by
   const low = size === 0 ? cpu.u16[at >>> 1]! : cpu.get(at);
   const high = size === 2 ? cpu.get(at + 4) : 0;
   const status = segmentLinear(cpu, seg, low, high, bytes, write);
-  if (status !== STATUS.NEXT) cpu.set(S.ACCESS_STATUS, status);
-  return status === STATUS.NEXT;
+  if (status !== STATUS.NEXT) {
+    cpu.set(S.ACCESS_STATUS, status);
+    return false;
+  }
+  return !(cpu.aligning && cpu.misaligned(cpu.get(S.EA), bytes, cpu.dataAccess));
 }
 
 function compare(cpu: Processor, bytes: number, aLow: number, aHigh: number, bLow: number, bHigh: number): void {

@@ -68,10 +68,20 @@ export class Decoder {
   // What was found
   length = 0;
 
-  constructor(memory: EngineMemory, forms: FormTable, handler: (variant: Variant) => number) {
+  /** 66 makes near branches of 64-bit mode 16 bits wide. */
+  readonly #shortBranches: boolean;
+
+  /** @param vendor  AMD honours 66 before near branches in 64-bit mode (APM 3 table B-4), Intel ignores it. */
+  constructor(
+    memory: EngineMemory,
+    forms: FormTable,
+    handler: (variant: Variant) => number,
+    vendor: 'intel' | 'amd' = 'intel',
+  ) {
     this.#memory = memory;
     this.#forms = forms;
     this.#handler = handler;
+    this.#shortBranches = vendor === 'amd';
     this.#bytes = memory.u8;
   }
 
@@ -214,7 +224,7 @@ export class Decoder {
     const default32 = (mode & MODE.DEFAULT32) !== 0;
     let v: number;
     if (long) {
-      if (form.wide === 'f64') v = 8;
+      if (form.wide === 'f64') v = narrow && !rexW && this.#shortBranches ? 2 : 8;
       else if (rexW) v = 8;
       else if (form.wide === 'd64') v = narrow ? 2 : 8;
       else v = narrow ? 2 : 4;
@@ -367,7 +377,7 @@ export class Decoder {
 
     const addressMode: AddressMode = long ? 'long' : mode & MODE.FLAT32 ? 'flat32' : 'general';
     const general =
-      memory && (long ? addressSize !== 8 : addressMode === 'general' || addressSize !== 4 || seg >= SEG.FS);
+      memory && (long ? addressSize !== 8 : addressMode === 'general' || addressSize !== 4 || seg >= SEG.FS || seg === SEG.CS);
     const key =
       (((form.index * 4 + log) * 2 + (memory ? 1 : 0)) * 3 + (long ? 0 : addressMode === 'flat32' ? 1 : 2)) * 2 +
       (general ? 1 : 0);

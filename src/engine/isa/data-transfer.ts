@@ -6,8 +6,7 @@ import { type Instruction, instruction } from './instruction.ts';
 
 /** Moves, exchanges, conversions, the stack. SDM 1 5.1.1 "Data Transfer Instructions". */
 
-const opcode = (base: number, offset: number): string =>
-  (base + offset).toString(16).toUpperCase().padStart(2, '0');
+const opcode = (base: number, offset: number): string => (base + offset).toString(16).toUpperCase().padStart(2, '0');
 
 export const MOV = instruction({
   name: 'MOV',
@@ -17,10 +16,10 @@ export const MOV = instruction({
     '89 /r': 'MOV r/mv, rv',
     '8A /r': 'MOV r8, r/m8',
     '8B /r': 'MOV rv, r/mv',
-    'A0': 'MOV AL, moffs8',
-    'A1': 'MOV rAX, moffsv',
-    'A2': 'MOV moffs8, AL',
-    'A3': 'MOV moffsv, rAX',
+    A0: 'MOV AL, moffs8',
+    A1: 'MOV rAX, moffsv',
+    A2: 'MOV moffs8, AL',
+    A3: 'MOV moffsv, rAX',
     'B0+r ib': 'MOV r8, imm8',
     'B8+r iv': 'MOV rv, immv',
     'C6 /0 ib': 'MOV r/m8, imm8',
@@ -148,7 +147,7 @@ export const CMPXCHG8B = instruction({
   execute(m) {
     const wide = m.form.startsWith('REX.W');
     const bytes = wide ? 8 : 4;
-    const address = m.address();
+    const address = m.address(true);
     if (wide) m.raiseIf(i64.ne(i64.and(address.get, i64.const(15)), i64.const(0)), 13, 0);
     const setZero = (condition: Expr): void => {
       const kept = i64.and(m.flags(), i64.const(0x8d5 & ~RFLAGS.ZF));
@@ -211,7 +210,12 @@ export const CWD = instruction({
   },
 });
 
-const conditional = (name: string, base: number, operands: (cc: string) => string, head: string): Record<string, string> =>
+const conditional = (
+  name: string,
+  base: number,
+  operands: (cc: string) => string,
+  head: string,
+): Record<string, string> =>
   Object.fromEntries(CONDITIONS.map((cc, i) => [head.replace('*', opcode(base, i)), `${name}${cc} ${operands(cc)}`]));
 
 export const CMOV = instruction({
@@ -284,7 +288,7 @@ export const LEAVE = instruction({
       return;
     }
     const frame = m.let(m.long ? m.reg(5) : m.regPart(5, 4));
-    const value = m.let(m.loadMemory(frame, m.size));
+    const value = m.let(m.loadMemory(frame, m.size, false, true));
     m.setReg(4, i64.add(frame.get, i64.const(m.size)), m.long ? 8 : 4);
     m.setReg(5, value.get, m.size);
   },
@@ -293,7 +297,7 @@ export const LEAVE = instruction({
 export const XLAT = instruction({
   name: 'XLAT',
   source: 'SDM 2D 6.1 "XLAT/XLATB—Table Look-up Translation"',
-  forms: { 'D7': 'XLAT' },
+  forms: { D7: 'XLAT' },
   execute(m) {
     m.helper(xlat);
   },
@@ -353,6 +357,28 @@ export const CLD = direction('CLD', 'FC', false);
 export const STD = direction('STD', 'FD', true);
 
 export const DATA_TRANSFER: readonly Instruction[] = [
-  MOV, MOVZX, MOVSX, LEA, XCHG, NOP, XADD, CMPXCHG, CMPXCHG8B, CBW, CWD, CMOV, SET, PUSH, POP, LEAVE, XLAT, LAHF, SAHF,
-  CMC, CLC, STC, CLD, STD,
+  MOV,
+  MOVZX,
+  MOVSX,
+  LEA,
+  XCHG,
+  NOP,
+  XADD,
+  CMPXCHG,
+  CMPXCHG8B,
+  CBW,
+  CWD,
+  CMOV,
+  SET,
+  PUSH,
+  POP,
+  LEAVE,
+  XLAT,
+  LAHF,
+  SAHF,
+  CMC,
+  CLC,
+  STC,
+  CLD,
+  STD,
 ];

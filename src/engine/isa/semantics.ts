@@ -2,7 +2,7 @@ import { assert } from '../../base/assert.ts';
 import { type Callee, call, type Expr, I32, I64, i32, i64, V128, v128 } from '../../wasm/expr.ts';
 import type { FunctionBuilder, Local } from '../../wasm/module.ts';
 import { type Helper, helperNumber } from '../core/helpers.ts';
-import { type AUX, gpr, REC, S, SCRATCH, STATUS, TLB } from '../core/layout.ts';
+import { type AUX, gpr, REC, S, SCRATCH, STACK_ACCESS, STATUS, TLB } from '../core/layout.ts';
 import { CC } from './flags.ts';
 import type { Operand } from './instruction.ts';
 
@@ -78,6 +78,8 @@ export abstract class Semantics {
   /** The record that runs: an i32. */
   readonly record: Expr;
   #address: Local | undefined;
+  /** The general calculation has checked that the segment can be written. */
+  #writeChecked = false;
 
   constructor(f: FunctionBuilder, lib: Library, context: FormContext, record: Expr) {
     this.f = f;
@@ -171,7 +173,7 @@ export abstract class Semantics {
   /** Writes the low bits of `value` to operand `i`. A 32-bit register write clears the upper half. */
   store(i: number, value: Expr): void {
     const operand = this.operands[i]!;
-    if (operand.kind === 'mem') this.storeMemory(this.address(), value, operand.size);
+    if (operand.kind === 'mem') this.storeMemory(this.address(true), value, operand.size);
     else this.storeRegister(this.registerAddress(i), value, operand.size);
   }
 
@@ -199,7 +201,7 @@ export abstract class Semantics {
       this.storeRegister(address, compute(old.get), operand.size);
       return;
     }
-    const host = this.writable(this.address(), operand.size);
+    const host = this.writable(this.address(true), operand.size);
     const old = this.let(this.fixedLoad(host.get, 0, operand.size, true));
     const value = compute(old.get);
     this.f.do(
@@ -242,14 +244,20 @@ export abstract class Semantics {
     return this.#context.generalAddress;
   }
 
-  /** Linear address of the memory operand: a local, computed at the first call. */
-  address(): Local {
-    if (this.#address) return this.#address;
+  /**
+   * Linear address of the memory operand: a local, computed at the first call.
+   *
+   * @param write  It will be written. The writing words ask for this themselves; saying it at once saves a second check.
+   */
+  address(write = false): Local {
+    if (this.#address) {
+      if (write) this.#checkWrite(this.#address);
+      return this.#address;
+    }
     if (this.#context.generalAddress) {
-      const operand = this.operands.find(({ kind }) => kind === 'mem');
-      const status = this.let(call(this.lib.linear, this.record, i32.const(operand?.size ?? 0)));
-      this.f.if(status.get, () => this.leave(status.get));
+      this.#generalAddress(write);
       this.#address = this.let(i64.load(i32.const(0), S.EA));
+      this.#writeChecked = write;
       return this.#address;
     }
     const scaled = i64.shl(i64.load(this.field32(REC.INDEX)), i64.load8U(this.record, REC.SCALE));
@@ -259,6 +267,40 @@ export abstract class Semantics {
     else sum = i64.and(sum, i64.halves(-1, 0));
     this.#address = this.let(sum);
     return this.#address;
+  }
+
+  /**
+   * The memory operand of a bit test: `unit` (i64) is added to the offset before it wraps and the segment is checked.
+   * Comes instead of `address`.
+   */
+  displacedAddress(unit: Expr, write: boolean): void {
+    assert(this.#address === undefined, `${this.form}: the address is displaced before it is used`);
+    if (this.#context.generalAddress) {
+      this.f.do(i64.store(i32.const(0), unit, S.VALUE));
+      this.#generalAddress(write, 0x200);
+      this.#address = this.let(i64.load(i32.const(0), S.EA));
+      this.#writeChecked = write;
+      return;
+    }
+    const address = this.address();
+    const sum = i64.add(address.get, unit);
+    this.f.set(address, this.long ? sum : i64.and(sum, i64.halves(-1, 0)));
+  }
+
+  /** Segment checks in TypeScript; leaves with their fault. The address is in S.EA. */
+  #generalAddress(write: boolean, more = 0): void {
+    const operand = this.operands.find(({ kind }) => kind === 'mem');
+    const access = (operand?.size ?? 0) | (write ? 0x100 : 0) | more;
+    const status = this.let(call(this.lib.linear, this.record, i32.const(access)));
+    this.f.if(status.get, () => this.leave(status.get));
+    this.f.release(status);
+  }
+
+  /** `linear` is about to be written: if it is the memory operand's address, its segment must allow that. */
+  #checkWrite(linear: Local): void {
+    if (!this.#context.generalAddress || this.#writeChecked || linear !== this.#address) return;
+    this.#generalAddress(true);
+    this.#writeChecked = true;
   }
 
   /** TLB entry that `linear` indexes, in the set in force: an i32. `array`: 0 read, TLB.WRITE. */
@@ -278,7 +320,7 @@ export abstract class Semantics {
   }
 
   /** Reads memory; leaves with the fault if it cannot. The value is in a local already. */
-  loadMemory(linear: Local, bytes: number, signed = false): Expr {
+  loadMemory(linear: Local, bytes: number, signed = false, stack = false): Expr {
     assert(
       bytes === 1 || bytes === 2 || bytes === 4 || bytes === 8,
       `${this.form}: a scalar access has 1, 2, 4 or 8 bytes`,
@@ -289,7 +331,7 @@ export abstract class Semantics {
       this.#hit(entry, linear, bytes, 0),
       () => this.f.set(value, this.fixedLoad(this.#host(entry, linear, 0), 0, bytes, signed)),
       () => {
-        const slow = call(this.lib.loadSlow, linear.get, i32.const(bytes));
+        const slow = call(this.lib.loadSlow, linear.get, i32.const(bytes | (stack ? STACK_ACCESS : 0)));
         this.f.set(value, slow);
         this.f.if(i32.load(i32.const(0), S.ACCESS_STATUS), () => this.leave(i32.load(i32.const(0), S.ACCESS_STATUS)));
         if (signed && bytes < 8) this.f.set(value, this.signExtend(value.get, bytes));
@@ -300,7 +342,8 @@ export abstract class Semantics {
   }
 
   /** Writes memory; leaves with the fault if it cannot, and then nothing was written. */
-  storeMemory(linear: Local, value: Expr, bytes: number): void {
+  storeMemory(linear: Local, value: Expr, bytes: number, stack = false): void {
+    this.#checkWrite(linear);
     assert(
       bytes === 1 || bytes === 2 || bytes === 4 || bytes === 8,
       `${this.form}: a scalar access has 1, 2, 4 or 8 bytes`,
@@ -322,7 +365,8 @@ export abstract class Semantics {
         );
       },
       () => {
-        const status = this.let(call(this.lib.storeSlow, linear.get, bound, i32.const(bytes)));
+        const access = i32.const(bytes | (stack ? STACK_ACCESS : 0));
+        const status = this.let(call(this.lib.storeSlow, linear.get, bound, access));
         this.f.if(status.get, () => this.leave(status.get));
         this.f.release(status);
       },
@@ -332,6 +376,7 @@ export abstract class Semantics {
 
   /** Host address at which `bytes` at `linear` can be read and written: finish with `commit`. */
   writable(linear: Local, bytes: number): Local {
+    this.#checkWrite(linear);
     const entry = this.let(this.#entry(linear.get));
     const host = this.f.local(I32);
     this.f.if(
@@ -383,12 +428,13 @@ export abstract class Semantics {
       this.f.do(v128.store(this.registerAddress(i), value));
       return;
     }
-    const linear = this.address();
+    const linear = this.address(true);
     if (aligned) this.raiseIf(i64.ne(i64.and(linear.get, i64.const(15)), i64.const(0)), 13, 0);
     this.storeMemoryV(linear, value);
   }
 
   storeMemoryV(linear: Local, value: Expr): void {
+    this.#checkWrite(linear);
     const bound = this.let(value);
     const entry = this.let(this.#entry(linear.get));
     this.f.if(
@@ -410,7 +456,7 @@ export abstract class Semantics {
     const bound = value.isConst ? value : this.let(value).get;
     const down = i64.sub(this.reg(4), i64.const(bytes));
     const top = this.let(this.long ? down : i64.and(down, i64.halves(-1, 0)));
-    this.storeMemory(top, bound, bytes);
+    this.storeMemory(top, bound, bytes, true);
     this.setReg(4, top.get);
   }
 
@@ -418,7 +464,7 @@ export abstract class Semantics {
   peek(bytes: number, offset = 0): Expr {
     assert(this.mode !== 'general', `${this.form}: stack accesses in general mode go through a helper`);
     const up = offset === 0 ? this.reg(4) : i64.add(this.reg(4), i64.const(offset));
-    return this.loadMemory(this.let(this.long ? up : i64.and(up, i64.halves(-1, 0))), bytes);
+    return this.loadMemory(this.let(this.long ? up : i64.and(up, i64.halves(-1, 0))), bytes, false, true);
   }
 
   /** Moves RSP up by `bytes` (a number or an i64). */

@@ -255,16 +255,17 @@ function bitTest(name: string, second: number, digit: number, change?: (a: Expr,
   return instruction({
     name,
     source: `SDM 2 "${name}—Bit Test${change ? ' and Modify' : ''}"`,
-    forms: { [`0F ${second.toString(16).toUpperCase()} /r`]: `${name} r/mv, rv`, [`0F BA /${digit} ib`]: `${name} r/mv, imm8` },
+    forms: {
+      [`0F ${second.toString(16).toUpperCase()} /r`]: `${name} r/mv, rv`,
+      [`0F BA /${digit} ib`]: `${name} r/mv, imm8`,
+    },
     lockable: change !== undefined,
     execute(m) {
       const bits = m.size * 8;
       const index = m.let(m.load(1));
       if (m.isMemory(0) && m.operands[1]!.kind === 'gpr') {
-        const address = m.address();
         const unit = i64.mul(i64.shrS(index.get, i64.const(Math.log2(bits))), i64.const(m.size));
-        m.f.set(address, i64.add(address.get, unit));
-        if (!m.long) m.f.set(address, i64.and(address.get, i64.halves(-1, 0)));
+        m.displacedAddress(unit, change !== undefined);
       }
       const at = m.let(i64.and(index.get, i64.const(bits - 1)));
       const flags = (a: Expr): void => {
@@ -365,14 +366,19 @@ export const BSWAP = instruction({
 export function swapped(m: Semantics, v: Expr, bytes: number): Expr {
   if (bytes === 2) return i64.const(0);
   const byteMask = bytes === 4 ? i64.const(0x00ff_00ff) : i64.halves(0x00ff_00ff, 0x00ff_00ff);
-  const eights = m.let(i64.or(i64.shl(i64.and(v, byteMask), i64.const(8)), i64.and(i64.shrU(v, i64.const(8)), byteMask)));
+  const eights = m.let(
+    i64.or(i64.shl(i64.and(v, byteMask), i64.const(8)), i64.and(i64.shrU(v, i64.const(8)), byteMask)),
+  );
   if (bytes === 4) {
     const low = i64.and(i64.shrU(eights.get, i64.const(16)), i64.const(0xffff));
     return i64.or(i64.and(i64.shl(eights.get, i64.const(16)), i64.halves(-0x1_0000, 0)), low);
   }
   const wordMask = i64.halves(0xffff, 0xffff);
   const words = m.let(
-    i64.or(i64.shl(i64.and(eights.get, wordMask), i64.const(16)), i64.and(i64.shrU(eights.get, i64.const(16)), wordMask)),
+    i64.or(
+      i64.shl(i64.and(eights.get, wordMask), i64.const(16)),
+      i64.and(i64.shrU(eights.get, i64.const(16)), wordMask),
+    ),
   );
   return i64.rotl(words.get, i64.const(32));
 }
@@ -391,5 +397,24 @@ export const MOVBE = instruction({
 });
 
 export const SHIFTS: readonly Instruction[] = [
-  SHL, SHR, SAR, ROL, ROR, RCL, RCR, SHLD, SHRD, BT, BTS, BTR, BTC, BSF, BSR, TZCNT, LZCNT, POPCNT, BSWAP, MOVBE,
+  SHL,
+  SHR,
+  SAR,
+  ROL,
+  ROR,
+  RCL,
+  RCR,
+  SHLD,
+  SHRD,
+  BT,
+  BTS,
+  BTR,
+  BTC,
+  BSF,
+  BSR,
+  TZCNT,
+  LZCNT,
+  POPCNT,
+  BSWAP,
+  MOVBE,
 ];
