@@ -20,9 +20,8 @@ export class LineEditor {
     this.#echo(`${this.#prompt}${this.#line}`);
   }
 
-  /** @returns the lines that the chunk completed. */
-  feed(chunk: Uint8Array): string[] {
-    const lines: string[] = [];
+  /** Hands on each line as it is completed: its answer comes before what was typed behind it. */
+  feed(chunk: Uint8Array, line: (text: string) => void): void {
     for (const character of new TextDecoder('latin1').decode(chunk)) {
       if (this.#escape !== '' || character === '\x1b') {
         this.#sequence(character);
@@ -32,8 +31,9 @@ export class LineEditor {
         this.#echo('\n');
         if (this.#line.trim() !== '') this.#history.push(this.#line);
         this.#at = this.#history.length;
-        lines.push(this.#line);
+        const text = this.#line;
         this.#line = '';
+        line(text);
       } else if (character === '\x7f' || character === '\b') {
         if (this.#line !== '') this.#echo('\b \b');
         this.#line = this.#line.slice(0, -1);
@@ -47,7 +47,6 @@ export class LineEditor {
         this.#echo(character);
       }
     }
-    return lines;
   }
 
   /** ESC [ A and B; everything else that begins with ESC is swallowed. */

@@ -6,7 +6,9 @@
  */
 
 import { nearest } from '../../arch/cpu-models.ts';
+import { pageStart } from '../../base/address.ts';
 import { UserError } from '../../base/assert.ts';
+import { byteSize } from '../../base/format.ts';
 import type { OptionRow } from './option-table.ts';
 import { parseInteger, parseProperties, parseSize, parseSwitch } from './sizes.ts';
 
@@ -111,7 +113,7 @@ export const DEVICES: Devices = {
     },
   },
   'virtio-rng-pci': {
-    help: 'random numbers of the host',
+    help: 'random numbers, the same in every run',
     take: (into) => {
       into.random = true;
     },
@@ -153,10 +155,10 @@ function takeMemory(into: RunOptions, text: string): void {
   const properties = parseProperties(text, 'size');
   requireKnown('-m', properties, ['size']);
   const bytes = parseSize('-m', properties.get('size') ?? '', 'm');
-  if (bytes < RAM_MIN_BYTES || bytes % 4096 !== 0) {
-    throw new UserError(`-m ${text}: expected at least 2M of RAM in whole pages of 4 KiB, found ${bytes} bytes.`);
+  if (bytes < RAM_MIN_BYTES) {
+    throw new UserError(`-m ${text}: expected at least ${byteSize(RAM_MIN_BYTES)} of RAM, found ${byteSize(bytes)}.`);
   }
-  into.ramBytes = bytes;
+  into.ramBytes = pageStart(bytes);
 }
 
 function takeCpus(into: RunOptions, text: string): void {

@@ -159,11 +159,11 @@ export class Session implements SessionControl {
   }
 
   #commands(bytes: Uint8Array): void {
-    for (const line of this.#editor.feed(bytes)) {
+    this.#editor.feed(bytes, (line) => {
+      if (this.#quit !== null) return;
       const answer = this.#monitor.execute(line);
       if (answer !== '') this.#output.text(`${answer}\n`);
-      if (this.#quit !== null) return;
-      this.#editor.show();
-    }
+      if (this.#quit === null) this.#editor.show();
+    });
   }
 }

@@ -17,7 +17,7 @@ export function parseSize(option: string, text: string, unit: 'b' | 'm'): number
         `${unit === 'm' ? ' (a plain number means MiB)' : ''}, found "${text}".`,
     );
   }
-  const bytes = Number(digits) * UNITS[letter?.toLowerCase() ?? unit]!;
+  const bytes = Math.floor(Number(digits) * UNITS[letter?.toLowerCase() ?? unit]!);
   if (!Number.isSafeInteger(bytes)) {
     throw new UserError(`${option} ${text}: expected a whole number of bytes below 8 PiB, found ${bytes}.`);
   }

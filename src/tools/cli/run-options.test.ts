@@ -1,0 +1,165 @@
+import { describe, expect, test } from 'vitest';
+import { UserError } from '../../base/assert.ts';
+import { describeOptions } from './option-table.ts';
+import { parseRun, runHelp } from './run.ts';
+import { RUN_OPTIONS, runDefaults } from './run-options.ts';
+
+const parse = (line: string) => parseRun(['-kernel', 'k', ...line.split(' ').filter((word) => word !== '')]);
+
+describe('terrarium run takes', () => {
+  test('nothing but a kernel: the defaults', () => {
+    expect(parse('')).toEqual({ ...runDefaults(), kernel: 'k' });
+  });
+
+  test('one dash or two, an argument behind a space or (with two) behind an equals sign', () => {
+    for (const line of ['-m 64M', '--m 64M', '--m=64M', '-memory 64M', '--memory=64M', '-m size=64M']) {
+      expect(parse(line).ramBytes, line).toBe(64 * 2 ** 20);
+    }
+  });
+
+  test('RAM in whole pages', () => {
+    expect(parse('-m 3.3G').ramBytes % 4096).toBe(0);
+  });
+
+  test("the options that kvm-unit-tests' runner gives QEMU", () => {
+    const line =
+      '-nodefaults -device pc-testdev -device isa-debug-exit,iobase=0xf4,iosize=0x4 -vnc none -serial stdio ' +
+      '-machine accel=tcg -smp 2 -cpu max,-vmx -append x';
+    expect(parse(line)).toMatchObject({
+      noDefaults: true,
+      testDevice: true,
+      debugExit: { iobase: 0xf4, iosize: 4 },
+      serials: [{ kind: 'stdio' }],
+      cpus: 2,
+      cpu: 'max,-vmx',
+      append: 'x',
+    });
+  });
+
+  test("isa-debug-exit has QEMU's default ports", () => {
+    expect(parse('-device isa-debug-exit').debugExit).toEqual({ iobase: 0x501, iosize: 2 });
+  });
+
+  test('drives, in order, with their properties', () => {
+    expect(parse('-drive file=a,if=virtio,format=raw,readonly=on,serial=s -drive b').drives).toEqual([
+      { path: 'a', readOnly: true, serial: 's' },
+      { path: 'b', readOnly: false, serial: '' },
+    ]);
+  });
+
+  test('modules with arguments', () => {
+    expect(parseRun(['-kernel', 'k', '-initrd', 'a.bin one two,b.bin']).modules).toEqual([
+      { path: 'a.bin', commandLine: 'a.bin one two' },
+      { path: 'b.bin', commandLine: 'b.bin' },
+    ]);
+  });
+
+  test('machine properties, and their older spellings', () => {
+    expect(parse('-machine pc,hpet=off,acpi=off,nested-mmu=shared,tdp=off,force=on')).toMatchObject({
+      hpet: false,
+      acpi: false,
+      nestedMmu: 'shared',
+      tdp: false,
+      force: true,
+    });
+    expect(parse('-no-hpet -no-acpi -no-reboot')).toMatchObject({ hpet: false, acpi: false, reboot: false });
+  });
+
+  test('a date, or the host clock', () => {
+    expect(parse('-rtc base=2026-01-31T12:00:01').epochMs).toBe(Date.UTC(2026, 0, 31, 12, 0, 1));
+    expect(parse('-rtc base=2026-01-31').epochMs).toBe(Date.UTC(2026, 0, 31));
+    expect(parse('-rtc base=utc').epochMs).toBeNull();
+  });
+
+  test('the weight of an instruction as a power of two', () => {
+    expect(parse('-icount shift=3').nsPerInstruction).toBe(8);
+    expect(parse('-icount 0').nsPerInstruction).toBe(1);
+  });
+
+  test('the monitor on the terminal, which takes it from COM1', () => {
+    expect(parse('-monitor stdio').serials).toEqual([{ kind: 'null' }]);
+  });
+});
+
+describe('terrarium run refuses', () => {
+  test.each([
+    ['-frobnicate', /no option -frobnicate.*Did you mean/],
+    ['--kernal x', /no option --kernal. Did you mean -kernel\?/],
+    ['--memroy=1G', /Did you mean --memory\?/],
+    ['-m', /-m lacks its argument: write -m SIZE/],
+    ['-m 0', /-m 0: expected at least 2 MiB of RAM, found 0 B/],
+    ['-m 1', /found 1 MiB/],
+    ['-m abc', /-m abc: expected a size/],
+    ['-m slots=2', /-m: there is no "slots". Did you mean size\?/],
+    ['-smp 0', /-smp 0: expected a whole number from 1 to/],
+    ['-smp 2,cores=2', /-smp: there is no "cores"/],
+    ['-device virtio-net', /no such device. Did you mean virtio-rng-pci\?/],
+    ['-device isa-debug-exit,port=1', /there is no "port". Did you mean/],
+    ['-drive if=virtio', /-drive lacks its file/],
+    ['-drive file=a,if=ide', /if ide: expected virtio/],
+    ['-drive file=a,format=qcow2', /format qcow2: expected raw/],
+    ['-drive file=a,readonly=perhaps', /expected on or off/],
+    ['-serial tcp:1', /expected stdio, null or file:FILE/],
+    ['-serial stdio -serial stdio', /given twice/],
+    ['-serial null -serial null -serial null -serial null -serial null', /at most four/],
+    ['-monitor stdio -serial stdio', /both want the terminal/],
+    ['-machine q35', /-machine q35: expected pc or terrarium/],
+    ['-machine accel=kvm', /runs in software only/],
+    ['-machine nested-mmu=fast', /expected split, reinit or shared/],
+    ['-rtc base=yesterday', /expected utc or a date/],
+    ['-rtc base=2026-13-01', /expected utc or a date/],
+    ['-icount shift=11', /from 0 to 10/],
+    ['-fw_cfg name=opt/a', /expected either file=FILE or string=TEXT/],
+    ['-initrd ,', /expected a file name/],
+    ['-display gtk', /expected none/],
+    ['--nographic=yes', /takes no argument/],
+    ['disk.img', /"disk.img" is not an option: write -kernel disk.img/],
+  ])('%s', (line, message) => {
+    expect(() => parse(line)).toThrow(UserError);
+    expect(() => parse(line)).toThrow(message);
+  });
+
+  test('to start without a kernel', () => {
+    expect(() => parseRun([])).toThrow('no kernel is given: write -kernel FILE.');
+  });
+
+  test('in one line, whatever it refuses', () => {
+    for (const line of ['-frobnicate', '-m x', '-cpu', '-device nosuch', 'file']) {
+      try {
+        parse(line);
+        expect.unreachable(line);
+      } catch (error) {
+        expect((error as Error).message).not.toContain('\n');
+      }
+    }
+  });
+});
+
+describe('--help', () => {
+  test('lists every option with all its spellings', () => {
+    const help = runHelp();
+    for (const row of RUN_OPTIONS) {
+      for (const name of row.names) expect(help).toMatch(new RegExp(`(^|[ -])${name}\\b`, 'm'));
+      if (row.default !== '') expect(help.replace(/\s+/g, ' ')).toContain(`Default: ${row.default}.`);
+    }
+  });
+
+  test('tells defaults that taking them changes nothing', () => {
+    for (const row of RUN_OPTIONS) {
+      if (row.default === '' || row.argument === null) continue;
+      const options = runDefaults();
+      row.take(options, row.default);
+      if (row.names[0] === 'serial' || row.names[0] === 'debugcon') continue; // lists and the absence of one
+      expect(options, row.names[0]).toEqual(runDefaults());
+    }
+  });
+
+  test('has no spelling twice', () => {
+    const names = RUN_OPTIONS.flatMap((row) => [...row.names]);
+    expect(new Set(names).size).toBe(names.length);
+  });
+
+  test('fits a terminal of 100 columns', () => {
+    for (const line of describeOptions(RUN_OPTIONS).split('\n')) expect(line.length).toBeLessThanOrEqual(100);
+  });
+});
