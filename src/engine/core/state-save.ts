@@ -1,6 +1,7 @@
 import { XSAVE_COMPONENTS, XSAVE_LEGACY_AND_HEADER_BYTES } from '../../arch/cpuid-features.ts';
 import { VECTOR } from '../../arch/exceptions.ts';
 import { CR0, CR4, EFER, FCW_INIT, FSW_TOP_SHIFT, MXCSR_MASK, MXCSR_RESET, XCR0 } from '../../arch/registers.ts';
+import { ACCESS, TRANSLATE } from '../paging/access.ts';
 import { linear } from './address.ts';
 import { flushLinear } from './control-registers.ts';
 import type { Helper } from './helpers.ts';
@@ -59,22 +60,45 @@ function addressAt(cpu: Processor, offset: number): void {
   cpu.high = cpu.long ? (baseHigh + (sum > 0xffff_ffff ? 1 : 0)) >>> 0 : 0;
 }
 
+/** Bytes that a device, or an access that is watched, gets at a time. */
+const PIECE = 16;
+
+/** Copies part of the image in, a page at a time. False: S.ACCESS_STATUS has the status. */
 function readArea(cpu: Processor, from: number, to: number): boolean {
-  for (let at = from; at < to; at += 64) {
-    const count = Math.min(64, to - at);
+  let at = from;
+  while (at < to) {
     addressAt(cpu, at);
-    if (!cpu.copyFrom(cpu.low, cpu.high, count, chunk)) return false;
-    area.set(chunk.subarray(0, count), at);
+    let count = Math.min(to - at, 4096 - (cpu.low & 0xfff));
+    const host = cpu.walker.watching ? TRANSLATE.MMIO : cpu.translate(cpu.low, cpu.high, cpu.dataAccess);
+    if (host === TRANSLATE.FAULT) return false;
+    if (host >= 0) area.set(cpu.u8.subarray(host, host + count), at);
+    else {
+      count = Math.min(count, PIECE);
+      if (!cpu.copyFrom(cpu.low, cpu.high, count, chunk)) return false;
+      area.set(chunk.subarray(0, count), at);
+    }
+    at += count;
   }
   return true;
 }
 
+/** Copies part of the image out; its pages have been probed. */
 function writeArea(cpu: Processor, from: number, to: number): void {
-  for (let at = from; at < to; at += 64) {
-    const count = Math.min(64, to - at);
-    chunk.set(area.subarray(at, at + count));
+  let at = from;
+  while (at < to) {
     addressAt(cpu, at);
-    cpu.copyTo(cpu.low, cpu.high, count, chunk);
+    let count = Math.min(to - at, 4096 - (cpu.low & 0xfff));
+    const access = cpu.dataAccess | ACCESS.WRITE;
+    const host = cpu.walker.watching ? TRANSLATE.MMIO : cpu.translate(cpu.low, cpu.high, access);
+    if (host >= 0) {
+      cpu.u8.set(area.subarray(at, at + count), host);
+      if (cpu.walker.oddPage) cpu.walker.stored(host, count);
+    } else {
+      count = Math.min(count, PIECE);
+      chunk.set(area.subarray(at, at + count));
+      cpu.copyTo(cpu.low, cpu.high, count, chunk);
+    }
+    at += count;
   }
 }
 
