@@ -33,11 +33,10 @@ _Noreturn void hello(u32 magic, const struct multiboot_info *info) {
   }
   put("hello from a Multiboot kernel\n");
   if (info->flags & HAS_MEMORY) {
+    /* 639 or 640 KiB below 1 MiB, as the loader counts the EBDA; the rest as the machine was given. */
     put("memory: ");
-    put_decimal(info->mem_lower);
-    put(" KiB below 1 MiB, ");
-    put(info->mem_upper >= 1024 ? "more than 1 MiB" : "less than 1 MiB");
-    put(" above\n");
+    put(info->mem_lower >= 512 && info->mem_lower <= 640 ? "conventional, " : "strange, ");
+    put(info->mem_upper >= 1024 ? "more than 1 MiB above 1 MiB\n" : "less than 1 MiB above 1 MiB\n");
   }
   if (info->flags & HAS_MODULES && info->modules_count) {
     put("modules: ");

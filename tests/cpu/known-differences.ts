@@ -10,16 +10,6 @@ export const KNOWN_DIFFERENCES: readonly { readonly why: string; explains(mismat
     explains: ({ vector }) => vector.outcome.vector === 17,
   },
   {
-    why: 'flat 32-bit code may store through CS',
-    explains: ({ vector: { case: one, outcome } }) =>
-      outcome.vector === 13 && one.mode === 32 && one.code.slice(0, 4).includes(0x2e),
-  },
-  {
-    why: 'a non-canonical address through RSP or RBP is #GP, not #SS',
-    explains: ({ vector: { case: one, outcome }, report }) =>
-      outcome.vector === 12 && one.mode === 64 && report.includes('#12 is right, #13 came'),
-  },
-  {
     why: 'an x87 store with an unmasked exception does not look at its address',
     explains: ({ form, vector, report }) =>
       /FI?STT?P? /.test(form) && vector.outcome.vector >= 12 && report.includes('none came'),

@@ -29,3 +29,21 @@ describe('the guests of our own', () => {
     for (const line of native) expect(expected).toContain(`${line} ok\n`);
   });
 });
+
+describe('terrarium runs each of them, and they print what they must', () => {
+  const EXIT = 'isa-debug-exit,iobase=0xf4,iosize=0x4';
+
+  test.each([
+    ['hello-multiboot', ['-append', 'exit=7'], 15],
+    ['demo', [], 1],
+    ['privileged-64', [], 1],
+    ['privileged-32', [], 1],
+  ])('%s', (name, extra, status) => {
+    const kernel = `guests/${name}/${name}.bin`;
+    const options = ['run', '-kernel', kernel, '-nographic', '-no-reboot', '-device', EXIT, ...extra];
+    const result = spawnSync('node', ['bin/terrarium.mjs', ...options], { cwd: root, encoding: 'utf8', input: '' });
+    const expected = readFileSync(join(root, `guests/${name}/expected.txt`), 'utf8');
+    expect(result.stdout.replaceAll('\r', '')).toBe(expected);
+    expect(result.status).toBe(status);
+  });
+});
