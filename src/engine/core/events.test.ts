@@ -291,6 +291,26 @@ describe('32-bit protected mode', () => {
     expect(m.read32(AT.STACK0 - 4)).toBe(SEL.USER_DATA);
   });
 
+  it('a 16-bit gate pushes words and clears the upper half of EIP', () => {
+    const m = new TestMachine().protectedMode();
+    m.code('cd40');
+    m.gate(0x40, SEL.CODE32, 0x1234_0000 | (AT.HLTS + 0x400), 0x8600);
+    m.run();
+    expect(m.stoppedAt).toBe(0x40);
+    expect(m.reg(4)).toBe(AT.STACK - 6);
+    expect([0, 2].map((at) => m.read16(AT.STACK - 6 + at))).toEqual([AT.CODE + 2, SEL.CODE32]);
+  });
+
+  it('a trap gate leaves IF as it is', () => {
+    const m = new TestMachine().protectedMode();
+    m.code('cd40');
+    m.gate(0x40, SEL.CODE32, AT.HLTS + 0x400, 0x8f00);
+    m.setFlags(RFLAGS.IF);
+    m.run();
+    expect(m.stoppedAt).toBe(0x40);
+    expect(m.cpu.rflags() & RFLAGS.IF).toBe(RFLAGS.IF);
+  });
+
   it('a bad SS0 is #TS, delivered where it can be', () => {
     const m = new TestMachine().protectedMode(3);
     m.code('cd40');
@@ -340,6 +360,39 @@ describe('32-bit protected mode', () => {
     // IF is pushed as VIF was, IOPL as 3, and VIF is cleared
     expect(m.read16(0x1_ffee) & 0x3200).toBe(0x3200);
     expect(m.cpu.rflags() & RFLAGS.VIF).toBe(0);
+  });
+});
+
+describe('an exit on the way', () => {
+  it('an EPT violation of the handler’s stack reports the event, and nothing but CR2 has changed', () => {
+    const m = new TestMachine().longMode(3);
+    m.code('8904 2500 0060 00'); // mov [0x600000],eax: not mapped
+    m.write32(AT.PD + 8, 0x4000_0087, 0); // linear 2 MiB is beyond the second stage
+    m.write32(AT.TSS + 4, 0x20_1000, 0);
+    expect(m.run()).toBe(EXIT.EPT_VIOLATION);
+    expect(m.exit.vectoring).toBe((INTERRUPTION.VALID | INTERRUPTION.ERROR_VALID | (EVENT.EXCEPTION << 8) | 14) >>> 0);
+    expect(m.cpu.get(X.VECTORING_ERROR)).toBe(6);
+    expect([m.cpu.get(X.PHYSICAL), m.cpu.get(X.LINEAR)]).toEqual([0x4000_0ff8, 0x20_0ff8]);
+    expect(m.exit.qualification & 0x1ff).toBe(0x182);
+    expect([m.rip, m.reg(4), m.cpu.cpl, m.cpu.get(S.CR2)]).toEqual([AT.CODE, AT.USER_STACK, 3, 0x60_0000]);
+    // L0 maps it and injects the event again
+    m.write32(AT.TSS + 4, AT.STACK0, 0);
+    expect(m.engine.inject(m.vcpu, m.exit.vectoring, 6, 0)).toBe(0);
+    expect(m.stoppedAt).toBe(14);
+    expect(m.read32(AT.STACK0 - 48)).toBe(6);
+  });
+
+  it('a software interrupt keeps its length for the next injection', () => {
+    const m = new TestMachine().longMode(3);
+    m.code('cd40');
+    m.gate(0x40, SEL.CODE64, AT.HLTS + 0x400, 0xee00);
+    m.write32(AT.PD + 8, 0x4000_0087, 0);
+    m.write32(AT.TSS + 4, 0x20_1000, 0);
+    expect(m.run()).toBe(EXIT.EPT_VIOLATION);
+    expect(m.cpu.get(X.LENGTH)).toBe(2);
+    m.write32(AT.TSS + 4, AT.STACK0, 0);
+    expect(m.engine.inject(m.vcpu, m.exit.vectoring, 0, m.cpu.get(X.LENGTH))).toBe(0);
+    expect(m.read32(AT.STACK0 - 40)).toBe(AT.CODE + 2);
   });
 });
 

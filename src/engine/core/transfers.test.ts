@@ -210,6 +210,31 @@ describe('task switches', () => {
     expect(m.selector(SEG.TR)).toBe(TSS2);
   });
 
+  it('the T bit of the new task traps before its first instruction', () => {
+    const m = prepare();
+    m.write16(AT.TSS2 + 100, 1);
+    m.code(`ea 00000000 ${hex16(TSS2)}`);
+    expect(m.runOn()).toBe(EXIT.HLT);
+    expect(m.stoppedAt).toBe(1);
+    expect(m.read32(m.reg(4))).toBe(AT.DATA);
+    expect(m.cpu.get(S.DR + 48) & 0x8000).toBe(0x8000);
+  });
+
+  it('a 16-bit TSS saves and loads words', () => {
+    const m = prepare();
+    m.descriptor(TSS2, gateLow(AT.TSS2, 0x2b), 0x0000_8100);
+    m.fill(AT.TSS2, 0x68, 0);
+    m.write16(AT.TSS2 + 14, 0x100, 2, 1, 2, 3, 4, 0x8888, 6, 7, 8, SEL.DATA, SEL.FREE, SEL.DATA, SEL.DATA, 0);
+    m.descriptor(SEL.FREE, 0x0000_ffff, 0x0000_9b02); // 16-bit code at 0x20000
+    m.code(`9a 00000000 ${hex16(TSS2)} f4`);
+    m.code('cf', AT.DATA + 0x100);
+    m.run(1);
+    expect([m.rip, m.reg(0), m.reg(4), m.selector(SEG.CS)]).toEqual([0x100, 0xffff_0001, 0xffff_8888, SEL.FREE]);
+    expect(m.run()).toBe(EXIT.HLT);
+    expect(m.rip).toBe(AT.CODE + 7);
+    expect(m.read16(AT.TSS2 + 14)).toBe(0x101);
+  });
+
   it('leaves with EXIT.TASK_SWITCH where L0 wants it, before anything changes', () => {
     const m = prepare();
     m.vcpu.intercepts.instructions = INTERCEPT.TASK_SWITCH;
