@@ -1,10 +1,10 @@
 import type { CpuidPolicy } from '../../arch/cpuid.ts';
-import { CR0, EFER, RFLAGS } from '../../arch/registers.ts';
+import { CR0, DR6, DR7, EFER, RFLAGS } from '../../arch/registers.ts';
 import { assert } from '../../base/assert.ts';
-import { engineMsrRead, engineMsrWrite } from '../../engine/core/msrs.ts';
 import type { CpuState, EngineVcpu } from '../../engine/core/cpu.ts';
 import { EXIT, X } from '../../engine/core/exits.ts';
 import { ALLOW, gpr, S, SEG, STATUS, segment } from '../../engine/core/layout.ts';
+import { engineMsrRead, engineMsrWrite } from '../../engine/core/msrs.ts';
 import type { Engine } from '../../engine/engine.ts';
 import type { LocalApic } from '../irq/local-apic.ts';
 import type { VirtualTsc } from '../irq/virtual-tsc.ts';
@@ -29,11 +29,21 @@ export interface NestedLayer {
    * @returns  true if it was dealt with (state is consistent; run on).
    */
   exit(reason: number): boolean;
-  /** Before events are delivered: entries, exits and windows that L1's controls ask for. True: look again. */
+  /** Before events are delivered: everything that L1's controls make an exit between two instructions. True: look again. */
   beforeEvents(): boolean;
   readonly guestMode: boolean;
-  /** An external interrupt or NMI is pending while L2 runs: true if it became an exit to L1. */
-  interceptsInterrupt(nmi: boolean): boolean;
+  /** L1 waits for L2's interrupt window, NMI window: the engine must come back when one may have opened. */
+  readonly wantsInterruptWindow: boolean;
+  readonly wantsNmiWindow: boolean;
+  /** Instructions after which `beforeEvents` must be asked again. */
+  readonly instructionLimit: number;
+  /** Something other than an interrupt ends L2's inactive state. */
+  readonly wakes: boolean;
+  /** INIT or SIPI came. True: it was blocked, or became an exit to L1. */
+  takesInit(): boolean;
+  takesStartup(vector: number): boolean;
+  /** `tsc` has L1's value: make it that of the level that runs. */
+  adjustTsc(tsc: VirtualTsc): void;
   reset(): void;
 }
 
@@ -66,6 +76,11 @@ export class Vcpu {
   pendingEvent = 0;
   pendingError = 0;
   pendingLength = 0;
+  /** It is an exception that L0 has found: L1 may intercept it. */
+  pendingIsNew = false;
+  /** What a new #PF puts into CR2, a new #DB into DR6. */
+  pendingPayloadLo = 0;
+  pendingPayloadHi = 0;
   /** Exits by reason: EXIT number → count. */
   readonly exits = new Float64Array(0x200);
   /** Virtual time in this part of the round that went by without instructions: waiting for devices. */
@@ -180,6 +195,7 @@ export class Vcpu {
   #startup(): void {
     const vector = this.sipiVector;
     this.sipiVector = -1;
+    if (this.nested?.takesStartup(vector)) return;
     if (this.activity !== 'wait for SIPI') return;
     const { state } = this;
     state.setU16(segment(SEG.CS) + SEG.SELECTOR, vector << 8);
@@ -193,6 +209,7 @@ export class Vcpu {
   /** Is there anything for this vCPU to do now? */
   get runnable(): boolean {
     if (this.activity === 'running') return true;
+    if (this.nested?.wakes) return true;
     if (this.activity === 'shutdown') return this.initPending;
     if (this.initPending || (this.sipiVector >= 0 && this.activity === 'wait for SIPI')) return true;
     if (this.activity !== 'halted') return false;
@@ -218,14 +235,14 @@ export class Vcpu {
     for (;;) {
       vm.clock.fireDue();
       if (vm.stopped) break;
-      if (this.initPending) this.#init();
+      if (this.initPending && !this.nested?.takesInit()) this.#init();
       if (this.sipiVector >= 0) this.#startup();
       if (!this.runnable) break;
       if (!this.#deliverEvents()) continue;
       if (this.activity !== 'running') break;
       const left = vm.instructionsIn(lengthNs - vm.elapsedNs());
       const untilTimer = vm.instructionsUntil(vm.clock.nextDeadlineNs);
-      const slice = Math.min(left, untilTimer, MAX_SLICE);
+      const slice = Math.min(left, untilTimer, MAX_SLICE, this.nested?.instructionLimit ?? MAX_SLICE);
       if (left <= 0) break;
       assert(this.mmu.reload(), 'the shadow-page quota has room for one root');
       const reason = engine.run(core, Math.max(1, slice));
@@ -239,25 +256,26 @@ export class Vcpu {
   /** Delivers what is pending. False: something changed, begin again. */
   #deliverEvents(): boolean {
     const { state, vm, core } = this;
-    if (this.nested?.beforeEvents()) return false;
+    const { nested } = this;
+    if (nested?.beforeEvents()) return false;
     const { intercepts } = core;
     if (this.pendingEvent !== 0) {
       const event = this.pendingEvent;
       this.pendingEvent = 0;
-      return this.#inject(event, this.pendingError, this.pendingLength);
+      if (this.pendingIsNew) this.#loadPayload(event & 0xff);
+      // What follows an injection, L1's controls decide again
+      return this.#inject(event, this.pendingError, this.pendingLength) && !nested?.guestMode;
     }
     const shadow = this.shadow();
     if (this.nmiPending) {
-      if (this.nested?.guestMode && this.nested.interceptsInterrupt(true)) return false;
       if (shadow === 0 && state.u32(S.NMI_BLOCKED) === 0) {
         this.nmiPending = false;
         this.activity = 'running';
         return this.#inject(EVENT.VALID | EVENT.NMI | 2, 0, 0);
       }
       intercepts.nmiWindow = true;
-    } else intercepts.nmiWindow = false;
+    } else intercepts.nmiWindow = nested?.wantsNmiWindow ?? false;
     if (vm.irq.hasInterrupt(this.index)) {
-      if (this.nested?.guestMode && this.nested.interceptsInterrupt(false)) return false;
       if (shadow === 0 && (state.u32(S.RFLAGS) & RFLAGS.IF) !== 0) {
         const vector = vm.irq.acknowledge(this.index);
         if (vector >= 0) {
@@ -267,7 +285,7 @@ export class Vcpu {
       }
       intercepts.interruptWindow = true;
     } else {
-      intercepts.interruptWindow = false;
+      intercepts.interruptWindow = nested?.wantsInterruptWindow ?? false;
       this.woken = false;
     }
     return true;
@@ -297,6 +315,48 @@ export class Vcpu {
       (EVENT.VALID | EVENT.EXCEPTION | vector | (withError && HAS_ERROR.has(vector) ? EVENT.ERROR : 0)) >>> 0;
     this.pendingError = error;
     this.pendingLength = 0;
+    this.pendingIsNew = true;
+    this.pendingPayloadLo = 0;
+    this.pendingPayloadHi = 0;
+  }
+
+  raisePageFault(error: number, linearLo: number, linearHi: number): void {
+    this.raise(14, error);
+    this.pendingPayloadLo = linearLo;
+    this.pendingPayloadHi = linearHi;
+  }
+
+  /** @param dr6  Bits of DR6 that say why. */
+  raiseDebug(dr6: number): void {
+    this.raise(1, 0, false);
+    this.pendingPayloadLo = dr6;
+  }
+
+  /** Raises the fault that a helper of the engine has recorded: S.FAULT_*. */
+  raiseFault(): void {
+    const { state } = this;
+    const vector = state.u32(S.FAULT_VECTOR);
+    if (vector === 14) {
+      this.raisePageFault(state.u32(S.FAULT_ERROR), state.u32(S.FAULT_ADDRESS), state.high(S.FAULT_ADDRESS));
+    } else this.raise(vector, state.u32(S.FAULT_ERROR));
+  }
+
+  /** CR2 of #PF, DR6 of #DB: set when the exception is delivered, not when it is an exit. SDM 3C 27.1. */
+  #loadPayload(vector: number): void {
+    const { state } = this;
+    if (vector === 14) state.setU64(S.CR2, this.pendingPayloadLo, this.pendingPayloadHi);
+    else if (vector === 1) {
+      const dr6 = S.DR + 48;
+      state.setU32(dr6, ((state.u32(dr6) & ~0xf) | this.pendingPayloadLo) >>> 0);
+      const dr7 = S.DR + 56;
+      state.setU32(dr7, state.u32(dr7) & ~DR7.GD);
+    }
+  }
+
+  /** L0 has carried out the instruction that left, wherever it leads. */
+  retire(): void {
+    this.state.setU32(S.SHADOW_KIND, 0);
+    this.core.instructions += 1;
   }
 
   /** Goes on behind the instruction that left. */
@@ -306,17 +366,9 @@ export class Vcpu {
     const long = (state.u32(S.EFER) & EFER.LMA) !== 0 && (state.access(SEG.CS) & 0x2000) !== 0;
     if (long) state.setU64(S.RIP, low, state.high(S.RIP) + (low >= 0x1_0000_0000 ? 1 : 0));
     else state.setU64(S.RIP, state.access(SEG.CS) & 0x4000 ? low >>> 0 : low & 0xffff, 0);
-    state.setU32(S.SHADOW_KIND, 0);
-    const { core } = this;
-    core.instructions += 1;
+    this.retire();
     // The trap flag counts instructions that L0 carried out too
-    if (state.u32(S.RFLAGS) & RFLAGS.TF) this.#singleStepTrap();
-  }
-
-  #singleStepTrap(): void {
-    const dr6 = S.DR + 48;
-    this.state.setU32(dr6, this.state.u32(dr6) | 0x4000);
-    this.raise(1, 0, false);
+    if (state.u32(S.RFLAGS) & RFLAGS.TF) this.raiseDebug(DR6.BS);
   }
 
   // ---- exits ---------------------------------------------------------------------------------------------------------
@@ -330,6 +382,7 @@ export class Vcpu {
       this.pendingEvent = vectoring;
       this.pendingError = state.u32(X.VECTORING_ERROR);
       this.pendingLength = state.u32(X.LENGTH);
+      this.pendingIsNew = false;
     }
     switch (reason) {
       case EXIT.EPT_VIOLATION:
@@ -395,6 +448,8 @@ export class Vcpu {
         return;
       case EXIT.VMCALL:
       case EXIT.VMMCALL:
+        this.#hypercall();
+        return;
       case EXIT.MONITOR:
       case EXIT.MWAIT:
       case EXIT.RDPMC:
@@ -447,6 +502,28 @@ export class Vcpu {
     this.skip();
   }
 
+  /**
+   * A call to L0, with KVM's numbers and registers. None is advertised in CPUID; guests that call without asking get
+   * KVM's answers. Linux `Documentation/virt/kvm/x86/hypercalls.rst`.
+   */
+  #hypercall(): void {
+    const { state } = this;
+    let result: number = HYPERCALL.ENOSYS;
+    if (state.cpl !== 0) result = HYPERCALL.EPERM;
+    else if (state.gprLow(0) === HYPERCALL.SEND_IPI) {
+      result = 0;
+      const first = state.gprLow(2);
+      const bitmap = [state.gprLow(3), state.gprHigh(3), state.gprLow(1), state.gprHigh(1)];
+      for (let bit = 0; bit < 128; bit += 1) {
+        if (!((bitmap[bit >>> 5]! >>> (bit & 31)) & 1) || first + bit >= this.vm.vcpus.length) continue;
+        this.vm.irq.sendIpi(this.index, state.gprLow(6) & 0x7ff, first + bit, true);
+        result += 1;
+      }
+    }
+    state.setU64(gpr(0), result, result < 0 ? 0xffff_ffff : 0);
+    this.skip();
+  }
+
   /** Without nesting only CR8 leaves: SDM 3C Table 27-3. */
   #crAccess(): void {
     const { state } = this;
@@ -468,6 +545,9 @@ export class Vcpu {
   /** General register cells, for nested code that names registers by number. */
   static readonly register = gpr;
 }
+
+/** KVM's hypercall numbers and errors. */
+const HYPERCALL = { SEND_IPI: 10, ENOSYS: -1000, EPERM: -1 } as const;
 
 /** Longest stretch without looking at anything: V8 has no on-stack replacement (wasm-engine.md A). */
 const MAX_SLICE = 1_000_000;
