@@ -4,7 +4,7 @@ import { SPTE } from '../../contracts/second-stage.ts';
 import { PFEC, EPT_QUALIFICATION as Q } from './access.ts';
 import { EPT_CAP } from './ept.ts';
 import { checkInvariants } from './invariants.ts';
-import { addSlot, setDirtyLog, takeDirtyLog } from './slots.ts';
+import { addSlot, deleteSlot, setDirtyLog, takeDirtyLog } from './slots.ts';
 import { type Access, ALL_CAPS, FakeMachine, longMode } from './testing/fake-engine.ts';
 import { EPT_AD, EPT_WB, PTE, TableBuilder } from './testing/tables.ts';
 import type { MmuConfig } from './vm-mmu.ts';
@@ -423,6 +423,47 @@ describe('INVEPT and INVVPID operands', () => {
     [1, 1, true, 0, 0, 'fail 28'],
   ] as const)('INVVPID type %i of VPID %i (more bits: %s), address %i:%i: %s', (type, vpid, more, lo, hi, result) => {
     expect(cpu.mmu.invvpid(type, vpid, more, lo, hi)).toBe(result);
+  });
+});
+
+describe('reclaim', () => {
+  test.each([32, 64, 200])(
+    'keeps to a limit of %i shadow pages, spares roots, and nothing is lost but time',
+    (pageLimit) => {
+      const { machine, tables, root, eptp, cpu } = nested({ pageLimit });
+      const count = 300;
+      for (let i = 0; i < count; i += 1) tables.ept(root, 0x4000_0000 + i * 2 ** 21, 0x60_0000 + (i % 64) * 4096);
+      for (let round = 0; round < 2; round += 1) {
+        cpu.enterL2({ eptp, vpid: 1 });
+        for (let i = 0; i < count; i += 1) {
+          expect(cpu.read(0x4000_0000 + i * 2 ** 21)).toEqual({
+            kind: 'ram',
+            host: machine.at(0x60_0000 + (i % 64) * 4096) * 4,
+          });
+          expect(machine.vm.pages.used).toBeLessThanOrEqual(pageLimit);
+        }
+        cpu.exitL2();
+        expect(cpu.read(0x1000).kind).toBe('ram');
+        check(machine);
+      }
+      expect(machine.vm.counters.spReclaimed).toBeGreaterThan(count - pageLimit);
+    },
+  );
+
+  test('of pages gives everything back when the slots go', () => {
+    const { machine, tables, root, eptp, cpu } = nested();
+    for (let i = 0; i < 50; i += 1) tables.ept(root, 0x4000_0000 + i * 2 ** 21, 0x60_0000);
+    cpu.enterL2({ eptp, vpid: 1 });
+    for (let i = 0; i < 50; i += 1) cpu.read(0x4000_0000 + i * 2 ** 21);
+    cpu.exitL2();
+    cpu.mmu.reload();
+    const { pages } = machine.vm;
+    const free = pages.freeCount;
+    deleteSlot(machine.vm, machine.vm.slots.byId(0)!);
+    for (const vcpu of machine.vcpus) vcpu.mmu.serviceRequests();
+    expect(pages.used).toBe(0);
+    expect(pages.freeCount).toBeGreaterThan(free + 50);
+    expect(machine.vm.indirectPages).toBe(0);
   });
 });
 

@@ -4,7 +4,7 @@
  *
  * MMU_FUZZ_STEPS and MMU_FUZZ_SEEDS as in property.test.ts.
  */
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { CR0, CR4, EFER } from '../../arch/registers.ts';
 import { PFEC } from './access.ts';
 import { checkInvariants } from './invariants.ts';
@@ -13,8 +13,10 @@ import { type Access, describeResult, FakeMachine, type FakeVcpu, type PagingMod
 import { Random } from './testing/random.ts';
 import { TableBuilder } from './testing/tables.ts';
 
-const STEPS = Number(process.env['MMU_FUZZ_STEPS'] ?? 3000);
+const STEPS = Number(process.env['MMU_FUZZ_STEPS'] ?? 2000);
 const SEEDS = (process.env['MMU_FUZZ_SEEDS'] ?? '1,2').split(',').map(Number);
+
+vi.setConfig({ testTimeout: 600_000 });
 
 type Format = '32-bit' | 'PAE' | '4-level' | '5-level';
 type Setting = 'shadow' | 'shadow, as L2' | 'TDP' | 'TDP, as L2' | 'EPT12' | 'EPT12 with A/D' | 'EPT12 with MBEC';

@@ -11,6 +11,7 @@ import { high32, low32 } from '../../base/bits.ts';
 import { PFEC } from './access.ts';
 import { REQUEST } from './requests.ts';
 import { pdpteReserved } from './reserved-bits.ts';
+import { isDirect } from './role.ts';
 import { FREE_ALL, FREE_CURRENT, freeRoots } from './roots.ts';
 import type { VcpuMmu } from './vcpu-mmu.ts';
 import { walk } from './walker.ts';
@@ -41,7 +42,7 @@ export function writeCr3(v: VcpuMmu, lo: number, hi: number): boolean {
     if (pae && v.loadPdptrs(low) !== 'ok') return false;
     regs.setCr3(low, high);
     // Only an MMU that shadows CR3's tables has CR3 as its pgd: under EPT12 this is L2's affair (6.3 row 38).
-    if (changed && v.mmu === v.rootMmu) v.newPgd(low, high);
+    if (changed && v.mmu === v.rootMmu && !isDirect(v.rootMmu.rootRole)) v.newPgd(low, high);
   }
   if (!noFlush) invalidatePcid(v, pcid);
   return true;

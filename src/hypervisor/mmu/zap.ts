@@ -136,6 +136,7 @@ export function makeRoom(vm: VmMmu): boolean {
   const limit = vm.config.pageLimit;
   if (pages.used + ROOM <= limit) return true;
   const goal = Math.min(ROOM_AFTER_RECLAIM, limit >> 1);
+  const before = vm.counters.spZap;
   let page = pages.oldest;
   // Pages that are zapped along (parentless children) leave the FIFO: start again from its head after each one.
   while (page !== 0 && pages.used - vm.buried + goal > limit) {
@@ -144,9 +145,9 @@ export function makeRoom(vm: VmMmu): boolean {
       continue;
     }
     zapPage(vm, page);
-    vm.counters.spReclaimed += 1;
     page = pages.oldest;
   }
+  vm.counters.spReclaimed += vm.counters.spZap - before;
   vm.commit();
   return pages.used + ROOM <= limit;
 }
