@@ -70,11 +70,14 @@ const scalarMove = (row: Instruction): Instruction[] => {
   const [opcode, text] = Object.entries(row.forms)[0]!;
   const memory: Instruction = { ...row, forms: { [`${opcode}:m`]: text.replace(/xmm\/m/g, 'm') } };
   const register: Instruction = { ...row, forms: { [`${opcode}:r`]: text.replace(/xmm\/m\d+/g, 'xmm') } };
-  const registerStore = text.split(' ')[1]!.startsWith('xmm/');
+  // Opcode 11 names its destination in r/m also where that is a register
+  const store = text.split(' ')[1]!.startsWith('xmm/');
   return [
     ...vexRows(memory, { three: false, ignoresLength: true }),
-    // Opcode 11 names the destination in r/m, and the decoder's notation gives the first register to ModRM.reg
-    ...(registerStore ? [] : vexRows(register, { three: true, ignoresLength: true })),
+    ...vexRows(store ? { ...register, forms: { [`${opcode}:r`]: text } } : register, {
+      three: true,
+      ignoresLength: true,
+    }),
   ];
 };
 
@@ -109,9 +112,7 @@ const DERIVED: readonly Instruction[] = LEGACY.flatMap((row) => {
     const spec = specOf(one);
     // A shift by an immediate reads no vector but its source
     if (spec.shared && text.endsWith('imm8')) return vexRows(one, { three: true, wide: 'avx2' });
-    const rows = vexRows(one, spec);
-    // AES and PCLMULQDQ keep their own feature bits, too
-    return rows;
+    return vexRows(one, spec);
   });
 });
 
@@ -147,14 +148,13 @@ const both = (
   operands: string,
   feature: string,
   execute: (m: Semantics, wide: boolean) => void,
-  w = 'W0',
 ): Instruction[] =>
   ([false, true] as const).map((wide) =>
     row(
       name,
       title,
       {
-        [`VEX.${wide ? '256' : '128'}.66.${opcode.replace('{w}', w)}`]: `${name} ${wide ? operands.replace(/xmm/g, 'ymm').replace(/m128/g, 'm256') : operands}`,
+        [`VEX.${wide ? '256' : '128'}.66.${opcode}`]: `${name} ${wide ? operands.replace(/xmm/g, 'ymm').replace(/m128/g, 'm256') : operands}`,
       },
       feature,
       (m) => execute(m, wide),

@@ -159,16 +159,23 @@ export function fillCase(random: Random, one: Uint8Array): void {
   view.setUint32(CASE.MXCSR, mxcsr, true);
   view.setUint32(CASE.FLAGS, random.next() & 0x8d5, true);
   one[CASE.IMM] = random.next();
+  for (let at: number = CASE.XMM3; at < CASE.UPPER + 64; at += 16) fillVector(random, view, at);
 }
 
-/** Bytes of a case that are compared. */
-const COMPARED = 140;
+/** What of a case is compared: all but the immediate and what surrounds it. */
+const COMPARED = [
+  [0, 140],
+  [CASE.XMM3, CASE.UPPER + 64],
+] as const;
 
-/** FNV-1a over the compared part of each case: what is recorded of the real CPU. */
-export function digest(cases: Uint8Array, hash = 0x811c9dc5): number {
-  let value = hash;
-  for (let at = 0; at < cases.length; at += CASE.BYTES) {
-    for (let i = 0; i < COMPARED; i++) value = Math.imul(value ^ cases[at + i]!, 0x01000193);
+/** FNV-1a by words over the compared part of each case: what is recorded of the real CPU. */
+export function digest(cases: Uint8Array): number {
+  const view = new DataView(cases.buffer, cases.byteOffset);
+  let value = 0x811c9dc5;
+  for (let one = 0; one < cases.length; one += CASE.BYTES) {
+    for (const [from, to] of COMPARED) {
+      for (let at = one + from; at < one + to; at += 4) value = Math.imul(value ^ view.getInt32(at, true), 0x01000193);
+    }
   }
   return value >>> 0;
 }

@@ -11,11 +11,12 @@ import { defineSimd } from './sse-library.ts';
  * For tests: runs single instructions straight from their rows, without decoder and dispatcher, and gives the machine
  * code of the same form for the real CPU. 64-bit mode; memory operands lie at [RSI] (and [RDI]), whose page is in the TLB.
  *
- * A case is 160 bytes, before and after alike: XMM0–2 (0), MM0–2 (48), RAX RCX RDX (72), 32 bytes of memory (96),
+ * A case is 256 bytes, before and after alike: XMM0–2 (0), MM0–2 (48), RAX RCX RDX (72), 32 bytes of memory (96),
  * MXCSR (128), RFLAGS' status flags (132), vector + 1 of the exception or 0 (136). Byte 144: the immediate.
+ * XMM3 (160), upper halves of YMM0–3 (176).
  */
 export const CASE = {
-  BYTES: 160,
+  BYTES: 256,
   XMM: 0,
   MM: 48,
   GPR: 72,
@@ -24,6 +25,8 @@ export const CASE = {
   FLAGS: 132,
   FAULT: 136,
   IMM: 144,
+  XMM3: 160,
+  UPPER: 176,
 } as const;
 
 export interface Form {
@@ -55,7 +58,7 @@ function operandOf(text: string, memory: boolean, slot: number): Operand {
   if (text === '<XMM0>') return { kind: 'xmm', size: 16, slot: -1, fixed: S.XMM };
   if (text === 'imm8') return { kind: 'imm', size: 1, slot: -1, fixed: 0 };
   if (memory && /(^|\/)m\d*$/.test(text)) return { kind: 'mem', size, slot: -1, fixed: 0 };
-  if (register === 'xmm') return { kind: 'xmm', size: 16, slot, fixed: 0 };
+  if (/^[xy]mmV?$/.test(register)) return { kind: 'xmm', size: register[0] === 'y' ? 32 : 16, slot, fixed: 0 };
   if (register === 'mm') return { kind: 'mm', size: 8, slot, fixed: 0 };
   const width = { rd: 4, rq: 8, rw: 2, r8: 1, r32: 4, r: size }[register];
   assert(width !== undefined, `the test bed knows the operand ${text}`);
@@ -72,6 +75,14 @@ const widths = ([opcode, text]: [string, string]): [string, string][] =>
       ]
     : [[opcode, text]];
 
+/** Three bytes of VEX with no extended registers: SDM 2A 2.3.5. `vvvv`: 0 for none. */
+function vexPrefix(parts: readonly string[], vvvv: number): number[] {
+  const map = parts.includes('0F3A') ? 3 : parts.includes('0F38') ? 2 : 1;
+  const pp = parts.includes('66') ? 1 : parts.includes('F3') ? 2 : parts.includes('F2') ? 3 : 0;
+  const w = parts.includes('W1') ? 0x80 : 0;
+  return [0xc4, 0xe0 | map, w | ((~vvvv & 15) << 3) | (parts.includes('256') ? 4 : 0) | pp];
+}
+
 /** Operand k of a form gets register k + 1; a memory operand is [RSI]; an immediate follows per case. */
 function parse(opcode: string, text: string, memory: boolean): Parsed | undefined {
   const names = text.includes(' ') ? text.slice(text.indexOf(' ') + 1).split(', ') : [];
@@ -87,7 +98,12 @@ function parse(opcode: string, text: string, memory: boolean): Parsed | undefine
     operands.push(operand);
     if (operand.slot >= 0) registers++;
   }
+  // Only RAX, RCX and RDX are part of a case
+  const numbers = operands.map(({ kind }, i) => (kind === 'gpr' ? Math.min(i + 1, 2) : i + 1));
   const bytes: number[] = [];
+  const vex = tokens[0]!.startsWith('VEX.') ? tokens[0]!.split('.') : undefined;
+  const vvvvAt = names.findIndex((name) => name.endsWith('V'));
+  if (vex) bytes.push(...vexPrefix(vex, vvvvAt + 1));
   for (const token of tokens) {
     if (token === 'REX.W') bytes.push(0x48);
     else if (/^[0-9A-F]{2}$/.test(token)) bytes.push(Number.parseInt(token, 16));
@@ -95,14 +111,15 @@ function parse(opcode: string, text: string, memory: boolean): Parsed | undefine
   if (modrm) {
     const rmAt = names.findIndex((name) => /(^|\/)m\d*$/.test(name));
     const digit = /^\/([0-7])/.exec(modrm)?.[1];
-    const rmOperand = rmAt >= 0 ? rmAt : digit !== undefined ? 0 : 1;
-    const regOperand = digit !== undefined ? -1 : rmOperand === 0 ? 1 : 0;
-    const reg = digit !== undefined ? Number(digit) : regOperand + 1;
-    bytes.push((memory ? 0 : 0xc0) | (reg << 3) | (memory ? RSI : rmOperand + 1));
+    const plain = names.map((_, i) => i).filter((i) => i !== vvvvAt && i !== rmAt && operands[i]!.kind !== 'imm');
+    const rmOperand = rmAt >= 0 ? rmAt : plain[digit !== undefined ? 0 : 1]!;
+    const regOperand = plain[0]!;
+    const reg = digit !== undefined ? Number(digit) : numbers[regOperand]!;
+    bytes.push((memory ? 0 : 0xc0) | (reg << 3) | (memory ? RSI : numbers[rmOperand]!));
   }
   if (tokens.at(-1) === 'ib') bytes.push(0);
-  const size = tokens.includes('REX.W') ? 8 : 4;
-  return { operands, numbers: operands.map((_, i) => i + 1), code: Uint8Array.from(bytes), size };
+  const size = tokens.includes('REX.W') || vex?.includes('W1') ? 8 : 4;
+  return { operands, numbers, code: Uint8Array.from(bytes), size };
 }
 
 class Bench extends Semantics {
@@ -240,6 +257,8 @@ export class Testbed {
       all.set(before.subarray(CASE.MM + 8 * i, CASE.MM + 8 * i + 8), S.FPR + 16 * i);
       all.set(before.subarray(CASE.GPR + 8 * i, CASE.GPR + 8 * i + 8), gpr(i));
     }
+    all.set(before.subarray(CASE.XMM3, CASE.XMM3 + 16), S.XMM + 48);
+    all.set(before.subarray(CASE.UPPER, CASE.UPPER + 64), S.YMMH);
     all.set(before.subarray(CASE.MEMORY, CASE.MEMORY + 32), OPERAND);
     const input = new DataView(before.buffer, before.byteOffset);
     view.setUint32(S.MXCSR, input.getUint32(CASE.MXCSR, true), true);
@@ -263,6 +282,8 @@ export class Testbed {
       after.set(all.subarray(S.FPR + 16 * i, S.FPR + 16 * i + 8), CASE.MM + 8 * i);
       after.set(all.subarray(gpr(i), gpr(i) + 8), CASE.GPR + 8 * i);
     }
+    after.set(all.subarray(S.XMM + 48, S.XMM + 64), CASE.XMM3);
+    after.set(all.subarray(S.YMMH, S.YMMH + 64), CASE.UPPER);
     after.set(all.subarray(OPERAND, OPERAND + 32), CASE.MEMORY);
     const output = new DataView(after.buffer, after.byteOffset);
     output.setUint32(CASE.MXCSR, view.getUint32(S.MXCSR, true), true);

@@ -182,7 +182,8 @@ export function vexRows(legacy: Instruction, spec: VexSpec): Instruction[] {
         ]),
       ),
       needs: 'avx',
-      feature: wide ? spec.wide! : 'avx',
+      // AES and PCLMULQDQ have no feature bit of their own for VEX: theirs, and `needs` asks for AVX
+      feature: wide ? spec.wide! : /^(aes|pclmulqdq)$/.test(legacy.feature ?? '') ? legacy.feature! : 'avx',
       execute: (m) => executeVex(m, legacy, spec, wide),
     });
   return spec.wide ? [make(false), make(true)] : [make(false)];

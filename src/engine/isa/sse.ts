@@ -1,4 +1,5 @@
 import type { Instruction } from './instruction.ts';
+import { AVX } from './sse-avx.ts';
 import { SSE_COMPARE } from './sse-compare.ts';
 import { SSE_CONVERT } from './sse-convert.ts';
 import { CRYPTO } from './sse-crypto.ts';
@@ -28,4 +29,4 @@ export const SSE4: readonly Instruction[] = [
 ];
 
 /** All of them, with AES, carry-less multiplication, SHA, prefetches, cache line flushes and fences. */
-export const VECTOR: readonly Instruction[] = [...MMX, ...SSE, ...SSSE3, ...SSE4, ...CRYPTO, ...CACHE_CONTROL];
+export const VECTOR: readonly Instruction[] = [...MMX, ...SSE, ...SSSE3, ...SSE4, ...CRYPTO, ...CACHE_CONTROL, ...AVX];
