@@ -74,10 +74,16 @@ export class TestMachine implements EngineHost {
     );
     this.cpu = this.engine.processor;
     this.#ram = this.engine.memory.ram;
-    const lo = new Uint32Array(512);
-    const hi = new Uint32Array(512);
-    lo[0] = SPTE.R | SPTE.W | SPTE.X | SPTE.U | SPTE.LEAF;
-    hi[0] = this.#ram >>> 12;
+    // Table 0 has one entry: table 1, of 2-MByte pages
+    const lo = new Uint32Array(1024);
+    const hi = new Uint32Array(1024);
+    const all = SPTE.R | SPTE.W | SPTE.X | SPTE.U;
+    lo[0] = all;
+    hi[0] = 1;
+    for (let i = 0; i < RAM_BYTES >>> 21; i += 1) {
+      lo[512 + i] = all | SPTE.LEAF;
+      hi[512 + i] = (this.#ram >>> 12) + 512 * i;
+    }
     this.engine.tables = { lo, hi };
     this.vcpu = this.engine.createVcpu(0);
     this.vcpu.intercepts.instructions = 0;
