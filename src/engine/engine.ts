@@ -155,7 +155,7 @@ export class Engine {
   run(vcpu: EngineVcpu, budget: number): number {
     this.activate(vcpu);
     const cpu = this.processor;
-    cpu.modeChanged();
+    this.#settle(vcpu);
     cpu.goTo(cpu.get(S.RIP), cpu.get(S.RIP + 4));
     vcpu.slice = budget;
     this.memory.i32[S.BUDGET >>> 2] = budget;
@@ -166,6 +166,12 @@ export class Engine {
     vcpu.slice = 0;
     this.memory.i32[S.BUDGET >>> 2] = 0;
     return reason;
+  }
+
+  /** Brings up to date what depends on registers, and on the names of root and tag that L0 may have changed. */
+  #settle(vcpu: EngineVcpu): void {
+    if (vcpu.context < 0) this.processor.contextChanged();
+    else this.processor.modeChanged();
   }
 
   /** Runs the one instruction at RIP with what L0 allows it (ALLOW bits). EXIT.BUDGET if it is done. */
@@ -181,7 +187,7 @@ export class Engine {
   inject(vcpu: EngineVcpu, information: number, error: number, length: number): number {
     this.activate(vcpu);
     const cpu = this.processor;
-    cpu.modeChanged();
+    this.#settle(vcpu);
     return injectEvent(cpu, information, error, length) === STATUS.JUMP ? 0 : cpu.get(X.REASON) || EXIT.TRIPLE_FAULT;
   }
 
@@ -358,7 +364,7 @@ export class Engine {
     const low = cpu.get(S.EA);
     const high = cpu.get(S.EA + 4);
     const access = cpu.dataAccess;
-    if (cpu.aligning && cpu.misaligned(low, bytes, access)) return 0;
+    if (cpu.aligning && cpu.misaligned(low, high, bytes, access)) return 0;
     if ((low & 0xfff) + bytes <= 4096) {
       const host = cpu.translate(low, high, access | ACCESS.WRITE);
       if (host === TRANSLATE.FAULT) return 0;
@@ -388,7 +394,7 @@ export class Engine {
     this.processor.walker.tables = tables;
   }
 
-  /** Puts a root in force. Nothing is flushed: TLB entries carry the root's id. */
+  /** Puts a root in force from the next `run` on. Nothing is flushed: TLB entries carry the root's id. */
   loadRoot(vcpu: EngineVcpu, root: SecondStageRoot): void {
     const r = vcpu.root;
     r.table = root.table;
@@ -397,12 +403,12 @@ export class Engine {
     r.accessedDirty = root.accessedDirty;
     r.mbec = root.mbec;
     r.linear = root.linear;
-    if (this.#current === vcpu) this.processor.contextChanged();
+    vcpu.context = -1;
   }
 
   setVpid(vcpu: EngineVcpu, vpid: number): void {
     vcpu.vpid = vpid;
-    if (this.#current === vcpu) this.processor.contextChanged();
+    vcpu.context = -1;
   }
 }
 

@@ -191,12 +191,13 @@ export class CpuState {
 export interface EngineVcpu {
   readonly index: number;
   readonly state: CpuState;
-  readonly intercepts: InterceptControls;
+  /** L0 puts another object here when it switches to another guest of the same vCPU. */
+  intercepts: InterceptControls;
   /** The second stage in force; L0 sets it with `engine.loadRoot`. */
   root: SecondStageRoot;
   /** TLB tag in force: VPID or ASID. */
   vpid: number;
-  /** TLB context in force, or -1. */
+  /** TLB context in force, or -1: its name has changed, and the next `run` finds it. */
   context: number;
   /** Instructions retired since power-on, up to the last time `run` came back. */
   instructions: number;

@@ -1,5 +1,5 @@
-import { MSRS, type MsrRow, msrExists, msrRow, msrWriteIsLegal, MTRR_VARIABLE_COUNT } from '../../arch/msrs.ts';
 import type { CpuidPolicy } from '../../arch/cpuid.ts';
+import { MSRS, type MsrRow, MTRR_VARIABLE_COUNT, msrExists, msrRow, msrWriteIsLegal } from '../../arch/msrs.ts';
 import { LocalApic } from '../irq/local-apic.ts';
 import type { VirtualTsc } from '../irq/virtual-tsc.ts';
 
@@ -16,8 +16,8 @@ export interface EngineMsrs {
   hi: number;
 }
 
-/** MSRs whose value some other part of L0 computes (VMX capabilities). `undefined`: not its business. */
-export type MsrOverride = (index: number) => readonly [lo: number, hi: number] | undefined;
+/** MSRs whose value some other part of L0 computes (VMX capabilities). `undefined`: not its business; 'absent': #GP. */
+export type MsrOverride = (index: number) => readonly [lo: number, hi: number] | 'absent' | undefined;
 
 /**
  * RDMSR and WRMSR of one vCPU: the rows of arch/msrs.ts decide what exists and what may be written; values live with
@@ -60,6 +60,7 @@ export class VcpuMsrs {
     const row = msrRow(index);
     if (!row || row.writable === 'write-only' || !msrExists(row, this.#policy)) return false;
     const override = this.override(index);
+    if (override === 'absent') return false;
     if (override) {
       [this.lo, this.hi] = override;
       return true;

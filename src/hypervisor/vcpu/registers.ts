@@ -1,6 +1,6 @@
+import { RFLAGS } from '../../arch/registers.ts';
 import type { CpuState } from '../../engine/core/cpu.ts';
 import { S } from '../../engine/core/layout.ts';
-import { RFLAGS } from '../../arch/registers.ts';
 import type { VcpuRegs } from '../mmu/ports.ts';
 
 /** The MMU's view of the registers of the level that runs. */

@@ -10,6 +10,8 @@ import { VirtualTsc } from '../irq/virtual-tsc.ts';
 import type { NestedPort } from '../mmu/ports.ts';
 import { addSlot } from '../mmu/slots.ts';
 import { type ComparisonMode, DEFAULT_CONFIG, VmMmu } from '../mmu/vm-mmu.ts';
+import { NestedVmx } from '../nested/vmx/nested-vmx.ts';
+import { nestedCapabilities } from '../nested/vmx/offer.ts';
 import { Vcpu } from '../vcpu/vcpu.ts';
 import { GuestRam } from './guest-ram.ts';
 import type { DeviceSpace } from './io.ts';
@@ -35,6 +37,9 @@ export interface VmOptions {
   readonly plan: Omit<MemoryPlan, 'ramBytes' | 'vcpus'>;
   readonly capabilities?: ReadonlySet<Capability>;
 }
+
+/** What the engine can do, and what L0 adds. */
+const CAPABILITIES: ReadonlySet<Capability> = new Set<Capability>([...BASE_CAPABILITIES, 'vmx']);
 
 /** Without nesting, nothing is nested. */
 const NOT_NESTED: NestedPort = {
@@ -83,16 +88,17 @@ export class Vm {
   #extra = 0;
   readonly #nsPerInstruction: number;
 
-  constructor(options: VmOptions, nestedPort: (index: number) => NestedPort = () => NOT_NESTED) {
+  constructor(options: VmOptions) {
     this.options = options;
     this.devices = options.devices;
     this.#nsPerInstruction = options.nsPerInstruction;
-    const capabilities = options.capabilities ?? BASE_CAPABILITIES;
+    const capabilities = options.capabilities ?? CAPABILITIES;
     const policies = Array.from(
       { length: options.cpus },
       (_, apicId) => new CpuidPolicy(options.cpu, { cpus: options.cpus, apicId, capabilities }),
     );
     const policy = policies[0]!;
+    const vmx = policy.has('vmx') ? nestedCapabilities(options.tdp, policy.cr4Allowed) : null;
     const ramBytes = options.ram.reduce((sum, { bytes }) => sum + bytes, 0);
     this.engine = new Engine(
       { ...options.plan, ramBytes, vcpus: options.cpus },
@@ -118,8 +124,8 @@ export class Vm {
           physicalAddressBits: policy.physicalAddressBits,
           gbPages: policy.has('pdpe1gb'),
           amd: policy.vendor === 'amd',
-          ept: 0,
-          vpid: 0,
+          ept: vmx?.eptCap ?? 0,
+          vpid: vmx?.vpidCap ?? 0,
         },
       },
       memory,
@@ -170,7 +176,10 @@ export class Vm {
       tsc,
     });
     policies.forEach((each, index) => {
-      this.vcpus.push(new Vcpu(this, index, each, this.irq.apics[index]!, tsc[index]!, nestedPort(index)));
+      const nested = vmx === null ? null : new NestedVmx(this, each, vmx);
+      const vcpu = new Vcpu(this, index, each, this.irq.apics[index]!, tsc[index]!, nested ?? NOT_NESTED);
+      nested?.attach(vcpu);
+      this.vcpus.push(vcpu);
     });
     for (const vcpu of this.vcpus) if (vcpu.index > 0) vcpu.activity = 'wait for SIPI';
   }
@@ -261,6 +270,7 @@ export class Vm {
         const vcpu = vm.running!;
         vm.#extra = instructions - vcpu.core.instructions;
         vcpu.tsc.read();
+        vcpu.nested?.adjustTsc(vcpu.tsc);
         vm.#extra = 0;
         vm.#tscHigh = vcpu.tsc.hi;
         return vcpu.tsc.lo;

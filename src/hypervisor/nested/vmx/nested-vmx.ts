@@ -1,0 +1,279 @@
+/**
+ * VMX as L0 offers it to the guest of one vCPU: what KVM's nested.c is to KVM.
+ *
+ * Owns    VMX operation of L1 (VMXON pointer, current VMCS), and whether L1 or L2 runs. The rest is in the files beside:
+ *
+ *   instructions.ts   VMXON to INVVPID, executed by L1        SDM 3C 30
+ *   vm-entry.ts       checks and the way into L2              SDM 3C 26
+ *   vm-exit.ts        the way back                            SDM 3C 27
+ *   routes.ts         whose exit is it                        SDM 3C 25
+ *   events.ts         what is due between two instructions    SDM 3C 25.2, 26.7
+ *   controls02.ts     vmcs12's controls as the engine's       nested-mmu.md 4.10
+ *
+ * Knows   the engine's registers as those of the level that runs: a switch stores them and loads the others.
+ * Never   allocates on an entry or an exit.
+ *
+ * Source  SDM 3C 23 to 30; the order of the MMU's steps is nested-mmu.md 4.10 and 4.13.
+ */
+import type { CpuidPolicy } from '../../../arch/cpuid.ts';
+import { CR0, CR4 } from '../../../arch/registers.ts';
+import type { VmxCapabilities } from '../../../arch/vmx/capabilities.ts';
+import type { EntryContext, NumberedCheck } from '../../../arch/vmx/checks.ts';
+import { PIN, PRIMARY, SECONDARY, VMFUNC } from '../../../arch/vmx/controls.ts';
+import { FIELD } from '../../../arch/vmx/fields.ts';
+import type { Timer } from '../../../contracts/clock.ts';
+import { type InterceptControls, noIntercepts } from '../../../engine/core/cpu.ts';
+import type { Processor } from '../../../engine/core/processor.ts';
+import type { VirtualTsc } from '../../irq/virtual-tsc.ts';
+import type { NestedPort } from '../../mmu/ports.ts';
+import type { NestedLayer, Vcpu } from '../../vcpu/vcpu.ts';
+import type { Vm } from '../../vm/vm.ts';
+import * as events from './events.ts';
+import { GuestPhysical } from './guest-physical.ts';
+import { existingFields, rootExit } from './instructions.ts';
+import { TscOfL2 } from './l2-tsc.ts';
+import { l2Exit } from './routes.ts';
+import { vmExitForEpt } from './vm-exit.ts';
+import { Vmcs12 } from './vmcs12.ts';
+
+/** Bits of MSRs and registers that the checks ask the model for. */
+const DEBUGCTL_ALLOWED = 0x3;
+
+export class NestedVmx implements NestedLayer, NestedPort {
+  readonly caps: VmxCapabilities;
+  readonly policy: CpuidPolicy;
+  readonly memory: GuestPhysical;
+  readonly v: Vmcs12;
+  readonly context: EntryContext;
+  readonly fieldExists: Uint8Array;
+  readonly tsc = new TscOfL2();
+  vcpu!: Vcpu;
+  cpu!: Processor;
+  /** L1 is in VMX operation. */
+  vmxOn = false;
+  vmxonPointer = -1;
+  /** L2 runs. */
+  guestMode = false;
+  /** The controls of each level; the one that runs has its object in the engine. */
+  l1Intercepts!: InterceptControls;
+  readonly l2Intercepts: InterceptControls = noIntercepts();
+
+  // What vmcs12's controls were when they were merged: read at every exit and every event
+  pin = 0;
+  primary = 0;
+  secondary = 0;
+
+  // Between two instructions of L2
+  /** A monitor-trap-flag exit is due when more instructions than this have retired; -1: not armed. */
+  mtfAfter = -1;
+  mtfPending = false;
+  /** Debug exceptions that VM entry found pending: DR6 bits. */
+  pendingDebug = 0;
+  preemptionTimer!: Timer;
+  preemptionExpired = false;
+  preemptionDeadlineNs = 0;
+  /** TPR shadow was found below its threshold. */
+  tprBelow = false;
+  /** A virtual interrupt is recognized: SDM 3C 29.2.1. */
+  hasVirtualInterrupt = false;
+  /** INIT came while VMX operation blocks it. */
+  initHeld = false;
+  /** PAUSE-loop exiting: when the loop and its last PAUSE were seen. 0: none. */
+  pauseFirst = 0;
+  pauseLast = 0;
+  /** Registers that decide what TLB entries mean, by TLB tag, as they were when it last ran: see `rightsKey`. */
+  readonly rightsByTag = new Map<number, number>();
+  rightsOfL1 = -1;
+
+  /** For the inspector and the tests. */
+  readonly exitsToL1 = new Float64Array(80);
+  entries = 0;
+  merges = 0;
+  lastFailedCheck: NumberedCheck | undefined;
+
+  constructor(vm: Vm, policy: CpuidPolicy, caps: VmxCapabilities) {
+    this.caps = caps;
+    this.fieldExists = existingFields(caps);
+    this.policy = policy;
+    this.memory = new GuestPhysical(vm.mmu, vm.ram);
+    this.v = new Vmcs12(this.memory, caps.offer.revision);
+    const { memory } = this;
+    this.context = {
+      vmx: caps,
+      physicalAddressBits: policy.physicalAddressBits,
+      linearAddressBits: policy.linearAddressBits,
+      eferAllowed: policy.eferAllowed,
+      debugctlAllowed: DEBUGCTL_ALLOWED,
+      lma: false,
+      currentVmcs: -1,
+      readPhysical32: (address) => memory.read32(address),
+    };
+  }
+
+  attach(vcpu: Vcpu): void {
+    this.vcpu = vcpu;
+    this.cpu = vcpu.engine.processor;
+    this.l1Intercepts = vcpu.core.intercepts;
+    this.preemptionTimer = vcpu.vm.clock.createTimer(`VMX-preemption timer ${vcpu.index}`, () => {
+      this.preemptionExpired = true;
+      vcpu.woken = true;
+    });
+    vcpu.nested = this;
+    vcpu.msrs.override = (index) => this.#capabilityMsr(index);
+  }
+
+  /** RDMSR of 0x480–0x492: SDM 3D Appendix A. */
+  #capabilityMsr(index: number): readonly [number, number] | 'absent' | undefined {
+    if (index < 0x480 || index > 0x492) return undefined;
+    const value = this.caps.msr(index);
+    return value === undefined ? 'absent' : [value[1], value[0]];
+  }
+
+  // ---- NestedLayer -------------------------------------------------------------------------------------------------
+
+  exit(reason: number): boolean {
+    return this.guestMode ? l2Exit(this, reason) : rootExit(this, reason);
+  }
+
+  beforeEvents(): boolean {
+    return this.guestMode && events.beforeEvents(this);
+  }
+
+  get instructionLimit(): number {
+    return this.guestMode ? events.instructionLimit(this) : Number.POSITIVE_INFINITY;
+  }
+
+  get wantsInterruptWindow(): boolean {
+    return this.guestMode && (this.primary & PRIMARY.INTERRUPT_WINDOW_EXITING) !== 0;
+  }
+
+  get wantsNmiWindow(): boolean {
+    return this.guestMode && (this.primary & PRIMARY.NMI_WINDOW_EXITING) !== 0;
+  }
+
+  get wakes(): boolean {
+    return this.guestMode && events.wakes(this);
+  }
+
+  takesInit(): boolean {
+    return events.takesInit(this);
+  }
+
+  takesStartup(vector: number): boolean {
+    return this.guestMode && events.takesStartup(this, vector);
+  }
+
+  adjustTsc(tsc: VirtualTsc): void {
+    if (this.guestMode) this.tsc.apply(tsc);
+  }
+
+  reset(): void {
+    this.initHeld = false;
+    this.guestMode = false;
+    this.vcpu.core.intercepts = this.l1Intercepts;
+    this.leaveVmxOperation();
+    this.preemptionTimer.disarm();
+    this.mtfAfter = -1;
+    this.mtfPending = false;
+    this.pendingDebug = 0;
+    this.rightsByTag.clear();
+  }
+
+  // ---- VMX operation -------------------------------------------------------------------------------------------------
+
+  /** CR0 and CR4 bits that are fixed in VMX operation may not be changed: SDM 3C 23.8 "Restrictions on VMX Operation". */
+  enterVmxOperation(pointer: number): void {
+    this.vmxOn = true;
+    this.vmxonPointer = pointer;
+    this.v.address = -1;
+    const l1 = this.l1Intercepts;
+    l1.cr0Mask = CR0_FIXED;
+    l1.cr0Shadow = CR0_FIXED;
+    l1.cr4Mask = CR4.VMXE;
+    l1.cr4Shadow = CR4.VMXE;
+  }
+
+  leaveVmxOperation(): void {
+    this.vmxOn = false;
+    this.vmxonPointer = -1;
+    this.v.address = -1;
+    const l1 = this.l1Intercepts;
+    l1.cr0Mask = 0;
+    l1.cr4Mask = 0;
+    if (this.initHeld) {
+      this.initHeld = false;
+      this.vcpu.initPending = true;
+    }
+  }
+
+  // ---- NestedPort ------------------------------------------------------------------------------------------------------
+
+  get usesEpt(): boolean {
+    return (this.secondary & SECONDARY.ENABLE_EPT) !== 0;
+  }
+  get usesMbec(): boolean {
+    return (this.secondary & SECONDARY.MODE_BASED_EXECUTE_CONTROL) !== 0;
+  }
+  get usesVpid(): boolean {
+    return (this.secondary & SECONDARY.ENABLE_VPID) !== 0;
+  }
+  get vpid(): number {
+    return this.v.lo(FIELD.VPID);
+  }
+  get eptPointerLo(): number {
+    return this.v.lo(FIELD.EPT_POINTER);
+  }
+  get eptPointerHi(): number {
+    return this.v.hi(FIELD.EPT_POINTER);
+  }
+  setEptPointer(lo: number, hi: number): void {
+    this.v.set(FIELD.EPT_POINTER, lo, hi);
+  }
+  get eptpSwitching(): boolean {
+    return (
+      (this.secondary & SECONDARY.ENABLE_VM_FUNCTIONS) !== 0 &&
+      (this.v.lo(FIELD.VM_FUNCTION_CONTROLS) & VMFUNC.EPTP_SWITCHING) !== 0
+    );
+  }
+  get eptpListAddress(): number {
+    return this.v.number(FIELD.EPTP_LIST_ADDRESS);
+  }
+  get usesPml(): boolean {
+    return (this.secondary & SECONDARY.ENABLE_PML) !== 0;
+  }
+  get pmlAddress(): number {
+    return this.v.number(FIELD.PML_ADDRESS);
+  }
+  get pmlIndex(): number {
+    return this.v.lo(FIELD.PML_INDEX);
+  }
+  set pmlIndex(value: number) {
+    this.v.set(FIELD.PML_INDEX, value & 0xffff);
+  }
+
+  exitForEpt(reason: number, qualification: number, physical: number, linearLo: number, linearHi: number): void {
+    vmExitForEpt(this, reason, qualification, physical, linearLo, linearHi);
+  }
+
+  injectPageFault(errorCode: number, linearLo: number, linearHi: number): void {
+    this.vcpu.raisePageFault(errorCode, linearLo, linearHi);
+  }
+
+  // ---- shared ----------------------------------------------------------------------------------------------------------
+
+  hasPin(mask: number): boolean {
+    return (this.pin & mask) !== 0;
+  }
+
+  get virtualNmis(): boolean {
+    return (this.pin & PIN.VIRTUAL_NMIS) !== 0;
+  }
+
+  /** The linear-address width of the level that runs, which CR4.LA57 decides, is for canonical checks of L1's operands. */
+  isCanonical(lo: number, hi: number): boolean {
+    return this.cpu.isCanonical(lo, hi);
+  }
+}
+
+/** CR0 in VMX operation without "unrestricted guest": IA32_VMX_CR0_FIXED0. */
+const CR0_FIXED = (CR0.PE | CR0.NE | CR0.PG) >>> 0;

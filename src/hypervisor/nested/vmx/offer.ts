@@ -1,0 +1,33 @@
+/**
+ * Which part of DESIGN.md 5's offer L0 can keep: what is not in here, the capability MSRs do not show.
+ */
+import { FULL_OFFER, type VmxCapabilities, type VmxOffer, vmxCapabilities } from '../../../arch/vmx/capabilities.ts';
+import type { ControlName } from '../../../arch/vmx/controls.ts';
+
+/** Without TDP there is no second stage that L0 could shadow EPT12 on. */
+const NEEDS_TDP: ReadonlySet<ControlName> = new Set<ControlName>([
+  'SECONDARY.ENABLE_EPT',
+  'SECONDARY.UNRESTRICTED_GUEST',
+  'SECONDARY.ENABLE_PML',
+  'SECONDARY.MODE_BASED_EXECUTE_CONTROL',
+  'SECONDARY.ENABLE_VM_FUNCTIONS',
+]);
+
+/** Not done yet. */
+const MISSING: ReadonlySet<ControlName> = new Set<ControlName>([
+  'PIN.PROCESS_POSTED_INTERRUPTS',
+  'SECONDARY.VIRTUALIZE_APIC_ACCESSES',
+  'SECONDARY.VIRTUALIZE_X2APIC_MODE',
+  'SECONDARY.APIC_REGISTER_VIRTUALIZATION',
+  'SECONDARY.VIRTUAL_INTERRUPT_DELIVERY',
+]);
+
+export function nestedOffer(tdp: boolean): VmxOffer {
+  const controls = new Set(
+    [...FULL_OFFER.controls].filter((name) => !MISSING.has(name) && (tdp || !NEEDS_TDP.has(name))),
+  );
+  return { ...FULL_OFFER, controls, vmFunctions: tdp ? FULL_OFFER.vmFunctions : 0 };
+}
+
+export const nestedCapabilities = (tdp: boolean, cr4Allowed: number): VmxCapabilities =>
+  vmxCapabilities(nestedOffer(tdp), cr4Allowed);

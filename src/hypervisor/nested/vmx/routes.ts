@@ -1,0 +1,181 @@
+/**
+ * Whose is an exit of L2: the table of arch/vmx/exit-routes.ts, with the bitmaps that it names.
+ *
+ * Owns    the filters. Which reason goes where, and why, is the table's.
+ *
+ * Source  SDM 3C 25.1 "Instructions that Cause VM Exits", 25.5.6 "VM Functions"; exit-routes.ts.
+ */
+import { VECTOR } from '../../../arch/exceptions.ts';
+import { CR0 } from '../../../arch/registers.ts';
+import { controlMask, PRIMARY, SECONDARY } from '../../../arch/vmx/controls.ts';
+import { EXIT_REASONS, exitReasonName } from '../../../arch/vmx/exit-reasons.ts';
+import { type ExitRoute, L2_EXIT_ROUTES } from '../../../arch/vmx/exit-routes.ts';
+import { FIELD } from '../../../arch/vmx/fields.ts';
+import { EXIT, X } from '../../../engine/core/exits.ts';
+import { gpr } from '../../../engine/core/layout.ts';
+import { linkedVmcs, vmread, vmwrite } from './instructions.ts';
+import type { NestedVmx } from './nested-vmx.ts';
+import { failInvalid, raise, reg2 } from './operands.ts';
+import { virtualizeCr8, virtualizeMsr } from './virtual-apic.ts';
+import { vmExitByException, vmExitByInstruction } from './vm-exit.ts';
+
+/** What the table says, in arrays: 0 L0, 1 L1, 2 L1 if any control of the masks, 3 a filter decides. */
+const TO = { L0: 0, L1: 1, IF_ANY: 2, FILTER: 3 } as const;
+const COUNT = 80;
+const kind = new Uint8Array(COUNT);
+const pinMask = new Uint32Array(COUNT);
+const primaryMask = new Uint32Array(COUNT);
+const secondaryMask = new Uint32Array(COUNT);
+
+for (let reason = 0; reason < COUNT; reason += 1) {
+  const name = exitReasonName(reason);
+  if (name === undefined) continue;
+  const route: ExitRoute = L2_EXIT_ROUTES[name];
+  if (route.to === 'L1 if any') {
+    kind[reason] = TO.IF_ANY;
+    for (const control of route.controls) {
+      const mask = controlMask(control);
+      if (control.startsWith('PIN.')) pinMask[reason]! |= mask;
+      else if (control.startsWith('PRIMARY.')) primaryMask[reason]! |= mask;
+      else if (control.startsWith('SECONDARY.')) secondaryMask[reason]! |= mask;
+    }
+  } else if (route.to === 'L1 by filter') kind[reason] = TO.FILTER;
+  else kind[reason] = route.to === 'L1' ? TO.L1 : TO.L0;
+}
+
+/** An exit of the engine while L2 runs. False: L0's own code deals with it. */
+export function l2Exit(n: NestedVmx, reason: number): boolean {
+  if (reason >= COUNT) return false;
+  switch (kind[reason]) {
+    case TO.L1:
+      return vmExitByInstruction(n, reason);
+    case TO.IF_ANY: {
+      const asked =
+        (n.pin & pinMask[reason]!) | (n.primary & primaryMask[reason]!) | (n.secondary & secondaryMask[reason]!);
+      if (asked === 0) return false;
+      if (reason === EXIT.PAUSE && !pauseLeaves(n)) return false;
+      return vmExitByInstruction(n, reason);
+    }
+    case TO.FILTER:
+      return byFilter(n, reason);
+    default:
+      return false;
+  }
+}
+
+function byFilter(n: NestedVmx, reason: number): boolean {
+  switch (reason) {
+    case EXIT.EXCEPTION:
+      // The engine has looked at the bitmap: only L1 asks for exceptions
+      return vmExitByException(n);
+    case EXIT.CR_ACCESS:
+      return crAccess(n);
+    case EXIT.IO:
+      return wantsPort(n) ? vmExitByInstruction(n, reason) : false;
+    case EXIT.RDMSR:
+    case EXIT.WRMSR:
+      return wantsMsr(n, reason === EXIT.WRMSR)
+        ? vmExitByInstruction(n, reason)
+        : virtualizeMsr(n, reason === EXIT.WRMSR);
+    case EXIT.VMREAD:
+    case EXIT.VMWRITE:
+      return vmcsAccess(n, reason);
+    case EXIT.VMFUNC:
+      return vmfunc(n);
+    default:
+      return vmExitByInstruction(n, reason);
+  }
+}
+
+// ---- the filters -----------------------------------------------------------------------------------------------------------
+
+/** SDM 3C 25.1.3: "use I/O bitmaps", else "unconditional I/O exiting". An access that wraps around always leaves. */
+function wantsPort(n: NestedVmx): boolean {
+  if ((n.primary & PRIMARY.USE_IO_BITMAPS) === 0) return (n.primary & PRIMARY.UNCONDITIONAL_IO_EXITING) !== 0;
+  const qualification = n.cpu.get(X.QUALIFICATION);
+  const first = qualification >>> 16;
+  const bytes = (qualification & 7) + 1;
+  for (let port = first; port < first + bytes; port += 1) {
+    if (port > 0xffff) return true;
+    const bitmap = n.v.number(port < 0x8000 ? FIELD.IO_BITMAP_A : FIELD.IO_BITMAP_B);
+    if (n.memory.bit(bitmap, port & 0x7fff)) return true;
+  }
+  return false;
+}
+
+/** SDM 3C 24.6.9 "MSR-Bitmap Address": low and high MSRs, read bitmaps, then write bitmaps, 1 KiB each. */
+function wantsMsr(n: NestedVmx, write: boolean): boolean {
+  if ((n.primary & PRIMARY.USE_MSR_BITMAPS) === 0) return true;
+  const index = n.cpu.get(gpr(1));
+  const high = index >= 0xc000_0000;
+  if ((index & 0x1fff) !== (high ? index - 0xc000_0000 : index)) return true;
+  const page = n.v.number(FIELD.MSR_BITMAP) + (write ? 2048 : 0) + (high ? 1024 : 0);
+  return n.memory.bit(page, index & 0x1fff);
+}
+
+/** Bits that only L0 watches (VMX fixes them) are #GP(0) in L2; the rest is L1's. SDM 3C 25.1.3, 25.3. */
+function crAccess(n: NestedVmx): boolean {
+  const { cpu, v } = n;
+  const qualification = cpu.get(X.QUALIFICATION);
+  const register = qualification & 15;
+  const access = (qualification >>> 4) & 3;
+  if (register === 8) {
+    const control = access === 0 ? PRIMARY.CR8_LOAD_EXITING : PRIMARY.CR8_STORE_EXITING;
+    if ((n.primary & control) !== 0) return vmExitByInstruction(n, EXIT.CR_ACCESS);
+    return virtualizeCr8(n, access === 0, (qualification >>> 8) & 15);
+  }
+  if (access === 0 && register !== 3) {
+    const value = cpu.get(gpr((qualification >>> 8) & 15));
+    const mask = v.lo(register === 0 ? FIELD.CR0_GUEST_HOST_MASK : FIELD.CR4_GUEST_HOST_MASK);
+    const shadow = v.lo(register === 0 ? FIELD.CR0_READ_SHADOW : FIELD.CR4_READ_SHADOW);
+    if (((value ^ shadow) & mask) === 0) return raise(n, VECTOR.GP);
+  }
+  if (access === 3) {
+    // LMSW: PE can only be set
+    const source = qualification >>> 16;
+    const mask = v.lo(FIELD.CR0_GUEST_HOST_MASK);
+    const shadow = v.lo(FIELD.CR0_READ_SHADOW);
+    const raisesPe = (mask & source & ~shadow & CR0.PE) !== 0;
+    if (!raisesPe && ((source ^ shadow) & mask & (CR0.MP | CR0.EM | CR0.TS)) === 0) return false;
+  }
+  return vmExitByInstruction(n, EXIT.CR_ACCESS);
+}
+
+/** SDM 3C 24.6.15 "VMCS Shadowing Bitmap Addresses"; 30.3 "VMREAD", "VMWRITE". */
+function vmcsAccess(n: NestedVmx, reason: number): boolean {
+  const { cpu } = n;
+  if ((n.secondary & SECONDARY.VMCS_SHADOWING) === 0) return vmExitByInstruction(n, reason);
+  const cell = reg2(n);
+  const encoding = cpu.get(cell);
+  const isWrite = reason === EXIT.VMWRITE;
+  const bitmap = n.v.number(isWrite ? FIELD.VMWRITE_BITMAP : FIELD.VMREAD_BITMAP);
+  if (encoding > 0x7fff || (cpu.long && cpu.get(cell + 4) !== 0) || n.memory.bit(bitmap, encoding)) {
+    return vmExitByInstruction(n, reason);
+  }
+  if (cpu.cpl !== 0) return raise(n, VECTOR.GP);
+  const shadow = linkedVmcs(n);
+  if (shadow < 0) return failInvalid(n);
+  return isWrite ? vmwrite(n, shadow) : vmread(n, shadow);
+}
+
+/** SDM 3C 25.5.6.2 "General Operation of the VMFUNC Instruction", 25.5.6.3 "EPTP Switching". */
+function vmfunc(n: NestedVmx): boolean {
+  const { cpu, vcpu } = n;
+  if ((n.secondary & SECONDARY.ENABLE_VM_FUNCTIONS) === 0) return raise(n, VECTOR.UD);
+  const answer = vcpu.mmu.vmfunc(cpu.get(gpr(0)), cpu.get(gpr(1)));
+  if (answer === '#UD') return raise(n, VECTOR.UD);
+  if (answer === 'exit') return vmExitByInstruction(n, EXIT_REASONS.VMFUNC);
+  vcpu.skip();
+  return true;
+}
+
+/** PAUSE exiting, or PAUSE-loop exiting at level 0: SDM 3C 24.6.13, 25.1.3. Times are in ticks of the TSC. */
+function pauseLeaves(n: NestedVmx): boolean {
+  if ((n.primary & PRIMARY.PAUSE_EXITING) !== 0) return true;
+  if (n.cpu.cpl !== 0) return false;
+  const { vm } = n.vcpu;
+  const now = vm.clock.nowNs() * (vm.options.tscHertz / 1e9);
+  if (n.pauseFirst === 0 || now - n.pauseLast > n.v.lo(FIELD.PLE_GAP)) n.pauseFirst = now;
+  n.pauseLast = now;
+  return now - n.pauseFirst > n.v.lo(FIELD.PLE_WINDOW);
+}

@@ -1,0 +1,244 @@
+/**
+ * The guest-state and host-state areas of vmcs12, to and from the engine's registers.
+ *
+ * Owns    which bits of CR0, RFLAGS and the segment registers a switch leaves alone.
+ * Knows   nothing of the MMU: CR3 is loaded by `VcpuMmu.loadCr3`, in the order of nested-mmu.md 4.10 and 4.13.
+ *
+ * Source  SDM 3C 26.3.2 "Loading Guest State", 27.3 "Saving Guest State", 27.5 "Loading Host State".
+ */
+import { CR0, CR4, EFER, RFLAGS } from '../../../arch/registers.ts';
+import { ACTIVITY, ENTRY, EXIT, INTERRUPTIBILITY, SECONDARY } from '../../../arch/vmx/controls.ts';
+import { FIELD } from '../../../arch/vmx/fields.ts';
+import { gpr, S, SEG, segment } from '../../../engine/core/layout.ts';
+import { PENDING } from '../../../engine/core/pending-debug.ts';
+import type { Processor } from '../../../engine/core/processor.ts';
+import type { NestedVmx } from './nested-vmx.ts';
+import type { Vmcs12 } from './vmcs12.ts';
+
+const RSP = gpr(4);
+const DR7 = S.DR + 56;
+/** Bits of CR0 that neither VM entry nor VM exit changes, of those that this processor has: 26.3.2.1, 27.5.1. */
+const CR0_KEPT = (CR0.ET | CR0.CD | CR0.NW) >>> 0;
+
+/** CR0, CR4 and EFER without any check or flush: nested transitions have checked, and tags keep levels apart. */
+function setControlRegisters(cpu: Processor, cr0: number, cr4: number, efer: number): void {
+  cpu.set(S.CR0, ((cr0 & ~CR0_KEPT) | (cpu.cr0 & CR0_KEPT)) >>> 0);
+  cpu.set(S.CR4, cr4);
+  cpu.set(S.CANONICAL_SHIFT, (cr4 & CR4.LA57) !== 0 ? 7 : 16);
+  cpu.set(S.EFER, efer);
+}
+
+/**
+ * What decides how a TLB entry is to be read besides the tables: the engine stores rights as they were when it filled
+ * an entry in. If this word differs from when the tag was last in force, its linear mappings go.
+ */
+export function rightsKey(cpu: Processor): number {
+  const { cr0, cr4, efer } = cpu;
+  return (
+    (((cr0 >>> 16) & 1) |
+      ((cr0 >>> 31) << 1) |
+      ((efer & EFER.NXE) !== 0 ? 4 : 0) |
+      ((efer & EFER.LMA) !== 0 ? 8 : 0) |
+      ((cr4 & 0x7f_ffff) << 4)) >>>
+    0
+  );
+}
+
+// ---- guest -----------------------------------------------------------------------------------------------------------
+
+/** SDM 3C 26.3.2.1 "Loading Guest Control Registers, Debug Registers, and MSRs", as far as the MMU waits for it. */
+export function loadGuestControlRegisters(n: NestedVmx): void {
+  const { cpu, v } = n;
+  const entry = v.lo(FIELD.ENTRY_CONTROLS);
+  const cr0 = v.lo(FIELD.GUEST_CR0);
+  let { efer } = cpu;
+  if ((entry & ENTRY.LOAD_EFER) !== 0) efer = v.lo(FIELD.GUEST_IA32_EFER);
+  else {
+    const isLong = (entry & ENTRY.IA32E_MODE_GUEST) !== 0;
+    efer = isLong ? efer | EFER.LMA : efer & ~EFER.LMA;
+    if ((cr0 & CR0.PG) !== 0) efer = isLong ? efer | EFER.LME : efer & ~EFER.LME;
+  }
+  setControlRegisters(cpu, cr0, v.lo(FIELD.GUEST_CR4), efer);
+}
+
+export function loadGuestPdptes(n: NestedVmx): void {
+  const { cpu, v } = n;
+  for (let i = 0; i < 4; i += 1) cpu.set64(S.PDPTE + 8 * i, v.lo(FIELD.GUEST_PDPTE0 + i), v.hi(FIELD.GUEST_PDPTE0 + i));
+}
+
+/** The rest of 26.3.2, and the non-register state of 26.3.2.5 that is kept in registers of the engine. */
+export function loadGuestState(n: NestedVmx): void {
+  const { cpu, v } = n;
+  const entry = v.lo(FIELD.ENTRY_CONTROLS);
+  if ((entry & ENTRY.LOAD_DEBUG_CONTROLS) !== 0) {
+    cpu.set64(DR7, (v.lo(FIELD.GUEST_DR7) & 0xffff_2fff) | 0x400, 0);
+    cpu.set(S.DEBUGCTL, v.lo(FIELD.GUEST_IA32_DEBUGCTL));
+  }
+  if ((entry & ENTRY.LOAD_PAT) !== 0) cpu.set64(S.PAT, v.lo(FIELD.GUEST_IA32_PAT), v.hi(FIELD.GUEST_IA32_PAT));
+  cpu.set(S.SYSENTER_CS, v.lo(FIELD.GUEST_IA32_SYSENTER_CS));
+  cpu.set64(S.SYSENTER_ESP, v.lo(FIELD.GUEST_IA32_SYSENTER_ESP), v.hi(FIELD.GUEST_IA32_SYSENTER_ESP));
+  cpu.set64(S.SYSENTER_EIP, v.lo(FIELD.GUEST_IA32_SYSENTER_EIP), v.hi(FIELD.GUEST_IA32_SYSENTER_EIP));
+  for (let seg = SEG.ES; seg <= SEG.TR; seg += 1) {
+    const at = segment(seg);
+    cpu.u16[(at + SEG.SELECTOR) >>> 1] = v.lo(FIELD.GUEST_ES_SELECTOR + seg);
+    cpu.set(at + SEG.ACCESS, v.lo(FIELD.GUEST_ES_ACCESS_RIGHTS + seg));
+    cpu.set(at + SEG.LIMIT, v.lo(FIELD.GUEST_ES_LIMIT + seg));
+    cpu.set64(at + SEG.BASE, v.lo(FIELD.GUEST_ES_BASE + seg), v.hi(FIELD.GUEST_ES_BASE + seg));
+  }
+  cpu.set(S.CPL, (v.lo(FIELD.GUEST_SS_ACCESS_RIGHTS) >>> 5) & 3);
+  cpu.set64(S.GDTR_BASE, v.lo(FIELD.GUEST_GDTR_BASE), v.hi(FIELD.GUEST_GDTR_BASE));
+  cpu.set(S.GDTR_LIMIT, v.lo(FIELD.GUEST_GDTR_LIMIT));
+  cpu.set64(S.IDTR_BASE, v.lo(FIELD.GUEST_IDTR_BASE), v.hi(FIELD.GUEST_IDTR_BASE));
+  cpu.set(S.IDTR_LIMIT, v.lo(FIELD.GUEST_IDTR_LIMIT));
+  cpu.set64(RSP, v.lo(FIELD.GUEST_RSP), v.hi(FIELD.GUEST_RSP));
+  cpu.set64(S.RIP, v.lo(FIELD.GUEST_RIP), v.hi(FIELD.GUEST_RIP));
+  cpu.setRflags(v.lo(FIELD.GUEST_RFLAGS));
+  loadInterruptibility(n, v.lo(FIELD.GUEST_INTERRUPTIBILITY_STATE));
+}
+
+/** Blocking by STI or MOV SS holds for the next instruction; blocking by NMI until IRET. */
+function loadInterruptibility(n: NestedVmx, state: number): void {
+  const { cpu } = n;
+  const sti = (state & INTERRUPTIBILITY.BLOCKING_BY_STI) !== 0;
+  const movSs = (state & INTERRUPTIBILITY.BLOCKING_BY_MOV_SS) !== 0;
+  const now = n.vcpu.core.instructions;
+  cpu.set(S.SHADOW_KIND, sti ? 1 : movSs ? 2 : 0);
+  cpu.set64(S.SHADOW_AT, now >>> 0, Math.floor(now / 0x1_0000_0000));
+  cpu.set(S.NMI_BLOCKED, (state & INTERRUPTIBILITY.BLOCKING_BY_NMI) !== 0 ? 1 : 0);
+}
+
+const ACTIVITY_OF = {
+  running: ACTIVITY.ACTIVE,
+  halted: ACTIVITY.HLT,
+  shutdown: ACTIVITY.SHUTDOWN,
+  'wait for SIPI': ACTIVITY.WAIT_FOR_SIPI,
+} as const;
+
+/** SDM 3C 27.3 "Saving Guest State". */
+export function saveGuestState(n: NestedVmx): void {
+  const { cpu, v } = n;
+  const exit = v.lo(FIELD.EXIT_CONTROLS);
+  v.set(FIELD.GUEST_CR0, cpu.cr0);
+  v.set(FIELD.GUEST_CR3, cpu.get(S.CR3), cpu.get(S.CR3 + 4));
+  v.set(FIELD.GUEST_CR4, cpu.cr4);
+  save(v, cpu, FIELD.GUEST_IA32_SYSENTER_ESP, S.SYSENTER_ESP);
+  save(v, cpu, FIELD.GUEST_IA32_SYSENTER_EIP, S.SYSENTER_EIP);
+  v.set(FIELD.GUEST_IA32_SYSENTER_CS, cpu.get(S.SYSENTER_CS));
+  if ((exit & EXIT.SAVE_DEBUG_CONTROLS) !== 0) {
+    v.set(FIELD.GUEST_DR7, cpu.get(DR7));
+    v.set(FIELD.GUEST_IA32_DEBUGCTL, cpu.get(S.DEBUGCTL));
+  }
+  if ((exit & EXIT.SAVE_PAT) !== 0) save(v, cpu, FIELD.GUEST_IA32_PAT, S.PAT);
+  if ((exit & EXIT.SAVE_EFER) !== 0) v.set(FIELD.GUEST_IA32_EFER, cpu.efer);
+  // IA32_VMX_MISC[5]: the control follows EFER.LMA
+  if ((n.secondary & SECONDARY.UNRESTRICTED_GUEST) !== 0) {
+    const entry = v.lo(FIELD.ENTRY_CONTROLS) & ~ENTRY.IA32E_MODE_GUEST;
+    v.set(FIELD.ENTRY_CONTROLS, cpu.ia32e ? entry | ENTRY.IA32E_MODE_GUEST : entry);
+  }
+  for (let seg = SEG.ES; seg <= SEG.TR; seg += 1) {
+    const at = segment(seg);
+    v.set(FIELD.GUEST_ES_SELECTOR + seg, cpu.u16[(at + SEG.SELECTOR) >>> 1]!);
+    v.set(FIELD.GUEST_ES_ACCESS_RIGHTS + seg, cpu.get(at + SEG.ACCESS));
+    v.set(FIELD.GUEST_ES_LIMIT + seg, cpu.get(at + SEG.LIMIT));
+    save(v, cpu, FIELD.GUEST_ES_BASE + seg, at + SEG.BASE);
+  }
+  save(v, cpu, FIELD.GUEST_GDTR_BASE, S.GDTR_BASE);
+  v.set(FIELD.GUEST_GDTR_LIMIT, cpu.get(S.GDTR_LIMIT));
+  save(v, cpu, FIELD.GUEST_IDTR_BASE, S.IDTR_BASE);
+  v.set(FIELD.GUEST_IDTR_LIMIT, cpu.get(S.IDTR_LIMIT));
+  save(v, cpu, FIELD.GUEST_RSP, RSP);
+  save(v, cpu, FIELD.GUEST_RIP, S.RIP);
+  v.set(FIELD.GUEST_RFLAGS, cpu.rflags());
+  v.set(FIELD.GUEST_ACTIVITY_STATE, ACTIVITY_OF[n.vcpu.activity]);
+  const shadow = n.vcpu.shadow();
+  v.set(
+    FIELD.GUEST_INTERRUPTIBILITY_STATE,
+    (shadow === 1 ? INTERRUPTIBILITY.BLOCKING_BY_STI : 0) |
+      (shadow === 2 ? INTERRUPTIBILITY.BLOCKING_BY_MOV_SS : 0) |
+      (cpu.get(S.NMI_BLOCKED) !== 0 ? INTERRUPTIBILITY.BLOCKING_BY_NMI : 0),
+  );
+  savePendingDebug(n, shadow);
+  if ((n.secondary & SECONDARY.ENABLE_EPT) !== 0 && isPae(cpu)) {
+    for (let i = 0; i < 4; i += 1) save(v, cpu, FIELD.GUEST_PDPTE0 + i, S.PDPTE + 8 * i);
+  }
+}
+
+const save = (v: Vmcs12, cpu: Processor, field: number, cell: number): void =>
+  v.set(field, cpu.get(cell), cpu.get(cell + 4));
+
+export const isPae = (cpu: Processor): boolean => (cpu.cr0 & CR0.PG) !== 0 && (cpu.cr4 & CR4.PAE) !== 0 && !cpu.ia32e;
+
+/** SDM 3C 27.3.4 "Saving Non-Register State": traps that were due and are not delivered. */
+function savePendingDebug(n: NestedVmx, shadow: number): void {
+  const { cpu } = n;
+  let bits = (cpu.get(S.PENDING_DEBUG) & PENDING.DR6_BITS & 0x400f) | n.pendingDebug;
+  if (shadow !== 0 && (cpu.get(S.RFLAGS) & RFLAGS.TF) !== 0 && (cpu.get(S.DEBUGCTL) & 2) === 0) bits |= 1 << 14;
+  if ((bits & 0xf) !== 0) bits |= 1 << 12;
+  n.v.set(FIELD.GUEST_PENDING_DEBUG_EXCEPTIONS, bits);
+  n.pendingDebug = 0;
+}
+
+// ---- host ------------------------------------------------------------------------------------------------------------
+
+/** SDM 3C 27.5.1 "Loading Host Control Registers, Debug Registers, MSRs", as far as the MMU waits for it. */
+export function loadHostControlRegisters(n: NestedVmx): void {
+  const { cpu, v } = n;
+  const exit = v.lo(FIELD.EXIT_CONTROLS);
+  const isLong = (exit & EXIT.HOST_ADDRESS_SPACE_SIZE) !== 0;
+  let { efer } = cpu;
+  if ((exit & EXIT.LOAD_EFER) !== 0) efer = v.lo(FIELD.HOST_IA32_EFER);
+  else efer = isLong ? efer | EFER.LMA | EFER.LME : efer & ~(EFER.LMA | EFER.LME);
+  let cr4 = v.lo(FIELD.HOST_CR4);
+  cr4 = isLong ? cr4 | CR4.PAE : cr4 & ~CR4.PCIDE;
+  setControlRegisters(cpu, v.lo(FIELD.HOST_CR0), cr4, efer);
+}
+
+/** Access rights of SDM 3C 27.5.2 "Loading Host Segment and Descriptor-Table Registers". */
+const HOST_RIGHTS = { CODE64: 0xa09b, CODE32: 0xc09b, DATA: 0xc093, TSS: 0x8b, UNUSABLE: 0x1_0000 } as const;
+
+/** Host segments in the order of the HOST_…_SELECTOR fields; LDTR has none. */
+const HOST_SEGMENTS = [SEG.ES, SEG.CS, SEG.SS, SEG.DS, SEG.FS, SEG.GS, SEG.TR] as const;
+
+/** 27.5.1 to 27.5.5 behind the control registers. */
+export function loadHostState(n: NestedVmx): void {
+  const { cpu, v } = n;
+  const exit = v.lo(FIELD.EXIT_CONTROLS);
+  const isLong = (exit & EXIT.HOST_ADDRESS_SPACE_SIZE) !== 0;
+  cpu.set64(DR7, 0x400, 0);
+  cpu.set(S.DEBUGCTL, 0);
+  cpu.set(S.SYSENTER_CS, v.lo(FIELD.HOST_IA32_SYSENTER_CS));
+  cpu.set64(S.SYSENTER_ESP, v.lo(FIELD.HOST_IA32_SYSENTER_ESP), v.hi(FIELD.HOST_IA32_SYSENTER_ESP));
+  cpu.set64(S.SYSENTER_EIP, v.lo(FIELD.HOST_IA32_SYSENTER_EIP), v.hi(FIELD.HOST_IA32_SYSENTER_EIP));
+  if ((exit & EXIT.LOAD_PAT) !== 0) cpu.set64(S.PAT, v.lo(FIELD.HOST_IA32_PAT), v.hi(FIELD.HOST_IA32_PAT));
+  for (let i = 0; i < HOST_SEGMENTS.length; i += 1) {
+    const seg = HOST_SEGMENTS[i]!;
+    const at = segment(seg);
+    const selector = v.lo(FIELD.HOST_ES_SELECTOR + i);
+    cpu.u16[(at + SEG.SELECTOR) >>> 1] = selector;
+    cpu.set64(at + SEG.BASE, 0, 0);
+    cpu.set(at + SEG.LIMIT, 0xffff_ffff);
+    let rights: number = HOST_RIGHTS.DATA;
+    if (seg === SEG.CS) rights = isLong ? HOST_RIGHTS.CODE64 : HOST_RIGHTS.CODE32;
+    else if (seg === SEG.TR) {
+      rights = HOST_RIGHTS.TSS;
+      cpu.set(at + SEG.LIMIT, 0x67);
+    } else if (selector === 0) rights = HOST_RIGHTS.UNUSABLE;
+    cpu.set(at + SEG.ACCESS, rights);
+  }
+  cpu.set64(segment(SEG.FS) + SEG.BASE, v.lo(FIELD.HOST_FS_BASE), v.hi(FIELD.HOST_FS_BASE));
+  cpu.set64(segment(SEG.GS) + SEG.BASE, v.lo(FIELD.HOST_GS_BASE), v.hi(FIELD.HOST_GS_BASE));
+  cpu.set64(segment(SEG.TR) + SEG.BASE, v.lo(FIELD.HOST_TR_BASE), v.hi(FIELD.HOST_TR_BASE));
+  const ldtr = segment(SEG.LDTR);
+  cpu.u16[(ldtr + SEG.SELECTOR) >>> 1] = 0;
+  cpu.set(ldtr + SEG.ACCESS, HOST_RIGHTS.UNUSABLE);
+  cpu.set64(S.GDTR_BASE, v.lo(FIELD.HOST_GDTR_BASE), v.hi(FIELD.HOST_GDTR_BASE));
+  cpu.set(S.GDTR_LIMIT, 0xffff);
+  cpu.set64(S.IDTR_BASE, v.lo(FIELD.HOST_IDTR_BASE), v.hi(FIELD.HOST_IDTR_BASE));
+  cpu.set(S.IDTR_LIMIT, 0xffff);
+  cpu.set(S.CPL, 0);
+  cpu.set64(RSP, v.lo(FIELD.HOST_RSP), v.hi(FIELD.HOST_RSP));
+  cpu.set64(S.RIP, v.lo(FIELD.HOST_RIP), v.hi(FIELD.HOST_RIP));
+  cpu.setRflags(RFLAGS.FIXED1);
+  cpu.set(S.SHADOW_KIND, 0);
+  cpu.set(S.PENDING_DEBUG, 0);
+}

@@ -1,0 +1,113 @@
+/**
+ * The VMCS that L1 has made current, cached as two arrays while it is, and its place in L1's memory while it is not.
+ *
+ * Owns    our layout of a VMCS region, the launch state, and which entry checks are due again because a field changed.
+ *
+ *   region   0  revision identifier (bit 31: shadow VMCS)     SDM 3C 24.2 "Format of the VMCS Region"
+ *            4  VMX-abort indicator
+ *            8  launch state: 1 after a VMLAUNCH
+ *           64  8 bytes for each row of arch/vmx/fields.ts
+ */
+import { GUEST_CHECKS, VMX_CHECKS } from '../../../arch/vmx/entry-checks.ts';
+import { FIELD, fieldKind, VMCS_FIELD_COUNT, VmcsImage, type VmcsReader } from '../../../arch/vmx/fields.ts';
+import type { L1Physical } from '../../../base/address.ts';
+import type { GuestPhysical } from './guest-physical.ts';
+
+export const REGION = { REVISION: 0, ABORT: 4, LAUNCHED: 8, FIELDS: 64 } as const;
+export const SHADOW_VMCS = 0x8000_0000;
+
+/** Address of a row in a region. */
+export const rowAddress = (region: number, row: number): number => region + REGION.FIELDS + 8 * row;
+
+/** What must be recomputed because a field changed. */
+export const DIRTY = { CONTROLS: 1 } as const;
+
+/** Control fields that the merge does not read: written by hypervisors before nearly every entry. */
+const NOT_MERGED: ReadonlySet<number> = new Set([
+  FIELD.ENTRY_INTERRUPTION_INFO,
+  FIELD.ENTRY_EXCEPTION_ERROR_CODE,
+  FIELD.ENTRY_INSTRUCTION_LENGTH,
+  FIELD.TPR_THRESHOLD,
+  FIELD.TSC_OFFSET,
+  FIELD.ENTRY_MSR_LOAD_COUNT,
+  FIELD.EXIT_MSR_LOAD_COUNT,
+  FIELD.EXIT_MSR_STORE_COUNT,
+]);
+
+const GROUP = Uint8Array.from({ length: VMCS_FIELD_COUNT }, (_, row) =>
+  fieldKind(row) === 'control' && !NOT_MERGED.has(row) ? DIRTY.CONTROLS : 0,
+);
+
+export class Vmcs12 implements VmcsReader {
+  /** L1-physical address of the current VMCS, or -1: there is none (FFFFFFFF_FFFFFFFFH). */
+  address = -1;
+  launched = false;
+  /** The current VMCS is a shadow VMCS: VM entry refuses it. */
+  isShadow = false;
+  dirty: number = DIRTY.CONTROLS;
+  readonly image = new VmcsImage();
+  readonly vmxSuspects = VMX_CHECKS.suspects();
+  readonly guestSuspects = GUEST_CHECKS.suspects();
+  readonly #memory: GuestPhysical;
+  readonly #revision: number;
+  readonly #staging = new Uint8Array(REGION.FIELDS + 8 * VMCS_FIELD_COUNT);
+  readonly #words = new DataView(this.#staging.buffer);
+
+  constructor(memory: GuestPhysical, revision: number) {
+    this.#memory = memory;
+    this.#revision = revision;
+  }
+
+  lo(row: number): number {
+    return this.image.low[row]!;
+  }
+
+  hi(row: number): number {
+    return this.image.high[row]!;
+  }
+
+  /** A value of at most 53 bits: addresses. */
+  number(row: number): number {
+    return this.image.high[row]! * 0x1_0000_0000 + this.image.low[row]!;
+  }
+
+  /** Stores what the field's width keeps, and notes what depends on it. */
+  set(row: number, lo: number, hi = 0): void {
+    const { low, high } = this.image;
+    if (low[row] === lo >>> 0 && high[row] === hi >>> 0) return;
+    this.image.write(row, lo >>> 0, hi >>> 0);
+    VMX_CHECKS.suspect(this.vmxSuspects, row);
+    GUEST_CHECKS.suspect(this.guestSuspects, row);
+    this.dirty |= GROUP[row]!;
+  }
+
+  /** VMPTRLD: reads the region. */
+  load(address: number): void {
+    const memory = this.#memory;
+    this.address = address;
+    this.isShadow = memory.read32(address) >>> 31 !== 0;
+    this.launched = memory.read32(address + REGION.LAUNCHED) === 1;
+    for (let row = 0; row < VMCS_FIELD_COUNT; row += 1) {
+      const at = rowAddress(address, row);
+      this.image.write(row, memory.read32(at), memory.read32(at + 4));
+    }
+    VMX_CHECKS.suspectAll(this.vmxSuspects);
+    GUEST_CHECKS.suspectAll(this.guestSuspects);
+    this.dirty = DIRTY.CONTROLS;
+  }
+
+  /** Puts the current VMCS back into its region; it stays current. */
+  flush(): void {
+    if (this.address < 0) return;
+    const words = this.#words;
+    words.setUint32(REGION.REVISION, (this.#revision | (this.isShadow ? SHADOW_VMCS : 0)) >>> 0, true);
+    words.setUint32(REGION.ABORT, this.#memory.read32(this.address + REGION.ABORT), true);
+    words.setUint32(REGION.LAUNCHED, this.launched ? 1 : 0, true);
+    const { low, high } = this.image;
+    for (let row = 0; row < VMCS_FIELD_COUNT; row += 1) {
+      words.setUint32(REGION.FIELDS + 8 * row, low[row]!, true);
+      words.setUint32(REGION.FIELDS + 8 * row + 4, high[row]!, true);
+    }
+    this.#memory.ram.copyIn(this.address as L1Physical, this.#staging);
+  }
+}
