@@ -6,6 +6,7 @@ import { CpuState, type EngineHost, type EngineVcpu, noIntercepts } from './core
 import { debugAfter, debugArmed, debugBefore, watchData } from './core/debug.ts';
 import { deliverFault, injectEvent } from './core/events.ts';
 import { EXIT, X } from './core/exits.ts';
+import { SHADOW, shadowAt } from './core/flags.ts';
 import { HELPERS } from './core/helpers.ts';
 import {
   AUX, JUMP_CACHE, REC, S, SCRATCH, SEG, STACK_ACCESS, STATE, STATE_BYTES, STATUS, segment,
@@ -291,7 +292,7 @@ export class Engine {
     if (!open) return;
     const remaining = this.memory.u16[(record + REC.REMAINING) >>> 1]!;
     if (remaining > 1) return; // cannot change what it depends on
-    this.#shorten(cpu.get(S.SHADOW_KIND) !== 0 ? 1 : 0);
+    this.#shorten(shadowAt(cpu, cpu.instructionsAt(record) + 1) !== SHADOW.NONE ? 1 : 0);
   }
 
   // ---- imports of the generated code ----------------------------------------------------------------------------------
