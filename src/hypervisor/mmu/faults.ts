@@ -34,13 +34,25 @@ export function handleEptViolation(v: VcpuMmu, f: EngineViolation): FaultResult 
   access |= tableAccess ? PFEC.GUEST_PAGE : PFEC.GUEST_FINAL;
   const lo = low32(f.gpa);
   const hi = high32(f.gpa);
-  const known = knownAnswer(v, lo, hi, access, f);
-  if (known !== null) return done(v, known);
-  if (v.mmu === v.guestMmu) {
+  let result = knownAnswer(v, lo, hi, access, f);
+  if (result === null && v.mmu === v.guestMmu) {
     if (v.guestMmu.w.format!.mbec && !tableAccess && (f.qualification & q.LINEAR_USER) !== 0) access |= PFEC.U;
-    return done(v, shadowFault(v, lo, hi, access, f));
-  }
-  return done(v, directFault(v, Math.floor(f.gpa / 4096), f.gpa, access, f));
+    result = shadowFault(v, lo, hi, access, f);
+  } else result ??= directFault(v, Math.floor(f.gpa / 4096), f.gpa, access, f);
+  if (result === 'mmio' && tableAccess) result = tableWithoutRam(v, f);
+  return done(v, result);
+}
+
+/**
+ * The guest's tables lead to where there is no RAM: no entry is present there (as KVM has it), so the running level gets a
+ * #PF. DEVIATION from hardware, which would read ones from the bus, and fault with RSVD.
+ */
+function tableWithoutRam(v: VcpuMmu, f: EngineViolation): FaultResult {
+  const access = f.access ?? (v.regs.cpl === 3 ? PFEC.U : 0);
+  // A table in a read-only slot whose A or D the engine wants to set: it is there, and the instruction must be emulated.
+  if (v.translate(f.linearLo, f.linearHi, access)) return 'mmio';
+  injectFault(v, v.gvaWalk.record, 0, false);
+  return 'reflected';
 }
 
 /** A fault of a linear address under L0's shadow paging. `errorCode` bit 3 may be L0's own MMIO marker. */

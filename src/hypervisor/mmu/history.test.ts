@@ -99,9 +99,11 @@ describe('root cache', () => {
     new TableBuilder(machine, 0x40001).ept(0x4000_0000, 0x10000, 0x200000);
     cpu.enterL2({ eptp: 0x4000_0000 + EPTP, vpid: 1 });
     expect(cpu.read(0x10000)).toEqual(ram(machine, 0x200000));
-    const bare = new FakeMachine({ tdp: false });
-    bare.cpu.setMode(longMode(0x4000_0000));
-    expect(bare.cpu.access(0x1000, { write: true })).toEqual({ kind: '#PF', code: 2, address: 0x1000 });
+    for (const tdp of [false, true]) {
+      const bare = new FakeMachine({ tdp });
+      bare.cpu.setMode(longMode(0x4000_0000));
+      expect(bare.cpu.access(0x1000, { write: true })).toEqual({ kind: '#PF', code: 2, address: 0x1000 });
+    }
   });
 });
 

@@ -103,6 +103,11 @@ export interface EngineViolation {
   linearHi: number;
   /** The leaf found was an MMIO marker. */
   mmio: boolean;
+  /**
+   * PFEC.W, U and F of the access to the linear address, if the engine knows them. They matter in one case only: a guest
+   * paging structure lies where there is no RAM, and the #PF must say what the access was.
+   */
+  access?: number;
 }
 
 /**

@@ -48,10 +48,7 @@ export class VcpuMmu implements WalkContext, Syncer {
   /** Who translates linear addresses of the running level. */
   gvaWalk: PageWalk;
   requests = 0;
-  /**
-   * Where the last result 'mmio' lies. `table`: it is one of the guest's own paging structures; emulating the instruction
-   * (`translate`, then `injectEmulatedFault`) gives the guest its #PF.
-   */
+  /** Where the last result 'mmio' lies. `table`: a paging structure in a read-only slot, whose A or D cannot be set. */
   readonly mmio = { gpa: 0, write: false, table: false, linearLo: 0, linearHi: 0 };
   /** For callers that have no report object of their own. */
   readonly violation: EngineViolation = { gpa: 0, qualification: 0, linearLo: 0, linearHi: 0, mmio: false };

@@ -99,6 +99,8 @@ export class VmMmu {
   readonly #zapped: number[] = [];
 
   constructor(config: MmuConfig, host: HostMemory, remote: VmTlbPort, tables?: SecondStageTables) {
+    const { physicalAddressBits } = config.capabilities;
+    assert(config.tdpLevels === 5 || physicalAddressBits <= 48, 'four levels map 48 address bits');
     assert(config.pageLimit >= 32, 'a VM may use at least 32 shadow pages');
     this.config = config;
     this.host = host;
