@@ -209,7 +209,7 @@ export class Processor {
    */
   read(low: number, high: number, bytes: number, access = this.dataAccess): boolean {
     if (this.walker.watching) this.#watch(low, high, bytes, access);
-    if (this.aligning && this.misaligned(low, bytes, access)) return false;
+    if (this.aligning && this.misaligned(low, high, bytes, access)) return false;
     if ((low & 0xfff) + bytes > 4096) return this.#readAcross(low, high, bytes, access);
     const host = this.translate(low, high, access);
     if (host >= 0) {
@@ -260,7 +260,7 @@ export class Processor {
   /** Writes 1, 2, 4 or 8 bytes. False: nothing was written, S.ACCESS_STATUS has the status. */
   write(low: number, high: number, bytes: number, valueLow: number, valueHigh = 0, access = this.dataAccess): boolean {
     if (this.walker.watching) this.#watch(low, high, bytes, access | ACCESS.WRITE);
-    if (this.aligning && this.misaligned(low, bytes, access)) return false;
+    if (this.aligning && this.misaligned(low, high, bytes, access)) return false;
     if ((low & 0xfff) + bytes > 4096) {
       const b = this.#bytes;
       for (let i = 0; i < bytes; i += 1) b[i] = i < 4 ? valueLow >>> (8 * i) : valueHigh >>> (8 * (i - 4));
@@ -297,7 +297,7 @@ export class Processor {
 
   /** Checks that `bytes` (at most a page) can be written, filling the TLB; nothing is written. */
   probeWrite(low: number, high: number, bytes: number, access = this.dataAccess): boolean {
-    if (this.aligning && this.misaligned(low, bytes, access)) return false;
+    if (this.aligning && this.misaligned(low, high, bytes, access)) return false;
     if ((low & 0xfff) + bytes > 4096 && this.#overEnd(low, high, bytes, access)) return false;
     if (this.translate(low, high, access | ACCESS.WRITE) === TRANSLATE.FAULT) return false;
     if ((low & 0xfff) + bytes <= 4096) return true;
@@ -308,7 +308,7 @@ export class Processor {
   /** Copies at most 64 bytes out of linear memory, over a page border if need be. */
   copyFrom(low: number, high: number, bytes: number, into: Uint8Array, access = this.dataAccess): boolean {
     if (this.walker.watching) this.#watch(low, high, bytes, access);
-    if (this.aligning && this.misaligned(low, bytes, access)) return false;
+    if (this.aligning && this.misaligned(low, high, bytes, access)) return false;
     const first = Math.min(bytes, 4096 - (low & 0xfff));
     if (first < bytes && this.#overEnd(low, high, bytes, access)) return false;
     const a = this.translate(low, high, access);
@@ -332,7 +332,7 @@ export class Processor {
   /** Copies at most 64 bytes into linear memory; both pages are translated before anything is written. */
   copyTo(low: number, high: number, bytes: number, from: Uint8Array, access = this.dataAccess): boolean {
     if (this.walker.watching) this.#watch(low, high, bytes, access | ACCESS.WRITE);
-    if (this.aligning && this.misaligned(low, bytes, access)) return false;
+    if (this.aligning && this.misaligned(low, high, bytes, access)) return false;
     const first = Math.min(bytes, 4096 - (low & 0xfff));
     if (first < bytes && this.#overEnd(low, high, bytes, access)) return false;
     const a = this.translate(low, high, access | ACCESS.WRITE);
@@ -403,11 +403,16 @@ export class Processor {
 
   /**
    * #AC(0) for a data access at CPL 3 that is not aligned; ask only while `aligning`. SDM 3A 6.15 "Interrupt 17—Alignment
-   * Check Exception (#AC)", table 6-7. MEASURED on AMD family 25: ahead of page faults, and 16-byte operands must be
-   * aligned on 16 bytes.
+   * Check Exception (#AC)", table 6-7. MEASURED on AMD family 25: behind #GP and #SS, ahead of page faults, and 16-byte
+   * operands must be aligned on 16 bytes. True also if there is one of those ahead.
    */
-  misaligned(low: number, bytes: number, access: number): boolean {
+  misaligned(low: number, high: number, bytes: number, access: number): boolean {
     if (!(access & ACCESS.USER) || access & ACCESS.FETCH) return false;
+    if (this.ia32e && !this.isCanonical(low, high)) {
+      this.#isOutside();
+      return true;
+    }
+    if ((low & 0xfff) + bytes > 4096 && this.#overEnd(low, high, bytes, access)) return true;
     const unit = bytes === 10 ? 8 : bytes;
     // Areas of other sizes are checked by who knows what they consist of
     if ((unit & (unit - 1)) !== 0 || !(low & (unit - 1))) return false;

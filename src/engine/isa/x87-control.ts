@@ -65,9 +65,14 @@ function format(m: Semantics, isWide: Local): Local {
 }
 
 /** Copies between memory and IMAGE, two bytes at a time: all lengths are even. */
-function copy(m: Semantics, x: X87Semantics, bytes: Expr, toMemory: boolean): void {
+function copy(m: Semantics, x: X87Semantics, isWide: Local, bytes: Expr, toMemory: boolean): void {
   const { f } = m;
-  const linear = m.let(m.address().get);
+  const linear = m.let(m.address(toMemory).get);
+  // The 32-bit format is to be aligned on 4 bytes where alignment is checked: SDM 3A 6.15, table 6-7
+  f.if(isWide.get, () => {
+    if (toMemory) f.drop(m.writable(linear, 4).get);
+    else f.drop(m.loadMemory(linear, 4));
+  });
   const at = m.let(ZERO);
   f.loop((again) => {
     if (toMemory) {
@@ -85,10 +90,10 @@ const environmentBytes = (isWide: Local): Expr => select(isWide.get, i32.const(2
 const stateBytes = (isWide: Local): Expr => select(isWide.get, i32.const(108), i32.const(94));
 
 const storeEnvironment: Body = (m, x) => {
-  m.address();
+  m.address(true);
   const isWide = wide(m);
   m.f.do(x.call('x87.storeEnvironment', format(m, isWide).get));
-  copy(m, x, environmentBytes(isWide), true);
+  copy(m, x, isWide, environmentBytes(isWide), true);
   // all exceptions are masked after it has been stored
   m.f.do(i32.store16(ZERO, i32.or(i32.load16U(ZERO, S.FCW), i32.const(0x3f)), S.FCW));
   m.f.do(x.call('x87.summarize'));
@@ -97,23 +102,23 @@ const storeEnvironment: Body = (m, x) => {
 const loadEnvironment: Body = (m, x) => {
   m.address();
   const isWide = wide(m);
-  copy(m, x, environmentBytes(isWide), false);
+  copy(m, x, isWide, environmentBytes(isWide), false);
   m.f.do(x.call('x87.loadEnvironment', format(m, isWide).get));
 };
 
 const save: Body = (m, x) => {
-  m.address();
+  m.address(true);
   const isWide = wide(m);
   m.f.do(x.call('x87.storeEnvironment', format(m, isWide).get));
   m.f.do(x.call('x87.storeRegisters', environmentBytes(isWide)));
-  copy(m, x, stateBytes(isWide), true);
+  copy(m, x, isWide, stateBytes(isWide), true);
   m.f.do(x.call('x87.initialize'));
 };
 
 const restore: Body = (m, x) => {
   m.address();
   const isWide = wide(m);
-  copy(m, x, stateBytes(isWide), false);
+  copy(m, x, isWide, stateBytes(isWide), false);
   m.f.do(x.call('x87.loadEnvironment', format(m, isWide).get));
   m.f.do(x.call('x87.loadRegisters', environmentBytes(isWide)));
 };

@@ -98,7 +98,7 @@ function storing(
 ): void {
   const x = new X87Semantics(m);
   const { f } = m;
-  m.address();
+  m.address(true);
   const st0 = x.register(0);
   const v = x.read(st0);
   const result: Value = { sig: f.local(I64), se: f.local(I32) };
@@ -122,10 +122,15 @@ function storing(
     i32.xor(masked(PRE_EXCEPTIONS | FSW.OE | FSW.UE), i32.const(PRE_EXCEPTIONS | FSW.OE | FSW.UE)),
   );
   const heldBack = m.let(i32.and(held, i32.const(PRE_EXCEPTIONS | FSW.OE | FSW.UE)));
-  f.if(i32.eqz(heldBack.get), () => {
-    if (m.sizeOf(0) === 10) storeTen(m, result);
-    else m.storeMemory(m.address(), result.sig.get, m.sizeOf(0));
-  });
+  f.if(
+    i32.eqz(heldBack.get),
+    () => {
+      if (m.sizeOf(0) === 10) storeTen(m, result);
+      else m.storeMemory(m.address(), result.sig.get, m.sizeOf(0));
+    },
+    // A place that cannot be written is told even so: MEASURED on AMD family 25
+    () => f.drop(m.writable(m.address(), m.sizeOf(0)).get),
+  );
   const status = m.let(x.call('x87.merge', i32.const(FSW.C1)));
   x.finish(status);
   if (pops > 0) f.if(i32.eqz(heldBack.get), () => x.pop());
