@@ -90,15 +90,16 @@ const toInteger = (format: Format, truncate: boolean): Instruction => {
         m.store(0, result);
         return;
       }
-      // The host truncates and saturates. Unless it saturated, the integer is right; and if it is the number again (or
-      // PE is set and masked), nothing is raised: a NaN or a number out of range is never equal to what came of it,
-      // but for -2^31 and -2^63, which are in range, and 2^31 and 2^63, which are left to the library.
+      // The host truncates and saturates. In range (a NaN is not) the integer is right, and only PE can be raised: not
+      // if the integer is the number again, and without notice if PE is set and masked.
       const o = format === DOUBLE ? f64 : f32;
       const value = bind(m, asNumber(format, bits));
       const whole = bytes === 8 ? m.let(truncSatI64(value)) : m.let(i64.extendI32S(truncSatI32(value)));
       const back = format === DOUBLE ? f64.convertI64S(whole.get) : f32.convertI64S(whole.get);
       const limit = o.const(2 ** (8 * bytes - 1));
-      m.f.if(i32.eqz(i32.and(o.lt(value, limit), o.eq(back, value))), () => {
+      const inRange = i32.and(o.lt(value, limit), o.ge(value, o.neg(limit)));
+      const quiet = i32.eq(i32.and(i32.load(i32.const(0), S.MXCSR), i32.const(0x1020)), i32.const(0x1020));
+      m.f.if(i32.eqz(i32.and(inRange, i32.or(quiet, o.eq(back, value)))), () => {
         m.f.set(whole, slow);
         commit(m);
       });
