@@ -12,6 +12,7 @@ import { compose, type OracleResult } from './oracle.ts';
 import { type Access, describeResult, FakeMachine, type FakeVcpu, type PagingMode } from './testing/fake-engine.ts';
 import { Random } from './testing/random.ts';
 import { TableBuilder } from './testing/tables.ts';
+import type { MmuConfig } from './vm-mmu.ts';
 
 const STEPS = Number(process.env['MMU_FUZZ_STEPS'] ?? 2000);
 const SEEDS = (process.env['MMU_FUZZ_SEEDS'] ?? '1,2').split(',').map(Number);
@@ -57,12 +58,12 @@ class LinearFuzz {
   readonly allowed = new Map<number, Set<string>[]>();
   readonly seen = { ram: 0, mmio: 0, '#PF': 0, exit: 0, stale: 0 };
 
-  constructor(seed: number, format: Format, setting: Setting) {
+  constructor(seed: number, format: Format, setting: Setting, config: Partial<MmuConfig> = {}) {
     this.random = new Random(seed * 7919 + 1);
     this.format = format;
     this.setting = setting;
     const shadow = setting.startsWith('shadow');
-    this.machine = new FakeMachine({ tdp: !shadow, pageLimit: 128 });
+    this.machine = new FakeMachine({ tdp: !shadow, pageLimit: 128, ...config });
     this.cpu = this.machine.cpu;
     this.writer = this.machine.addVcpu();
     const pages = INDICES[format].map((index) => index * 4096 + 8);
@@ -268,6 +269,19 @@ function cpuEnters(cpu: FakeVcpu, mode: PagingMode, vpid: number, eptp = 0, mbec
 const SHADOW: readonly Setting[] = ['shadow', 'shadow, as L2'];
 const TDP: readonly Setting[] = ['TDP', 'TDP, as L2', 'EPT12', 'EPT12 with A/D', 'EPT12 with MBEC'];
 
+function run(fuzz: LinearFuzz, seed: number, steps: number): LinearFuzz {
+  const mmus = fuzz.machine.vcpus.map((vcpu) => vcpu.mmu);
+  for (let i = 0; i < steps; i += 1) {
+    try {
+      fuzz.step();
+      if (i % 16 === 0) checkInvariants(fuzz.machine.vm, mmus);
+    } catch (error) {
+      throw new Error(`seed ${seed}, step ${i}: ${(error as Error).message}`, { cause: error });
+    }
+  }
+  return fuzz;
+}
+
 describe.each([...SHADOW, ...TDP])('%s', (setting) => {
   // Shadow paging of 5 levels would need a 5-level shadow of everything here; 4 levels say the same.
   const formats: readonly Format[] = ['32-bit', 'PAE', '4-level', '5-level'];
@@ -276,16 +290,7 @@ describe.each([...SHADOW, ...TDP])('%s', (setting) => {
     (format) => {
       const total = { ram: 0, '#PF': 0, mmio: 0, exit: 0, stale: 0 };
       for (const seed of SEEDS) {
-        const fuzz = new LinearFuzz(seed, format, setting);
-        const mmus = fuzz.machine.vcpus.map((vcpu) => vcpu.mmu);
-        for (let i = 0; i < STEPS / 4; i += 1) {
-          try {
-            fuzz.step();
-            if (i % 16 === 0) checkInvariants(fuzz.machine.vm, mmus);
-          } catch (error) {
-            throw new Error(`seed ${seed}, step ${i}: ${(error as Error).message}`, { cause: error });
-          }
-        }
+        const fuzz = run(new LinearFuzz(seed, format, setting), seed, STEPS / 4);
         for (const kind of Object.keys(total) as (keyof typeof total)[]) total[kind] += fuzz.seen[kind];
       }
       if (process.env['MMU_FUZZ_SHOW']) console.log(setting, format, total);
@@ -294,4 +299,18 @@ describe.each([...SHADOW, ...TDP])('%s', (setting) => {
       if (setting.startsWith('EPT12')) expect(total.exit).toBeGreaterThan(0);
     },
   );
+});
+
+describe.each([
+  ['mode reinit', { mode: 'reinit' }],
+  ['mode shared', { mode: 'shared' }],
+  ['no previous roots', { previousRoots: 0 }],
+  ['force', { force: true }],
+] as const)('with %s', (_name, config) => {
+  test.each(['shadow', 'shadow, as L2', 'EPT12 with A/D'] as const)('%s gives the same', (setting) => {
+    for (const format of ['32-bit', 'PAE', '4-level'] as const) {
+      const { seen } = run(new LinearFuzz(9, format, setting, config), 9, STEPS / 10);
+      expect(seen.ram).toBeGreaterThan(0);
+    }
+  });
 });
