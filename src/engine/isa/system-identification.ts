@@ -53,8 +53,9 @@ const rdtscp: Helper = (cpu, record) => {
   return STATUS.NEXT;
 };
 
-/** RDPID goes with RDTSCP: SDM 3C 25.3. */
+/** RDPID goes with RDTSCP: SDM 3C 25.3. The row is there without the feature too: F3 is not a prefix of RDSEED. */
 const rdpid: Helper = (cpu, record) => {
+  if (!cpu.features.has('rdpid')) return cpu.fault(VECTOR.UD);
   if (cpu.vcpu.intercepts.instructions & INTERCEPT.RDTSCP_UD) return cpu.fault(VECTOR.UD);
   cpu.set64(gpr(rmField(cpu, record)), cpu.get(S.TSC_AUX), 0);
   return STATUS.NEXT;
@@ -174,7 +175,7 @@ export const IDENTIFICATION: readonly Instruction[] = [
     rdtscp,
     'rdtscp',
   ),
-  row('RDPID', 'SDM 2B 4.3 "RDPID—Read Processor ID"', { 'F3 0F C7 /7:r': 'RDPID rd' }, rdpid, 'rdpid'),
+  row('RDPID', 'SDM 2B 4.3 "RDPID—Read Processor ID"', { 'F3 0F C7 /7:r': 'RDPID rd' }, rdpid),
   row('RDPMC', 'SDM 2B 4.3 "RDPMC—Read Performance-Monitoring Counters"', { '0F 33': 'RDPMC' }, rdpmc),
   row('PAUSE', 'SDM 2B 4.3 "PAUSE—Spin Loop Hint"', { 'F3 90 b0': 'PAUSE' }, pause),
   row('MONITOR', 'SDM 2B 4.3 "MONITOR—Set Up Monitor Address"', { '0F 01 C8': 'MONITOR' }, monitor, 'monitor'),

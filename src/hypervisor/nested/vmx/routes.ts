@@ -45,6 +45,8 @@ for (let reason = 0; reason < COUNT; reason += 1) {
 
 /** An exit of the engine while L2 runs. False: L0's own code deals with it. */
 export function l2Exit(n: NestedVmx, reason: number): boolean {
+  // An instruction of the other vendor
+  if (reason === EXIT.VMMCALL) return raise(n, VECTOR.UD);
   if (reason >= COUNT) return false;
   switch (kind[reason]) {
     case TO.L1:

@@ -21,6 +21,11 @@ import { isPae, loadGuestControlRegisters, loadGuestPdptes, loadGuestState, righ
 import { entryFailure } from './vm-exit.ts';
 
 const SHADOW_MOV_SS = 2;
+/**
+ * Virtual time that an entry takes. A processor needs some hundred cycles; software that measures the preemption timer
+ * over one round trip expects to see it move.
+ */
+const SWITCH_NS = 200;
 
 export function vmEntry(n: NestedVmx, isLaunch: boolean): boolean {
   const { v, vcpu, cpu, context } = n;
@@ -56,6 +61,7 @@ export function vmEntry(n: NestedVmx, isLaunch: boolean): boolean {
   n.entries += 1;
   injectOnEntry(n);
   startEvents(n);
+  vcpu.stallNs += SWITCH_NS;
   return true;
 }
 
