@@ -272,5 +272,6 @@ export function applyBootState(vcpu: Vcpu, boot: BootState): void {
   state.setU64(S.IDTR_BASE, boot.idt.base, 0);
   state.setU32(S.IDTR_LIMIT, boot.idt.limit);
   vcpu.mmu.initMmu();
+  vcpu.shadowIntercepts();
   engine.processor.contextChanged();
 }

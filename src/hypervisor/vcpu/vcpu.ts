@@ -1,7 +1,7 @@
 import type { CpuidPolicy } from '../../arch/cpuid.ts';
 import { CR0, DR6, DR7, EFER, RFLAGS } from '../../arch/registers.ts';
 import { assert } from '../../base/assert.ts';
-import type { CpuState, EngineVcpu } from '../../engine/core/cpu.ts';
+import { type CpuState, type EngineVcpu, INTERCEPT } from '../../engine/core/cpu.ts';
 import { EXIT, X } from '../../engine/core/exits.ts';
 import { ALLOW, gpr, S, SEG, STATUS, segment } from '../../engine/core/layout.ts';
 import { engineMsrRead, engineMsrWrite } from '../../engine/core/msrs.ts';
@@ -9,6 +9,7 @@ import type { Engine } from '../../engine/engine.ts';
 import type { LocalApic } from '../irq/local-apic.ts';
 import type { VirtualTsc } from '../irq/virtual-tsc.ts';
 import type { EngineViolation, NestedPort } from '../mmu/ports.ts';
+import { REQUEST } from '../mmu/requests.ts';
 import { VcpuMmu } from '../mmu/vcpu-mmu.ts';
 import type { Vm } from '../vm/vm.ts';
 import { VcpuMsrs } from './msrs.ts';
@@ -176,6 +177,7 @@ export class Vcpu {
     this.apic.reset();
     this.mmu.reset();
     this.engine.processor.contextChanged();
+    this.shadowIntercepts();
     this.activity = boot ? 'running' : 'wait for SIPI';
     this.initPending = false;
     this.sipiVector = -1;
@@ -189,6 +191,7 @@ export class Vcpu {
     this.apic.init();
     this.mmu.reset();
     this.engine.processor.contextChanged();
+    this.shadowIntercepts();
     this.activity = this.apic.isBsp ? 'running' : 'wait for SIPI';
   }
 
@@ -427,6 +430,15 @@ export class Vcpu {
       case EXIT.CR_ACCESS:
         this.#crAccess();
         return;
+      case EXIT.INVLPG:
+        this.mmu.invlpg(state.u32(X.QUALIFICATION), state.high(X.QUALIFICATION));
+        this.skip();
+        return;
+      case EXIT.INVPCID:
+        // Single-address and single-context forms only drop more here than they must
+        this.step(ALLOW.INTERCEPT);
+        this.mmu.requests |= REQUEST.FLUSH_GUEST;
+        return;
       case EXIT.XSETBV:
         if (!this.policy.xcr0IsLegal(state.gprLow(0), state.gprLow(2)) || state.gprLow(1) !== 0) this.raise(13, 0);
         else {
@@ -530,8 +542,18 @@ export class Vcpu {
     const qualification = state.u32(X.QUALIFICATION);
     const register = (qualification >>> 8) & 15;
     const number = qualification & 15;
-    assert(number === 8, 'only CR8 is intercepted for L1');
-    if (((qualification >>> 4) & 3) === 0) {
+    const access = (qualification >>> 4) & 3;
+    if (number === 3) {
+      // Shadow paging: CR3 names the tables that L0 shadows. Only loads leave.
+      if (this.mmu.writeCr3(state.gprLow(register), state.gprHigh(register))) this.skip();
+      else this.raise(13, 0);
+      return;
+    }
+    if (number !== 8) {
+      this.#paging();
+      return;
+    }
+    if (access === 0) {
       const value = state.gprLow(register);
       if (value > 15 || state.gprHigh(register) !== 0) {
         this.raise(13, 0);
@@ -540,6 +562,30 @@ export class Vcpu {
       this.apic.cr8 = value;
     } else state.setGpr(register, this.apic.cr8, 0);
     this.skip();
+  }
+
+  /** Shadow paging: the instruction changes CR0 or CR4. It does so by itself; the MMU hears of it. */
+  #paging(): void {
+    const { state } = this;
+    const cr0 = state.u32(S.CR0);
+    const cr4 = state.u32(S.CR4);
+    this.step(ALLOW.INTERCEPT);
+    if (state.u32(S.CR0) !== cr0) this.mmu.cr0Written(cr0);
+    if (state.u32(S.CR4) !== cr4) this.mmu.cr4Written(cr4);
+    this.shadowIntercepts();
+  }
+
+  /** Without TDP, whatever changes what L1's tables mean leaves: nested-mmu.md 1.3 state b. */
+  shadowIntercepts(): void {
+    if (this.vm.options.tdp) return;
+    const { intercepts } = this.core;
+    const { state } = this;
+    intercepts.cr0Mask = 0xffff_ffff;
+    intercepts.cr0Shadow = state.u32(S.CR0);
+    intercepts.cr4Mask = 0xffff_ffff;
+    intercepts.cr4Shadow = state.u32(S.CR4);
+    intercepts.crAccess |= 1;
+    intercepts.instructions |= INTERCEPT.INVLPG | INTERCEPT.INVPCID;
   }
 
   /** General register cells, for nested code that names registers by number. */

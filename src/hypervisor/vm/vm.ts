@@ -41,8 +41,8 @@ export interface VmOptions {
 /** What the engine can do, and what L0 adds. */
 const CAPABILITIES: ReadonlySet<Capability> = new Set<Capability>([...BASE_CAPABILITIES, 'vmx']);
 
-/** Without nesting, nothing is nested. */
-const NOT_NESTED: NestedPort = {
+/** Without nesting, nothing is nested; page faults that L0's shadow paging finds are the guest's own. */
+const notNested = (vcpu: () => Vcpu): NestedPort => ({
   guestMode: false,
   usesEpt: false,
   usesMbec: false,
@@ -57,8 +57,8 @@ const NOT_NESTED: NestedPort = {
   pmlAddress: 0,
   pmlIndex: 0,
   exitForEpt() {},
-  injectPageFault() {},
-};
+  injectPageFault: (errorCode, low, high) => vcpu().raisePageFault(errorCode, low, high),
+});
 
 /**
  * One virtual machine of L0: memory, vCPUs, interrupt hardware, virtual time.
@@ -177,7 +177,7 @@ export class Vm {
     });
     policies.forEach((each, index) => {
       const nested = vmx === null ? null : new NestedVmx(this, each, vmx);
-      const vcpu = new Vcpu(this, index, each, this.irq.apics[index]!, tsc[index]!, nested ?? NOT_NESTED);
+      const vcpu = new Vcpu(this, index, each, this.irq.apics[index]!, tsc[index]!, nested ?? notNested(() => this.vcpus[index]!));
       nested?.attach(vcpu);
       this.vcpus.push(vcpu);
     });
