@@ -1,21 +1,29 @@
 /** The command `terrarium`: which subcommand, and what becomes of errors. */
 import { nearest } from '../../arch/cpu-models.ts';
 import { UserError } from '../../base/assert.ts';
-import { demo } from './demo.ts';
-import { info } from './info.ts';
-import { MachineBug, run } from './run.ts';
+import { MachineBug } from './machine-bug.ts';
 import { STATUS } from './status.ts';
 import { versionText } from './version.ts';
 
 interface Subcommand {
   readonly help: string;
-  run(argv: readonly string[]): Promise<number> | number;
+  run(argv: readonly string[]): Promise<number>;
 }
 
+/** Each is loaded when it is asked for: `--help` need not wait for a processor. */
 const SUBCOMMANDS: Readonly<Record<string, Subcommand>> = {
-  run: { help: 'boots a kernel: terrarium run -kernel FILE …', run },
-  demo: { help: 'boots the guest that comes with Terrarium, and shows what ran', run: demo },
-  info: { help: 'what the machine offers: CPU models, MSRs, devices, options, limits', run: info },
+  run: {
+    help: 'boots a kernel: terrarium run -kernel FILE …',
+    run: async (argv) => (await import('./run.ts')).run(argv),
+  },
+  demo: {
+    help: 'boots the guest that comes with Terrarium, and shows what ran',
+    run: async (argv) => (await import('./demo.ts')).demo(argv),
+  },
+  info: {
+    help: 'what the machine offers: CPU models, MSRs, devices, limits',
+    run: async (argv) => (await import('./info.ts')).info(argv),
+  },
 };
 
 const help = (): string =>

@@ -7,6 +7,7 @@ import { Machine, type MachineOptions } from '../../machine/machine.ts';
 import { BlockFile } from './block-file.ts';
 import { ESCAPE_HELP } from './escape-keys.ts';
 import { readWhole, reasonOf } from './files.ts';
+import { MachineBug } from './machine-bug.ts';
 import { describeOptions, parseOptions } from './option-table.ts';
 import { RUN_OPTIONS, type RunOptions, runDefaults, type SerialTarget } from './run-options.ts';
 import { Session, type SessionEnd } from './session.ts';
@@ -135,26 +136,10 @@ export async function run(argv: readonly string[]): Promise<number> {
     output.flushNow();
     input.restore();
     if (error instanceof UserError || machine === undefined) throw error;
-    throw new MachineBug(error, machine);
+    throw new MachineBug(error, stateOf(machine));
   } finally {
     sinks.close();
     for (const [signal, leave] of leaveOn) process.off(signal, leave);
-  }
-}
-
-/** Our own mistake while a machine ran: what it was, and where the machine stood. */
-export class MachineBug extends Error {
-  readonly state: string;
-
-  constructor(cause: unknown, machine: Machine) {
-    super('', { cause });
-    let state: string;
-    try {
-      state = dumpState(machine);
-    } catch (error) {
-      state = `(the state cannot be shown: ${String(error)})`;
-    }
-    this.state = state;
   }
 }
 
@@ -196,13 +181,20 @@ function machineOptions(options: RunOptions, sinks: Sinks): MachineOptions {
 function tell(machine: Machine, end: SessionEnd): number {
   if (end.by === 'quit') return end.status;
   if (end.by === 'halted') {
-    complain(
-      'the machine waits for ever: every CPU is halted or stopped, no timer is armed and there is no more input.',
-    );
+    complain('the machine waits for ever: no CPU is running, nothing can wake one, and stdin has ended.');
     return STATUS.HALTED;
   }
   const { kind, status, message } = machine.ending!;
   if (kind === 'power-off' || kind === 'debug-exit') return status;
   process.stderr.write(`terrarium: ${message}.\n${dumpState(machine)}\n`);
   return kind === 'triple-fault' ? STATUS.TRIPLE_FAULT : STATUS.RESET;
+}
+
+/** The state of a machine that our own mistake may have left in any shape. */
+function stateOf(machine: Machine): string {
+  try {
+    return dumpState(machine);
+  } catch (error) {
+    return `(the state cannot be shown: ${String(error)})`;
+  }
 }

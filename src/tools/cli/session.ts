@@ -3,9 +3,12 @@
  *
  * Owns    who has the terminal (the guest or the monitor), and how virtual time follows the host's.
  *
- * A slice is short enough for keys to be answered at once. With a terminal, an idle guest waits on the host's clock, so
- * that `sleep 1` takes a second; without one, time jumps to the next timer (DESIGN.md 3.2).
+ * A slice is short enough for keys to be answered at once. While somebody may still type, an idle guest waits on the
+ * host's clock, so that `sleep 1` takes a second; once stdin has ended, time jumps to the next timer (DESIGN.md 3.2).
  */
+import { RFLAGS } from '../../arch/registers.ts';
+import { S } from '../../engine/core/layout.ts';
+import type { Vcpu } from '../../hypervisor/vcpu/vcpu.ts';
 import type { Machine } from '../../machine/machine.ts';
 import { ESCAPE_HELP, EscapeKeys } from './escape-keys.ts';
 import { LineEditor } from './line-editor.ts';
@@ -101,8 +104,8 @@ export class Session implements SessionControl {
   async #idle(): Promise<boolean> {
     const machine = this.#machine;
     const deadline = machine.nextDeadlineNs;
-    if (deadline < 0 && this.#input.ended) return false;
-    if (deadline >= 0 && !this.#input.isTerminal) {
+    if (this.#input.ended) {
+      if (deadline < 0 || machine.vcpus.every(hearsNothing)) return false;
       machine.advanceTo(deadline);
       await new Promise((resolve) => setImmediate(resolve));
       return true;
@@ -166,4 +169,10 @@ export class Session implements SessionControl {
       if (this.#quit === null) this.#editor.show();
     });
   }
+}
+
+/** No interrupt of a timer or a device can wake it: halted with interrupts off, shut down, or never started. */
+function hearsNothing(vcpu: Vcpu): boolean {
+  if (vcpu.activity !== 'halted') return vcpu.activity !== 'running';
+  return !vcpu.nested?.guestMode && (vcpu.state.u32(S.RFLAGS) & RFLAGS.IF) === 0;
 }

@@ -7,7 +7,7 @@ export const STATUS = {
   TRIPLE_FAULT: 4,
   /** The guest reset the machine, with -no-reboot. */
   RESET: 6,
-  /** All CPUs wait, no timer is armed and no input can come. */
+  /** All CPUs wait for what can never come, and stdin has ended. */
   HALTED: 8,
   /** Our own mistake: EX_SOFTWARE of sysexits.h. */
   BUG: 70,
@@ -18,7 +18,7 @@ export const STATUS_HELP = `Exit status:
   ${STATUS.USER_ERROR}      a mistake in the command line or in a file named there
   ${STATUS.TRIPLE_FAULT}      a triple fault
   ${STATUS.RESET}      a reset, with -no-reboot
-  ${STATUS.HALTED}      all CPUs wait, no timer is armed and no input can come
+  ${STATUS.HALTED}      all CPUs wait for what can never come, and stdin has ended
   ${STATUS.BUG}     a bug of Terrarium's
   odd    (N << 1) | 1 for an N written to isa-debug-exit
   128+n  ended by signal n
