@@ -209,7 +209,7 @@ describe('roles and formats', () => {
     check(machine);
   });
 
-  // Mutant: reset() does not re-initialise. Seen: the old mode's tables, or an old root, answer the first fetch.
+  // Mutant: reset() does not re-initialise. Seen: I8, a root of the old role (without the check: the old mode's page).
   test.each([true, false])('row 12: INIT in any mode, L2 included, leaves real-mode addresses (TDP: %s)', (tdp) => {
     for (const inL2 of [false, true]) {
       const machine = new FakeMachine({ tdp });
@@ -277,6 +277,19 @@ describe('roles and formats', () => {
       cpu.regs.cr0 |= CR0.WP;
     }
     expect(machine.vm.counters.formatComputed).toBe(2);
+  });
+
+  test('row 27: an entry that fails before anything was loaded runs L1 on its old root', () => {
+    const { machine, tables, root, eptp, cpu } = nested();
+    tables.ept(root, 0x1000, 0x300000);
+    cpu.read(0x1000);
+    cpu.enterL2({ eptp, vpid: 1 });
+    cpu.read(0x1000);
+    cpu.nested.guestMode = false;
+    cpu.mmu.nestedEptUninit(); // and no CR3 load: flat paging needs none
+    cpu.tlb.flushAll();
+    expect(cpu.read(0x1000)).toEqual(ram(machine, 0x1000));
+    check(machine);
   });
 
   // Mutant: nestedEptUninit leaves gvaWalk alone. Seen: L1's address goes through EPT12's walker, or L2's tables.

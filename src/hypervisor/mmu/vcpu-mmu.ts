@@ -151,6 +151,8 @@ export class VcpuMmu implements WalkContext, Syncer {
     this.mmu = this.rootMmu;
     this.gvaWalk = this.gvaWalkL1;
     this.rootMmu.w = this.gvaWalkL1;
+    // An entry that fails may never load a CR3: the engine must not stay on L2's root.
+    this.requests |= REQUEST.LOAD_PGD;
     this.#switchedShared();
   }
 
