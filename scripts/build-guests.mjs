@@ -38,7 +38,17 @@ const COMMON = [
   '-Wl,-T,lib/kernel.ld',
 ];
 
-const PRIVILEGED_64 = ['machine', 'paging', 'protection', 'exceptions', 'system-calls', 'debug', 'state', 'interrupts', 'control-registers'];
+const PRIVILEGED_64 = [
+  'machine',
+  'paging',
+  'protection',
+  'exceptions',
+  'system-calls',
+  'debug',
+  'state',
+  'interrupts',
+  'control-registers',
+];
 const PRIVILEGED_32 = ['machine', 'segments', 'gates', 'tasks', 'virtual-8086', 'paging'];
 const inFolder = (folder, names) => names.map((name) => `${folder}/${name}.c`);
 
@@ -58,10 +68,18 @@ export const GUESTS = {
     flags: ['-m64', '-mno-red-zone', '-mcmodel=small', '-march=x86-64'],
   },
   'privileged-64': {
-    proves: 'paging, protection, exceptions, system calls, debugging, state saving and interrupts in 64-bit mode, a line a check',
+    proves:
+      'paging, protection, exceptions, system calls, debugging, state saving and interrupts in 64-bit mode, a line a check',
     bits: 64,
     sources: ['lib/long-mode.S', 'lib/suite.c', ...inFolder('privileged-64', PRIVILEGED_64)],
-    flags: ['-m64', '-mno-red-zone', '-mcmodel=small', '-march=x86-64', '-mgeneral-regs-only', '-fno-omit-frame-pointer'],
+    flags: [
+      '-m64',
+      '-mno-red-zone',
+      '-mcmodel=small',
+      '-march=x86-64',
+      '-mgeneral-regs-only',
+      '-fno-omit-frame-pointer',
+    ],
   },
   'privileged-32': {
     proves: 'segments, gates, task switches, virtual-8086 mode, SYSENTER, 32-bit and PAE paging, a line a check',

@@ -260,9 +260,15 @@ class Builder {
     ] as const) {
       const first = Math.max(from, start);
       const last = Math.min(from + length, end);
+      if (first >= last) continue;
       // One window for each byte: a second one would write its own bytes over the first's.
-      if (first >= last || this.#windows.some(({ address, bytes }) => address < last && first < address + bytes.length))
+      const other = this.#windows.find(({ address, bytes }) => address < last && first < address + bytes.length);
+      if (other) {
+        const end = other.address + other.bytes.length;
+        if (first < other.address) this.#window(first, other.address - first);
+        if (last > end) this.#window(end, last - end);
         continue;
+      }
       const untouched = untouched_(first, last - first);
       this.#windows.push({ address: first, bytes: untouched });
     }
@@ -275,7 +281,8 @@ class Builder {
     this.#override67 = random.chance(this.#form.mnemonic.startsWith('SHA') ? 0 : long ? 6 : 3);
     const wide = long && !this.#override67;
     let target = BigInt(low) + (wide && random.chance(35) ? PAGES.HIGH : 0n);
-    if (wide && random.chance(2)) target = random.pick([1n << 47n, 0x8000_0000_0000_0000n, MASK_64 - 3n, random.u64()]);
+    if (wide && random.chance(2) && !(this.#state.rflags & AC))
+      target = random.pick([1n << 47n, 0x8000_0000_0000_0000n, MASK_64 - 3n, random.u64()]);
     this.#fillOperand(low, bytes);
 
     if (random.chance(10)) this.#segment(random.pick(long ? [0x64, 0x65, 0x2e, 0x36] : [0x2e, 0x36, 0x3e, 0x26]));
@@ -436,7 +443,10 @@ class Builder {
   /** A place in CODE; otherwise an unmapped one, but canonical, for where that faults is the vendor's choice. */
   #address(): bigint {
     const random = this.#random;
-    const low = BigInt(random.chance(90) ? PAGES.CODE + random.below(0x2000) : random.u32());
+    // Not 800h to FFFh: there the instruction itself may be, and a branch into it would run its bytes.
+    const low = BigInt(
+      random.chance(90) ? PAGES.CODE + random.pick([random.below(0x800), 0x1010 + random.below(0xff0)]) : random.u32(),
+    );
     return this.#mode === 64 && random.chance(40) ? low + PAGES.HIGH : low;
   }
 

@@ -4,17 +4,7 @@
  */
 import type { Mismatch } from './lockstep.ts';
 
-export const KNOWN_DIFFERENCES: readonly { readonly why: string; explains(mismatch: Mismatch): boolean }[] = [
-  {
-    why: '#AC is not raised by string instructions and a few others',
-    explains: ({ vector }) => vector.outcome.vector === 17,
-  },
-  {
-    why: 'an x87 store with an unmasked exception does not look at its address',
-    explains: ({ form, vector, report }) =>
-      /FI?STT?P? /.test(form) && vector.outcome.vector >= 12 && report.includes('none came'),
-  },
-];
+export const KNOWN_DIFFERENCES: readonly { readonly why: string; explains(mismatch: Mismatch): boolean }[] = [];
 
 /** Mismatches that no row explains, and rows that explain none. */
 export function judge(mismatches: readonly Mismatch[]): { unexplained: Mismatch[]; stale: string[] } {

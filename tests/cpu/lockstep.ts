@@ -11,13 +11,13 @@ import { differences } from './compare.ts';
 import { type Form, type FormRow, parseForm } from './forms.ts';
 import { generateCases, leftOut } from './generate.ts';
 import { Oracle, processorName } from './oracle.ts';
-import { type CpuCase, type CpuOutcome, SYSTEM_CALL, settleFetch, TIMEOUT } from './protocol.ts';
+import { type CpuCase, type CpuOutcome, PAGES, SYSTEM_CALL, settleFetch, TIMEOUT } from './protocol.ts';
 import { Random } from './random.ts';
 import type { Vector, VectorHeader } from './vectors.ts';
 
-const KERNEL_HALF = 1n << 63n;
+const HOST_OWN = PAGES.HIGH + (1n << 32n);
 /** Forms that make several accesses in an order of the processor's own. */
-const OWN_ORDER = /MASKMOV|FRSTOR|FLDENV|ENTER|PUSHA|\bm80/;
+const OWN_ORDER = /MASKMOV|FRSTOR|FLDENV|ENTER|PUSHA|MOVS[BWDQ]? |MOVS$|CMPS|\bm80/;
 
 export interface Machine {
   run(one: CpuCase): CpuOutcome;
@@ -45,8 +45,8 @@ export async function record(
     made.forEach(({ form: name, undefinedFlags, undefinedStatus, case: one }, i) => {
       const outcome = outcomes[i]!;
       if (outcome.stray || outcome.fpChanged || outcome.vector === TIMEOUT || outcome.vector === SYSTEM_CALL) return;
-      // The upper half is the host's kernel, mapped or not.
-      if (outcome.cr2 >= KERNEL_HALF) return;
+      // What is up there is the host's: its kernel, and the oracle's own code and stack.
+      if (outcome.cr2 >= HOST_OWN) return;
       vectors.push({ form: name, undefinedFlags, undefinedStatus, case: one, outcome });
     });
   }
