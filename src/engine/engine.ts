@@ -317,7 +317,7 @@ export class Engine {
     const user = cpu.cpl === 3;
     const host = cpu.translate(low, high, ACCESS.FETCH | (user ? ACCESS.USER : 0));
     if (host < 0) {
-      if (host === TRANSLATE.MMIO) cpu.set(S.ACCESS_STATUS, cpu.fault(13, 0));
+      if (host === TRANSLATE.MMIO) this.#fetchFromDevice();
       return 0;
     }
     const { flushes } = this.code.counters;
@@ -337,6 +337,11 @@ export class Engine {
     return record;
   }
 
+  /** DEVIATION: no device gives instructions. Where nothing is, a PC reads FF FF, which is #UD. */
+  #fetchFromDevice(): void {
+    this.processor.set(S.ACCESS_STATUS, this.processor.fault(6));
+  }
+
   #stepTo(record: number): number {
     const { i32 } = this.memory;
     const count = i32[S.BUDGET >>> 2]!;
@@ -352,9 +357,11 @@ export class Engine {
     const low = cpu.get(S.RIP_PAGE);
     const high = cpu.get(S.RIP_PAGE + 4);
     const host = cpu.translate(low + offset, high, ACCESS.FETCH | user);
+    if (host === TRANSLATE.MMIO) this.#fetchFromDevice();
     if (host < 0) return cpu.accessStatus;
     const next = (low + 4096) >>> 0;
     const second = cpu.translate(next, next === 0 ? (high + 1) >>> 0 : high, ACCESS.FETCH | user);
+    if (second === TRANSLATE.MMIO) this.#fetchFromDevice();
     if (second < 0) return cpu.accessStatus;
     this.code.cross(record, host, second, cpu.get(S.MODE));
     return STATUS.NEXT;

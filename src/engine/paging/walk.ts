@@ -158,6 +158,8 @@ export class PageWalker {
       else index = (high >>> 16) & 0x1ff;
       const at = table + index * (pae ? 8 : 4);
       const host = this.#tableHost(vcpu, at, low, high, vcpu.root.accessedDirty);
+      // No memory there: all ones, and so reserved bits
+      if (host === OPEN_BUS) return this.#pageFault(low, high, code | PFEC.P | PFEC.RSVD);
       if (host < 0) return false;
       entryLow = u32[host >>> 2]!;
       entryHigh = pae ? u32[(host >>> 2) + 1]! : 0;
@@ -265,7 +267,7 @@ export class PageWalker {
 
   // ---- the second stage -------------------------------------------------------------------------------------------
 
-  /** Host address of a guest table entry, or -1 with an EPT violation in the exit record. */
+  /** Host address of a guest table entry, or -1 with an EPT violation in the exit record, or OPEN_BUS. */
   #tableHost(vcpu: EngineVcpu, physical: number, low: number, high: number, write: boolean): number {
     const host = this.#secondStage(vcpu, physical);
     const rights = this.#leafLow;
@@ -274,6 +276,7 @@ export class PageWalker {
       return host;
     }
     if (host >= 0 && rights & SPTE.MMIO) {
+      if (this.#memory.u32[S.ALLOW >>> 2]! & ALLOW.MMIO) return OPEN_BUS;
       this.#misconfiguration(physical, low, high);
       return -1;
     }
@@ -284,15 +287,23 @@ export class PageWalker {
 
   /**
    * Host address of guest-physical memory that the processor itself reads, not on behalf of a linear address (PDPTEs), or
-   * -1 with an EPT violation or misconfiguration in the exit record. Not for linear (shadow) roots.
+   * -1 with an EPT violation or misconfiguration in the exit record, or with #GP(0) where L0 has said that there is no
+   * memory (PDPTEs of all ones have reserved bits). Not for linear (shadow) roots.
    */
   readPhysical(vcpu: EngineVcpu, physical: number): number {
     const { u32 } = this.#memory;
     const host = this.#secondStage(vcpu, physical);
     const rights = this.#leafLow;
     if (host >= 0 && rights & SPTE.R && !(rights & SPTE.MMIO)) return host;
-    if (host >= 0 && rights & SPTE.MMIO) this.#misconfiguration(physical, 0, 0);
-    else this.#violation(physical, 1 | (host >= 0 ? (rights & 7) << 3 : 0), 0, 0);
+    if (host >= 0 && rights & SPTE.MMIO) {
+      if (u32[S.ALLOW >>> 2]! & ALLOW.MMIO) {
+        u32[S.FAULT_VECTOR >>> 2] = 13;
+        u32[S.FAULT_ERROR >>> 2] = 0;
+        u32[S.ACCESS_STATUS >>> 2] = STATUS.FAULT;
+        return -1;
+      }
+      this.#misconfiguration(physical, 0, 0);
+    } else this.#violation(physical, 1 | (host >= 0 ? (rights & 7) << 3 : 0), 0, 0);
     u32[X.LINEAR_VALID >>> 2] = 0;
     return -1;
   }
@@ -377,9 +388,9 @@ export class PageWalker {
     const guest = this.#guestRights;
     if (host >= 0 && rights & SPTE.MMIO) {
       const { u32 } = this.#memory;
-      // A device can only be read, written, or (never) fetched from, by the instruction that L0 steps
+      // A device can be read and written only by the instruction that L0 steps; who fetches from it makes that a fault
       this.physical = (this.tables === undefined ? 0 : this.#mmioFrame(vcpu, physical)) * 4096 + (physical % 4096);
-      if (u32[S.ALLOW >>> 2]! & ALLOW.MMIO && !(access & ACCESS.FETCH)) return TRANSLATE.MMIO;
+      if (u32[S.ALLOW >>> 2]! & ALLOW.MMIO) return TRANSLATE.MMIO;
       this.#misconfiguration(physical, low, high);
       return TRANSLATE.FAULT;
     }
@@ -495,7 +506,7 @@ export class PageWalker {
     const allowed = access & ACCESS.FETCH ? mayFetch : access & ACCESS.WRITE ? mayWrite : mayRead;
     if (entry & SPTE.MMIO && present) {
       this.physical = hi[at]! * 4096 + (low & 0xfff);
-      if (u32[S.ALLOW >>> 2]! & ALLOW.MMIO && !(access & ACCESS.FETCH)) return TRANSLATE.MMIO;
+      if (u32[S.ALLOW >>> 2]! & ALLOW.MMIO) return TRANSLATE.MMIO;
       this.#misconfiguration(this.physical, low, high);
       return TRANSLATE.FAULT;
     }
@@ -520,6 +531,9 @@ export class PageWalker {
     return host;
   }
 }
+
+/** Answer of #tableHost: a table lies where there is no memory, and L0 knows. */
+const OPEN_BUS = -2;
 
 /** What a translation allows the set it was made for, and the raw bits of the guest's entries. */
 const RIGHTS = { READ: 1, WRITE: 2, FETCH: 4, USER: 8, RAW_WRITE: 16, RAW_NX: 32 } as const;
