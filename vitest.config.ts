@@ -4,7 +4,7 @@ import { defineConfig } from 'vitest/config';
 export default defineConfig({
   test: {
     projects: [
-      { test: { name: 'unit', include: ['src/**/*.test.ts'], pool: 'threads' } },
+      { test: { name: 'unit', include: ['src/**/*.test.ts', 'scripts/**/*.test.mjs'], pool: 'threads' } },
       {
         test: {
           name: 'system',
