@@ -281,7 +281,7 @@ class Builder {
     this.#override67 = random.chance(this.#form.mnemonic.startsWith('SHA') ? 0 : long ? 6 : 3);
     const wide = long && !this.#override67;
     let target = BigInt(low) + (wide && random.chance(35) ? PAGES.HIGH : 0n);
-    if (wide && random.chance(2) && !(this.#state.rflags & AC))
+    if (wide && random.chance(2) && !(this.#state.rflags & AC) && !this.#form.mnemonic.startsWith('SHA'))
       target = random.pick([1n << 47n, 0x8000_0000_0000_0000n, MASK_64 - 3n, random.u64()]);
     this.#fillOperand(low, bytes);
 
