@@ -1,18 +1,13 @@
 /** `terrarium info`: what the machine offers, from the tables it is made of. */
-import {
-  ALL_MODELS,
-  BASE_CAPABILITIES,
-  type CpuModel,
-  nearest,
-  parseCpu,
-  shownFeatures,
-} from '../../arch/cpu-models.ts';
+import { ALL_MODELS, type CpuModel, nearest, parseCpu, shownFeatures } from '../../arch/cpu-models.ts';
 import { CpuidPolicy } from '../../arch/cpuid.ts';
 import { FEATURE_NAMES, featureRow } from '../../arch/cpuid-features.ts';
 import { MSRS, type MsrRow, msrExists } from '../../arch/msrs.ts';
 import { UserError } from '../../base/assert.ts';
 import { byteSize, hex } from '../../base/format.ts';
-import { IRQ, LOW_RAM_MAX, PHYSICAL, PORTS } from '../../pc/layout.ts';
+import { CAPABILITIES } from '../../hypervisor/vm/vm.ts';
+import { Machine } from '../../machine/machine.ts';
+import { IRQ, LOW_RAM_MAX, PHYSICAL } from '../../pc/layout.ts';
 import { describeOptions, type OptionRow, parseOptions, wrap } from './option-table.ts';
 import { CPUS_MAX, DEVICES, RAM_MIN_BYTES } from './run-options.ts';
 import { STATUS } from './status.ts';
@@ -30,7 +25,7 @@ interface Topic {
 const modelNamed = (args: readonly string[]): CpuModel => parseCpu(args[0] ?? 'intel').model;
 
 /** What a guest sees of a model on this build. */
-const shown = (model: CpuModel) => shownFeatures({ model, add: [], remove: [] }, BASE_CAPABILITIES);
+const shown = (model: CpuModel) => shownFeatures({ model, add: [], remove: [] }, CAPABILITIES);
 
 const hasLess = (model: CpuModel): string[] => {
   const there = shown(model);
@@ -51,28 +46,41 @@ const modelData = (model: CpuModel) => ({
 });
 
 function msrRows(model: CpuModel): MsrRow[] {
-  const policy = new CpuidPolicy(
-    { model, add: [], remove: [] },
-    { cpus: 1, apicId: 0, capabilities: BASE_CAPABILITIES },
-  );
+  const policy = new CpuidPolicy({ model, add: [], remove: [] }, { cpus: 1, apicId: 0, capabilities: CAPABILITIES });
   return MSRS.filter((row) => msrExists(row, policy));
 }
 
 const writable = ({ writable: mask }: MsrRow): string =>
   typeof mask === 'string' ? mask : hex((BigInt(mask[0]) << 32n) | BigInt(mask[1] >>> 0), 16);
 
-/** What is where, at power-on. PCI devices are found by the guest. */
-const fixedDevices = () => ({
-  ports: Object.entries(PORTS).map(([name, { first, count }]) => ({ name, first, count })),
-  memory: Object.entries(PHYSICAL).map(([name, address]) => ({ name, address })),
-  interrupts: IRQ,
-  optional: Object.entries(DEVICES).map(([name, { help }]) => ({ name, help })),
-});
+/** What is where, on a machine that has everything. PCI devices in the window find their place at the start. */
+function devices() {
+  const machine = new Machine({
+    cpu: 'intel',
+    ramBytes: RAM_MIN_BYTES,
+    cpus: 1,
+    epochMs: 0,
+    serial: [() => {}, () => {}, () => {}, () => {}],
+    debugExit: { iobase: 0x501, iosize: 2 },
+    testDevice: true,
+    random: true,
+  });
+  const ranges = [...machine.bus.ranges()].sort((a, b) => a.first - b.first);
+  const of = (space: 'port' | 'memory') =>
+    ranges.filter((range) => range.space === space).map(({ first, end, name }) => ({ name, first, last: end - 1 }));
+  const apic = { name: 'local APIC', first: PHYSICAL.LOCAL_APIC, last: PHYSICAL.LOCAL_APIC + 0xfff };
+  return {
+    ports: of('port'),
+    memory: [...of('memory'), apic].sort((a, b) => a.first - b.first),
+    interrupts: IRQ,
+    optional: Object.entries(DEVICES).map(([name, { help }]) => ({ name, help })),
+  };
+}
 
 const limits = () => ({
   cpus: CPUS_MAX,
   ramLeastBytes: RAM_MIN_BYTES,
-  ramMost: 'what fits one WebAssembly memory of 4 GiB beside decoded code and TLBs: about 3.8 GiB with one CPU',
+  ramMost: 'what one WebAssembly memory of 4 GiB has left beside decoded code and TLBs: 3.9 GiB with one CPU',
   ramBelow4GiBytes: LOW_RAM_MAX,
   serialPorts: 4,
 });
@@ -115,14 +123,14 @@ const TOPICS: readonly Topic[] = [
     name: 'devices',
     argument: '',
     help: 'devices, and where they are',
-    data: fixedDevices,
+    data: devices,
     text: () => {
-      const { ports, memory, optional } = fixedDevices();
-      const last = (first: number, count: number) => `${hex(first, 4)}-${hex(first + count - 1, 4)}`;
+      const { ports, memory, optional } = devices();
+      const span = (first: number, last: number, digits: number) => `${hex(first, digits)}-${hex(last, digits)}`;
       return [
-        table([['ports', 'device'], ...ports.map(({ name, first, count }) => [last(first, count), name])]),
+        table([['ports', 'device'], ...ports.map(({ name, first, last }) => [span(first, last, 4), name])]),
         '',
-        table([['memory', 'what'], ...memory.map(({ name, address }) => [hex(address, 9), name])]),
+        table([['memory', 'device'], ...memory.map(({ name, first, last }) => [span(first, last, 9), name])]),
         '',
         'On PCI: host bridge 440FX, ISA bridge PIIX3, power management PIIX4; virtio-blk for every -drive.',
         '',
@@ -149,7 +157,7 @@ const TOPICS: readonly Topic[] = [
   },
 ];
 
-const works = (name: (typeof FEATURE_NAMES)[number]): boolean => BASE_CAPABILITIES.has(featureRow(name).needs);
+const works = (name: (typeof FEATURE_NAMES)[number]): boolean => CAPABILITIES.has(featureRow(name).needs);
 
 const modelList = (): string =>
   table([

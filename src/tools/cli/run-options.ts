@@ -329,7 +329,7 @@ export const RUN_OPTIONS: readonly OptionRow<RunOptions>[] = [
     names: ['machine', 'M'],
     argument: 'PROP=VALUE[,…]',
     default: 'pc,hpet=on,acpi=on,tdp=on,nested-mmu=split,force=off',
-    help: 'hpet=, acpi=: the device, the tables. tdp=off: L0 shadows page tables instead of using a second stage of its own. nested-mmu=split|reinit|shared: how much a switch between levels keeps (DESIGN.md 5). force=on: every skipped re-initialisation is done all the same and compared.',
+    help: 'hpet=, acpi=: the device, the tables. tdp=off: L0 shadows page tables instead of using a second stage of its own. nested-mmu=split|reinit|shared: how much a switch between levels keeps. force=on: every skipped re-initialisation is done all the same and compared.',
     take: takeMachine,
   },
   {
@@ -418,7 +418,7 @@ export const RUN_OPTIONS: readonly OptionRow<RunOptions>[] = [
     names: ['no-reboot'],
     argument: null,
     default: '',
-    help: 'A reset or a triple fault ends the machine, with the state of its CPUs on stderr.',
+    help: 'A reset ends the machine, with the state of its CPUs on stderr. (A triple fault always does.)',
     take: (into) => {
       into.reboot = false;
     },
