@@ -9,7 +9,18 @@ import { EXIT, X } from './core/exits.ts';
 import { SHADOW, shadowAt } from './core/flags.ts';
 import { HELPERS } from './core/helpers.ts';
 import {
-  AUX, JUMP_CACHE, REC, S, SCRATCH, SEG, STACK_ACCESS, STATE, STATE_BYTES, STATUS, segment,
+  AUX,
+  JUMP_CACHE,
+  REC,
+  REGION_ACCESS,
+  S,
+  SCRATCH,
+  SEG,
+  STACK_ACCESS,
+  STATE,
+  STATE_BYTES,
+  STATUS,
+  segment,
 } from './core/layout.ts';
 import { EngineMemory, type MemoryPlan } from './core/memory.ts';
 import { Processor, type ProcessorFeatures } from './core/processor.ts';
@@ -19,6 +30,7 @@ import { defineFloatLibrary } from './float/index.ts';
 import { INSTRUCTIONS } from './isa/index.ts';
 import { ACCESS, TRANSLATE } from './paging/access.ts';
 import { CodeCache } from './tiers/code-cache.ts';
+import { COMPILER_DEFAULTS, Compiler } from './tiers/compiler/compiler.ts';
 import { HOT } from './tiers/hot.ts';
 import { Interpreter, RUN_BUDGET } from './tiers/interpreter.ts';
 
@@ -45,6 +57,7 @@ export class Engine {
   readonly code: CodeCache;
   readonly forms: FormTable;
   readonly interpreter: Interpreter;
+  readonly compiler: Compiler | undefined;
   #current: EngineVcpu | undefined;
   #commitLow = 0;
   #commitHigh = 0;
@@ -75,17 +88,25 @@ export class Engine {
           return STATUS.NEXT;
         },
         store: (access) => {
+          if (access & REGION_ACCESS && this.#isOdd(access & 0xff)) return STATUS.REDO;
           if (cpu.write(cpu.get(S.EA), cpu.get(S.EA + 4), access & 0xff, cpu.get(S.VALUE), cpu.get(S.VALUE + 4)))
             return STATUS.NEXT;
           if (access & STACK_ACCESS) cpu.outsideStack();
           return cpu.accessStatus;
         },
-        modify: (bytes) => this.#modify(bytes),
+        modify: (access) => {
+          if (!(access & REGION_ACCESS) || !this.#isOdd(access & 0xff)) return this.#modify(access & 0xff);
+          cpu.set(S.ACCESS_STATUS, STATUS.REDO);
+          return 0;
+        },
         commit: () => this.#commit(),
         loadWide: (bytes) =>
           cpu.copyFrom(cpu.get(S.EA), cpu.get(S.EA + 4), bytes, this.#wide) ? STATUS.NEXT : cpu.accessStatus,
-        storeWide: (bytes) =>
-          cpu.copyTo(cpu.get(S.EA), cpu.get(S.EA + 4), bytes, this.#wide) ? STATUS.NEXT : cpu.accessStatus,
+        storeWide: (access) => {
+          const bytes = access & 0xff;
+          if (access & REGION_ACCESS && this.#isOdd(bytes)) return STATUS.REDO;
+          return cpu.copyTo(cpu.get(S.EA), cpu.get(S.EA + 4), bytes, this.#wide) ? STATUS.NEXT : cpu.accessStatus;
+        },
         helper: (number, record) => {
           const status = HELPERS[number]!(cpu, record);
           const { intercepts } = cpu.vcpu;
@@ -98,10 +119,20 @@ export class Engine {
         lookup: () => this.#lookup(),
         stepTo: (record) => this.#stepTo(record),
         cross: (record) => this.#cross(record),
+        hot: (record) => this.compiler?.hot(record),
+        redo: (record) => this.code.redo(record),
       },
       hotVariants(this.forms),
       library,
+      plan.accel === 'compiler' ? (plan.jitThreshold ?? COMPILER_DEFAULTS.threshold) : 0,
     );
+    if (plan.accel === 'compiler') {
+      this.compiler = new Compiler(this.memory, this.interpreter, this.code, {
+        threshold: plan.jitThreshold ?? COMPILER_DEFAULTS.threshold,
+        bytesMax: plan.jitBytes ?? COMPILER_DEFAULTS.bytesMax,
+      });
+      this.code.regions = this.compiler;
+    }
     this.#wide = this.memory.u8.subarray(S.WIDE, S.WIDE + 64);
     this.code.decoder = new Decoder(
       this.memory,
@@ -161,6 +192,7 @@ export class Engine {
     vcpu.slice = budget;
     this.memory.i32[S.BUDGET >>> 2] = budget;
     this.#stopRequested = false;
+    if (this.compiler?.waiting) this.compiler.compile();
     if (cpu.walker.watching) watchData(cpu);
     const reason = debugArmed(cpu) ? this.#runStepping() : this.#loop();
     vcpu.instructions += vcpu.slice - this.memory.i32[S.BUDGET >>> 2]!;
@@ -365,6 +397,16 @@ export class Engine {
     if (second < 0) return cpu.accessStatus;
     this.code.cross(record, host, second, cpu.get(S.MODE));
     return STATUS.NEXT;
+  }
+
+  /** A store to S.EA is for the interpreter: to a device, to a page with code or a tracked one, over a page border. */
+  #isOdd(bytes: number): boolean {
+    const cpu = this.processor;
+    const low = cpu.get(S.EA);
+    if (cpu.aligning || cpu.walker.watching || (low & 0xfff) + bytes > 4096) return true;
+    const host = cpu.translate(low, cpu.get(S.EA + 4), cpu.dataAccess | ACCESS.WRITE);
+    // A fault is found again
+    return host === TRANSLATE.MMIO || (host >= 0 && cpu.walker.oddPage !== 0);
   }
 
   #modify(bytes: number): number {

@@ -40,6 +40,10 @@ export interface MachineOptions {
   readonly acpi?: boolean;
   /** Count executions by handler, for bench/hot-forms. */
   readonly profile?: boolean;
+  /** What runs hot code. */
+  readonly accel?: 'interpreter' | 'compiler';
+  /** Times a run of instructions is entered before it is compiled. */
+  readonly jitThreshold?: number;
   readonly nestedMmu?: ComparisonMode;
   readonly tdp?: boolean;
   readonly force?: boolean;
@@ -87,7 +91,13 @@ export class Machine {
       deviceNs: options.deviceNs ?? 500,
       tscHertz: TSC_HERTZ,
       tripleFault: (vcpu) => this.#tripleFault(vcpu),
-      plan: { contexts: 16 * options.cpus + 16, codeBytes: 96 << 20, profile: options.profile ?? false },
+      plan: {
+        contexts: 16 * options.cpus + 16,
+        codeBytes: 96 << 20,
+        profile: options.profile ?? false,
+        accel: options.accel ?? 'interpreter',
+        ...(options.jitThreshold === undefined ? {} : { jitThreshold: options.jitThreshold }),
+      },
     });
     const { irq, clock, ram } = this.vm;
     irq.attachTo(this.bus);

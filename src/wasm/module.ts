@@ -56,6 +56,18 @@ export class FunctionBuilder implements Callee {
     else this.#free.set(local.type, [local]);
   }
 
+  /** Runs `body`; the locals it took are free again behind it. */
+  scope(body: () => void): void {
+    const first = this.#locals.length;
+    const before = [...this.#free].map(([type, list]): [ValType, Local[]] => [type, [...list]]);
+    body();
+    this.#free.clear();
+    for (const [type, list] of before) this.#free.set(type, list);
+    for (let i = first; i < this.#locals.length; i += 1) {
+      this.release(new Local(this.#locals[i]!, this.params.length + i));
+    }
+  }
+
   /** A fresh local that holds `value`, read as often as wanted. */
   let(value: Expr): Local {
     const local = this.local(value.type);

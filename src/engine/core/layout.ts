@@ -174,7 +174,7 @@ export const STEP_RECORDS = 0x2100;
 
 /** One decoded instruction. Addresses are absolute. */
 export const REC = {
-  BYTES: 56,
+  BYTES: 64,
   HANDLER: 0, // u16
   /** Offset of the instruction in its page. u16 */
   OFFSET: 2,
@@ -200,7 +200,12 @@ export const REC = {
   RC: 48,
   /** Branch: target, relative to the page. Others: ModRM (bits 0–7), opcode (8–15). i32 */
   EXTRA: 52,
+  /** How often a run was entered here: the compiler tier's measure. i32 */
+  HEAT: 56,
+  /** Bits 0–19: host page. From bit 20: at an entry of a region, the number of its block there. u32 */
+  PLACE: 60,
 } as const;
+export const PLACE_ENTRY_SHIFT = 20;
 
 /** Bit fields of a record's AUX: what the general address calculation and TypeScript helpers want to know. */
 export const AUX = {
@@ -254,6 +259,8 @@ export const CONTEXT_BYTES = TLB.SETS * TLB.SET_BYTES + 2 * JUMP_CACHE.BYTES;
 
 /** Added to the number of bytes of a slow access: it goes through SS although the memory operand may not. */
 export const STACK_ACCESS = 0x100;
+/** Added likewise: compiled code stores, and wants STATUS.REDO instead of a store to a page that holds code. */
+export const REGION_ACCESS = 0x200;
 
 /** What a handler or a helper tells the dispatcher. */
 export const STATUS = {
@@ -271,6 +278,15 @@ export const STATUS = {
   ENTER: 5,
   /** A branch taken: go on at the record's LINK, or look for its target. */
   LINKED: 6,
+  // Only from regions, with REGION and the record in S.EXIT_RECORD
+  /** Go on with this record; its run is charged. */
+  RESUME: 7,
+  /** Go on with this record, and charge its run. */
+  GO: 8,
+  /** Nothing has changed; the interpreter is to run this record, of a run that is charged. */
+  REDO: 9,
+  /** Set in whatever a region returns. */
+  REGION: 16,
 } as const;
 
 /** What the instruction run by `step` may do: L0 has decided. */

@@ -16,6 +16,12 @@ export interface MemoryPlan {
   readonly vcpus: number;
   /** Count executions by handler: bench/hot-forms. */
   readonly profile?: boolean;
+  /** What runs hot code; the interpreter by default. */
+  readonly accel?: 'interpreter' | 'compiler';
+  /** Times a run of instructions is entered before it is compiled. */
+  readonly jitThreshold?: number;
+  /** Most bytes of compiled WebAssembly alive. */
+  readonly jitBytes?: number;
 }
 
 const LIMIT_BYTES = 4 * 1024 ** 3 - WASM_PAGE;

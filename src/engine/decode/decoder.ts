@@ -31,6 +31,9 @@ export const PSEUDO = {
   COUNT: 6,
 } as const;
 
+/** Handler numbers from here on are regions of compiled code, not forms. */
+export const REGION_SLOT = 8192;
+
 /** Answers of `decode`. */
 export const DECODED = {
   NEXT: 0,

@@ -110,8 +110,32 @@ export abstract class Semantics {
     return this.f.let(value);
   }
 
+  // ---- fields of the record ---------------------------------------------------------------------------------------
+
   field32(offset: number): Expr {
     return i32.load(this.record, offset);
+  }
+
+  /** The immediate, sign-extended: an i64. */
+  immediate(): Expr {
+    return i64.load(this.record, REC.IMM);
+  }
+
+  /** Base + index × scale + displacement: an i64. */
+  addressSum(): Expr {
+    const scaled = i64.shl(i64.load(this.field32(REC.INDEX)), i64.load8U(this.record, REC.SCALE));
+    const base = i64.load(this.field32(REC.BASE));
+    return i64.add(i64.add(base, scaled), i64.load32S(this.record, REC.DISP));
+  }
+
+  /** `sum` with the base of the memory operand's segment added. */
+  withSegment(sum: Expr): Expr {
+    return i64.add(sum, i64.load(this.field32(REC.SEG)));
+  }
+
+  /** Offset of the next instruction from the start of the page: an i64. */
+  nextOffset(): Expr {
+    return i64.add(i64.load16U(this.record, REC.OFFSET), i64.load8U(this.record, REC.LENGTH));
   }
 
   /** Address of the register that operand `i` names: an i32. */
@@ -144,7 +168,7 @@ export abstract class Semantics {
     const operand = this.operands[i]!;
     switch (operand.kind) {
       case 'imm': {
-        const value = i64.load(this.record, REC.IMM);
+        const value = this.immediate();
         return signed ? value : this.zeroExtend(value, operand.size);
       }
       case 'one':
@@ -234,9 +258,7 @@ export abstract class Semantics {
 
   /** Offset part of the memory operand's address, before the segment base: what LEA gives. Not for general addresses. */
   effectiveAddress(): Expr {
-    const scaled = i64.shl(i64.load(this.field32(REC.INDEX)), i64.load8U(this.record, REC.SCALE));
-    const base = i64.load(this.field32(REC.BASE));
-    const sum = i64.add(i64.add(base, scaled), i64.load32S(this.record, REC.DISP));
+    const sum = this.addressSum();
     return this.mode === 'long' ? sum : i64.and(sum, i64.halves(-1, 0));
   }
 
@@ -260,10 +282,8 @@ export abstract class Semantics {
       this.#writeChecked = write;
       return this.#address;
     }
-    const scaled = i64.shl(i64.load(this.field32(REC.INDEX)), i64.load8U(this.record, REC.SCALE));
-    const base = i64.load(this.field32(REC.BASE));
-    let sum = i64.add(i64.add(base, scaled), i64.load32S(this.record, REC.DISP));
-    if (this.mode === 'long') sum = i64.add(sum, i64.load(this.field32(REC.SEG)));
+    let sum = this.addressSum();
+    if (this.mode === 'long') sum = this.withSegment(sum);
     else sum = i64.and(sum, i64.halves(-1, 0));
     this.#address = this.let(sum);
     return this.#address;
@@ -306,8 +326,21 @@ export abstract class Semantics {
   /** TLB entry that `linear` indexes, in the set in force: an i32. `array`: 0 read, TLB.WRITE. */
   #entry(linear: Expr): Expr {
     const index = i32.and(i32.wrap(i64.shrU(linear, i64.const(8))), i32.const((TLB.ENTRIES - 1) * TLB.ENTRY_BYTES));
-    return i32.add(i32.load(i32.const(0), S.TLB), index);
+    return i32.add(this.tlb(), index);
   }
+
+  /** The TLB set in force: an i32. */
+  tlb(): Expr {
+    return i32.load(i32.const(0), S.TLB);
+  }
+
+  /** Added to the number of bytes of slow accesses that write. */
+  get storeAccess(): number {
+    return 0;
+  }
+
+  /** Emitted behind a slow access that went well. */
+  afterSlowAccess(): void {}
 
   /** 1 if all `bytes` at `linear` are in the page that the entry is for. */
   #hit(entry: Local, linear: Local, bytes: number, array: number): Expr {
@@ -334,6 +367,7 @@ export abstract class Semantics {
         const slow = call(this.lib.loadSlow, linear.get, i32.const(bytes | (stack ? STACK_ACCESS : 0)));
         this.f.set(value, slow);
         this.f.if(i32.load(i32.const(0), S.ACCESS_STATUS), () => this.leave(i32.load(i32.const(0), S.ACCESS_STATUS)));
+        this.afterSlowAccess();
         if (signed && bytes < 8) this.f.set(value, this.signExtend(value.get, bytes));
       },
     );
@@ -365,9 +399,10 @@ export abstract class Semantics {
         );
       },
       () => {
-        const access = i32.const(bytes | (stack ? STACK_ACCESS : 0));
+        const access = i32.const(bytes | (stack ? STACK_ACCESS : 0) | this.storeAccess);
         const status = this.let(call(this.lib.storeSlow, linear.get, bound, access));
         this.f.if(status.get, () => this.leave(status.get));
+        this.afterSlowAccess();
         this.f.release(status);
       },
     );
@@ -383,8 +418,9 @@ export abstract class Semantics {
       this.#hit(entry, linear, bytes, TLB.WRITE),
       () => this.f.set(host, this.#host(entry, linear, TLB.WRITE)),
       () => {
-        this.f.set(host, call(this.lib.modifySlow, linear.get, i32.const(bytes)));
+        this.f.set(host, call(this.lib.modifySlow, linear.get, i32.const(bytes | this.storeAccess)));
         this.f.if(i32.eqz(host.get), () => this.leave(i32.load(i32.const(0), S.ACCESS_STATUS)));
+        this.afterSlowAccess();
       },
     );
     this.f.release(entry);
@@ -416,6 +452,7 @@ export abstract class Semantics {
       () => {
         const status = this.let(call(this.lib.loadWide, linear.get, i32.const(16)));
         this.f.if(status.get, () => this.leave(status.get));
+        this.afterSlowAccess();
         this.f.set(value, v128.load(i32.const(0), S.WIDE));
       },
     );
@@ -442,8 +479,9 @@ export abstract class Semantics {
       () => this.f.do(v128.store(this.#host(entry, linear, TLB.WRITE), bound.get)),
       () => {
         this.f.do(v128.store(i32.const(0), bound.get, S.WIDE));
-        const status = this.let(call(this.lib.storeWide, linear.get, i32.const(16)));
+        const status = this.let(call(this.lib.storeWide, linear.get, i32.const(16 | this.storeAccess)));
         this.f.if(status.get, () => this.leave(status.get));
+        this.afterSlowAccess();
       },
     );
   }
@@ -477,9 +515,14 @@ export abstract class Semantics {
 
   #setFlags(kind: number, bytes: number, a: Expr, b: Expr): void {
     const log = [0, 0, 1, 0, 2, 0, 0, 0, 3][bytes]!;
-    this.f.do(i64.store(i32.const(0), a, S.CC_A));
+    this.setLazyFlags(kind | (log << CC.SIZE_SHIFT), a, b);
+  }
+
+  /** `b` first: it may be made of the flags there were. */
+  protected setLazyFlags(kind: number, a: Expr, b: Expr): void {
     this.f.do(i64.store(i32.const(0), b, S.CC_B));
-    this.f.do(i32.store(i32.const(0), i32.const(kind | (log << CC.SIZE_SHIFT)), S.CC_KIND));
+    this.f.do(i64.store(i32.const(0), a, S.CC_A));
+    this.f.do(i32.store(i32.const(0), i32.const(kind), S.CC_KIND));
   }
 
   /** Flags of `a - b`, both sign-extended. */
@@ -551,8 +594,7 @@ export abstract class Semantics {
 
   /** RIP of the instruction behind this one; not in `general` mode. */
   nextRip(): Expr {
-    const here = i64.add(i64.load16U(this.record, REC.OFFSET), i64.load8U(this.record, REC.LENGTH));
-    const next = i64.add(i64.load(i32.const(0), S.RIP_PAGE), here);
+    const next = i64.add(i64.load(i32.const(0), S.RIP_PAGE), this.nextOffset());
     return this.long ? next : i64.and(next, i64.halves(-1, 0));
   }
 

@@ -52,7 +52,7 @@ export function storeMemoryYmm(m: Semantics, linear: Local, low: Expr, high: Exp
     () => {
       m.f.do(v128.store(i32.const(0), first.get, S.WIDE));
       m.f.do(v128.store(i32.const(0), second.get, S.WIDE + 16));
-      const status = m.let(call(m.lib.storeWide, linear.get, i32.const(32)));
+      const status = m.let(call(m.lib.storeWide, linear.get, i32.const(32 | m.storeAccess)));
       m.f.if(status.get, () => m.leave(status.get));
     },
     () => {

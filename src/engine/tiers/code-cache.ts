@@ -1,6 +1,6 @@
 import { REC, STEP_RECORDS } from '../core/layout.ts';
 import type { EngineMemory } from '../core/memory.ts';
-import { DECODED, type Decoder, PSEUDO } from '../decode/decoder.ts';
+import { DECODED, type Decoder, PSEUDO, REGION_SLOT } from '../decode/decoder.ts';
 import type { TlbContexts } from '../paging/tlb.ts';
 import type { CodePages } from '../paging/walk.ts';
 
@@ -9,13 +9,28 @@ const RUN_MAX = 64;
 /** A page whose bytes are written this often while it holds code is data for the moment: its code is dropped. */
 const WRITES_MAX = 256;
 
-interface CodePage {
+export interface CodePage {
   readonly hostPage: number;
   readonly mode: number;
   /** Record of the instruction at each offset, or 0. */
   readonly entries: Uint32Array;
   writes: number;
+  /** Compiled code of this page: whoever compiles sets it, and is told by `regions` when it no longer holds. */
+  region: object | undefined;
+  /** Runs that became hot since the region was made. */
+  fresh: number;
+  /** How often a region of this page was lost to changed bytes. */
+  losses: number;
   next: CodePage | undefined;
+}
+
+/** What the compiler tier does for the cache. */
+export interface Regions {
+  /** Bytes of the page changed: its region goes before anything else is done. */
+  lost(page: CodePage): void;
+  flushed(): void;
+  /** The handler number that an entry of a region had before. */
+  original(record: number): number;
 }
 
 /**
@@ -35,6 +50,7 @@ export class CodeCache implements CodePages {
   readonly #starts = new Uint32Array(RUN_MAX + 2);
   decoder!: Decoder;
   tlb!: TlbContexts;
+  regions: Regions | undefined;
   readonly counters = { decoded: 0, pages: 0, stale: 0, droppedPages: 0, flushes: 0, crossings: 0 };
 
   constructor(memory: EngineMemory) {
@@ -49,6 +65,11 @@ export class CodeCache implements CodePages {
 
   get usedBytes(): number {
     return this.#top - this.#memory.code;
+  }
+
+  /** The page that holds a record's code, if it still does. */
+  pageAt(hostPage: number, mode: number): CodePage | undefined {
+    return this.#pages.get(hostPage * 4096 + mode);
   }
 
   /** Record for the instruction at a host address under a mode word: decoded now if it was not yet. */
@@ -71,6 +92,9 @@ export class CodeCache implements CodePages {
       mode,
       entries: new Uint32Array(4096),
       writes: 0,
+      region: undefined,
+      fresh: 0,
+      losses: 0,
       next: this.#heads.get(hostPage),
     };
     this.#pages.set(key, page);
@@ -118,6 +142,8 @@ export class CodeCache implements CodePages {
         record += 3 * REC.BYTES;
         break;
       }
+      this.#memory.u32[(record + REC.PLACE) >>> 2] = page.hostPage;
+      this.#memory.i32[(record + REC.HEAT) >>> 2] = 0;
       page.entries[at] = record;
       count += 1;
       at += this.decoder.length;
@@ -195,10 +221,26 @@ export class CodeCache implements CodePages {
   stepRecords(record: number, count: number): number {
     const { u8, u16 } = this.#memory;
     u8.copyWithin(STEP_RECORDS, record, record + count * REC.BYTES);
-    for (let i = 0; i < count; i += 1) u16[(STEP_RECORDS + i * REC.BYTES + REC.REMAINING) >>> 1] = count - i;
+    for (let i = 0; i < count; i += 1) {
+      const copy = STEP_RECORDS + i * REC.BYTES;
+      u16[(copy + REC.REMAINING) >>> 1] = count - i;
+      if (u16[copy >>> 1]! >= REGION_SLOT) u16[copy >>> 1] = this.regions!.original(record + i * REC.BYTES);
+    }
     const last = STEP_RECORDS + (count - 1) * REC.BYTES;
     const end = u16[(last + REC.OFFSET) >>> 1]! + u8[last + REC.LENGTH]!;
     this.#pseudo(STEP_RECORDS + count * REC.BYTES, PSEUDO.END, end, 0);
+    return STEP_RECORDS;
+  }
+
+  /** A copy of one record with the handler it had before it became a region's entry, and on to the next. */
+  redo(record: number): number {
+    const { u8, u16 } = this.#memory;
+    if (u16[record >>> 1]! < REGION_SLOT) return record;
+    u8.copyWithin(STEP_RECORDS, record, record + REC.BYTES);
+    u16[STEP_RECORDS >>> 1] = this.regions!.original(record);
+    const next = record + REC.BYTES;
+    this.#pseudo(STEP_RECORDS + REC.BYTES, PSEUDO.GOTO, u16[(next + REC.OFFSET) >>> 1]!, next);
+    u16[(STEP_RECORDS + REC.BYTES + REC.REMAINING) >>> 1] = u16[(next + REC.REMAINING) >>> 1]!;
     return STEP_RECORDS;
   }
 
@@ -237,6 +279,7 @@ export class CodeCache implements CodePages {
   }
 
   #stale(page: CodePage, at: number, record: number): void {
+    if (page.region) this.regions!.lost(page);
     this.#memory.u16[record >>> 1] = PSEUDO.STALE;
     page.entries[at] = 0;
     this.counters.stale += 1;
@@ -259,6 +302,7 @@ export class CodeCache implements CodePages {
   /** Empties the cache. Only between instructions, with no record in hand. */
   flush(): void {
     this.counters.flushes += 1;
+    this.regions?.flushed();
     this.#pages.clear();
     this.#heads.clear();
     this.#holds.fill(0);

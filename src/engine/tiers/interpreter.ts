@@ -1,13 +1,14 @@
+import { assert } from '../../base/assert.ts';
 import { call, callIndirect, type Expr, I32, i32, i64, select } from '../../wasm/expr.ts';
 import { type FunctionBuilder, type Label, type Local, ModuleBuilder } from '../../wasm/module.ts';
 import { REC, S, STATUS } from '../core/layout.ts';
 import { jumpRelativeGeneral } from '../core/legacy-stack.ts';
 import type { EngineMemory } from '../core/memory.ts';
-import { PSEUDO, type Variant } from '../decode/decoder.ts';
+import { PSEUDO, REGION_SLOT, type Variant } from '../decode/decoder.ts';
 import { MODE } from '../decode/mode.ts';
 import { CC } from '../isa/flags.ts';
 import type { Operand } from '../isa/instruction.ts';
-import { type FormContext, Semantics } from '../isa/semantics.ts';
+import { type FormContext, type Library, Semantics } from '../isa/semantics.ts';
 import { HOT } from './hot.ts';
 import { type CoreImports, type CoreLibrary, defineLibrary, importLibrary } from './library.ts';
 
@@ -23,6 +24,7 @@ import { type CoreImports, type CoreLibrary, defineLibrary, importLibrary } from
 
 /** Slots of the handler table: pseudo handlers and main-switch forms first, then the others. */
 const TABLE_SLOTS = 16_384;
+export const REGION_SLOTS = TABLE_SLOTS - REGION_SLOT;
 
 /** Static operands of a variant, as semantics see them. */
 function operandsOf({ form, size, memory }: Variant): Operand[] {
@@ -57,7 +59,7 @@ function operandsOf({ form, size, memory }: Variant): Operand[] {
   });
 }
 
-const contextOf = (variant: Variant): FormContext => ({
+export const contextOf = (variant: Variant): FormContext => ({
   operands: operandsOf(variant),
   size: variant.size,
   mode: variant.mode,
@@ -93,7 +95,7 @@ class FunctionSemantics extends Semantics {
 }
 
 /** Condition pairs after a comparison: O, B, E, BE, S, P, L, LE and their opposites. */
-const COMPARES: readonly ([(a: Expr, b: Expr) => Expr, (a: Expr, b: Expr) => Expr] | undefined)[] = [
+export const COMPARES: readonly ([(a: Expr, b: Expr) => Expr, (a: Expr, b: Expr) => Expr] | undefined)[] = [
   undefined,
   [i64.ltU, i64.geU],
   [i64.eq, i64.ne],
@@ -192,6 +194,8 @@ export class Interpreter {
   readonly #memory: EngineMemory;
   readonly #table: WebAssembly.Table;
   readonly #libraryTable: WebAssembly.Table;
+  /** Runs of a record after which the compiler hears of it; 0: never. */
+  readonly #heat: number;
   readonly #hot = new Map<string, number>();
   readonly exports: Record<string, unknown>;
   readonly run: () => number;
@@ -208,7 +212,9 @@ export class Interpreter {
     imports: CoreImports,
     hotVariants: readonly Variant[],
     more: (m: ModuleBuilder) => Record<string, FunctionBuilder>,
+    heat = 0,
   ) {
+    this.#heat = heat;
     this.#memory = memory;
     const m = new ModuleBuilder();
     this.#library = defineLibrary(m, more);
@@ -232,23 +238,51 @@ export class Interpreter {
     for (const name of Object.keys(PSEUDO)) this.names.push(name);
     this.names.length = PSEUDO.COUNT;
     for (const variant of hotVariants) this.names.push(variantName(variant));
+    this.#variants = [...new Array<undefined>(PSEUDO.COUNT), ...hotVariants];
+  }
+
+  readonly #variants: (Variant | undefined)[];
+
+  /** What a handler number stands for; nothing for pseudo handlers. */
+  variant(handler: number): Variant | undefined {
+    return this.#variants[handler];
+  }
+
+  /** The library as such modules see it, for code that is only tried. */
+  get sketch(): Library {
+    this.#sketch ??= importLibrary(new ModuleBuilder(), this.#library);
+    return this.#sketch;
+  }
+  #sketch: Library | undefined;
+
+  /** A module that sees the library, the memory and nothing else, filled by `build`: its instance's exports. */
+  module(build: (m: ModuleBuilder, lib: Library) => void): Record<string, unknown> {
+    const m = new ModuleBuilder();
+    build(m, importLibrary(m, this.#library));
+    return new WebAssembly.Instance(new WebAssembly.Module(m.finish()), {
+      env: { memory: this.#memory.memory, library: this.#libraryTable },
+    }).exports;
+  }
+
+  /** Puts a function, (record) → status, behind a handler number; null takes it away. */
+  setHandler(number: number, f: unknown): void {
+    this.#table.set(number, f);
   }
 
   /** Handler number for a variant; makes its function if it is not in the main switch. */
   handler(variant: Variant): number {
     const hot = variant.generalAddress ? undefined : this.#hot.get(variantName(variant));
     if (hot !== undefined) return hot;
-    const m = new ModuleBuilder();
-    const lib = importLibrary(m, this.#library);
-    const f = m.func('f', [I32], [I32], true);
-    const semantics = new FunctionSemantics(f, lib, contextOf(variant), f.parameters[0]!.get);
-    variant.form.instruction.execute(semantics);
-    f.ret(i32.const(STATUS.NEXT));
-    const instance = new WebAssembly.Instance(new WebAssembly.Module(m.finish()), {
-      env: { memory: this.#memory.memory, library: this.#libraryTable },
+    const exports = this.module((m, lib) => {
+      const f = m.func('f', [I32], [I32], true);
+      const semantics = new FunctionSemantics(f, lib, contextOf(variant), f.parameters[0]!.get);
+      variant.form.instruction.execute(semantics);
+      f.ret(i32.const(STATUS.NEXT));
     });
     const number = this.#next++;
-    this.#table.set(number, instance.exports['f']);
+    assert(number < REGION_SLOT, 'there are slots for all forms');
+    this.#variants[number] = variant;
+    this.setHandler(number, exports['f']);
     this.names[number] = `${variantName(variant)}${variant.generalAddress ? ' general' : ''} ${variant.form.text}`;
     return number;
   }
@@ -301,10 +335,28 @@ export class Interpreter {
           },
           () => f.do(i32.store(zero, budget.get, S.BUDGET)),
         );
+        if (this.#heat !== 0) {
+          const heat = f.let(i32.add(i32.load(record.get, REC.HEAT), i32.const(1)));
+          f.do(i32.store(record.get, heat.get, REC.HEAT));
+          f.if(i32.eq(heat.get, i32.const(this.#heat)), () => f.do(call(lib.hot, record.get)));
+          f.release(heat);
+        }
         f.loop((next) => {
           f.block((left) => {
             this.#switch(f, hot, { look, enter, left }, next, record, status, handlerType, leave);
           });
+          if (this.#heat !== 0) {
+            f.if(i32.and(status.get, i32.const(STATUS.REGION)), () => {
+              f.set(record, i32.load(zero, S.EXIT_RECORD));
+              f.set(status, i32.and(status.get, i32.const(STATUS.REGION - 1)));
+              f.brIf(next, i32.eq(status.get, i32.const(STATUS.RESUME)));
+              f.brIf(enter, i32.eq(status.get, i32.const(STATUS.GO)));
+              f.if(i32.eq(status.get, i32.const(STATUS.REDO)), () => {
+                f.set(record, call(lib.redo, record.get));
+                f.br(next);
+              });
+            });
+          }
           // Something else than the next record
           f.if(i32.eq(status.get, i32.const(STATUS.ENTER)), () => {
             f.set(record, i32.add(record.get, i32.const(REC.BYTES)));

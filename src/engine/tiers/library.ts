@@ -31,12 +31,18 @@ export interface CoreImports {
   stepTo(record: number): number;
   /** Checks, and decodes again if need be, the instruction that crosses a page. Status. */
   cross(record: number): number;
+  /** The run at `record` has become hot. */
+  hot(record: number): void;
+  /** Record that runs the instruction of `record` in the interpreter, whose run is charged. */
+  redo(record: number): number;
 }
 
 export interface CoreLibrary extends Library {
   readonly lookup: Callee;
   readonly stepTo: Callee;
   readonly cross: Callee;
+  readonly hot: Callee;
+  readonly redo: Callee;
   /** Exported functions, to import them into other modules under the same names. */
   readonly functions: ReadonlyMap<string, FunctionBuilder>;
 }
@@ -53,6 +59,8 @@ const IMPORTS: readonly [name: keyof CoreImports, params: number[], results: num
   ['lookup', [], [I32]],
   ['stepTo', [I32], [I32]],
   ['cross', [I32], [I32]],
+  ['hot', [I32], []],
+  ['redo', [I32], [I32]],
 ];
 
 const zero = i32.const(0);
@@ -317,6 +325,8 @@ export function defineLibrary(
     lookup: js('lookup'),
     stepTo: js('stepTo'),
     cross: js('cross'),
+    hot: js('hot'),
+    redo: js('redo'),
     functions,
     byName: (name) => {
       const f = functions.get(name);

@@ -1,0 +1,189 @@
+import { REC } from '../../core/layout.ts';
+import type { EngineMemory } from '../../core/memory.ts';
+import { PSEUDO, type Variant } from '../../decode/decoder.ts';
+import type { CodePage } from '../code-cache.ts';
+
+/** What an instruction is to the compiler. */
+export const KIND = {
+  /** Not compiled: the interpreter runs it. */
+  OUT: 0,
+  PLAIN: 1,
+  /** Jcc, JMP, CALL with a target in the record. */
+  BRANCH: 2,
+  CONDITIONAL: 3,
+  CALL: 4,
+  /** Its target is a value. */
+  INDIRECT: 5,
+} as const;
+
+export interface Decoded {
+  readonly kind: number;
+  readonly variant: Variant;
+}
+
+/** A piece of a run: starts where code can be entered, ends with a branch, another block, or what is not compiled. */
+export interface Block {
+  /** First record. */
+  readonly record: number;
+  readonly offset: number;
+  /** Instructions compiled. */
+  count: number;
+  /** It can be entered from outside. */
+  entry: boolean;
+  readonly heat: number;
+}
+
+/** Most instructions of a region. */
+const INSTRUCTIONS_MAX = 600;
+/** Most blocks: twelve bits name one. */
+const BLOCKS_MAX = 400;
+
+/** How a page's records look to the compiler. */
+export interface Reader {
+  readonly memory: EngineMemory;
+  /** Undefined for pseudo records and what stays out. */
+  decoded(record: number): Decoded | undefined;
+}
+
+/** Handler number of a record, or what it was before it became an entry. */
+export function targetOf(reader: Reader, page: CodePage, record: number): number {
+  const extra = reader.memory.i32[(record + REC.EXTRA) >>> 2]!;
+  return extra >= 0 && extra < 4096 ? page.entries[extra]! : 0;
+}
+
+/** Where the run goes on at `record`: through GOTO records, or 0 if that is not known. */
+export function follow(memory: EngineMemory, record: number): number {
+  let at = record;
+  for (let hops = 0; hops < 4; hops += 1) {
+    if (memory.u16[at >>> 1] !== PSEUDO.GOTO) return at;
+    at = memory.u32[(at + REC.LINK) >>> 2]!;
+    if (at === 0) return 0;
+  }
+  return 0;
+}
+
+/**
+ * The hot blocks of a page, in the order of their addresses.
+ *
+ * @param heatMin  Entered this often as a run, or found to follow a block that was.
+ */
+export function findBlocks(reader: Reader, page: CodePage, heatMin: number): Block[] {
+  const { memory } = reader;
+  const heatOf = (record: number): number => memory.i32[(record + REC.HEAT) >>> 2]!;
+  const hot: number[] = [];
+  for (const record of page.entries) if (record !== 0 && heatOf(record) >= heatMin) hot.push(record);
+  hot.sort((a, b) => heatOf(b) - heatOf(a));
+  // Heads first: a block ends where another starts
+  const heads = new Map<number, Block>();
+  let instructions = 0;
+  const add = (record: number, entry: boolean, heat: number): void => {
+    const known = heads.get(record);
+    if (known) {
+      known.entry ||= entry;
+      return;
+    }
+    if (heads.size >= BLOCKS_MAX || instructions >= INSTRUCTIONS_MAX) return;
+    if (!reader.decoded(record)) return;
+    const block: Block = { record, offset: memory.u16[(record + REC.OFFSET) >>> 1]!, count: 0, entry, heat };
+    heads.set(record, block);
+    // Behind what is not compiled, and behind calls, the region is entered again
+    let at = record;
+    for (;;) {
+      const decoded = reader.decoded(at);
+      if (!decoded) {
+        const handler = memory.u16[at >>> 1]!;
+        if (handler >= PSEUDO.COUNT && memory.u16[(at + REC.REMAINING) >>> 1]! > 1) add(at + REC.BYTES, true, heat);
+        break;
+      }
+      instructions += 1;
+      if (decoded.kind === KIND.CALL || decoded.variant.form.mnemonic === 'CALL') {
+        const back = page.entries[memory.u16[(at + REC.OFFSET) >>> 1]! + memory.u8[at + REC.LENGTH]!];
+        if (back) add(back, true, heat);
+      }
+      if (decoded.kind !== KIND.PLAIN) break;
+      at += REC.BYTES;
+      if (heads.has(at)) break;
+    }
+  };
+  for (const record of hot) add(record, false, heatOf(record));
+  const blocks = [...heads.values()].sort((a, b) => a.offset - b.offset || a.record - b.record);
+  for (const block of blocks) {
+    let at = block.record;
+    for (;;) {
+      const decoded = reader.decoded(at);
+      if (!decoded) break;
+      block.count += 1;
+      at += REC.BYTES;
+      if (decoded.kind !== KIND.PLAIN || heads.has(at)) break;
+    }
+  }
+  return blocks;
+}
+
+/** A loop of the region: blocks `first` to `last`, or (without `items`) one block. */
+export interface Item {
+  readonly first: number;
+  last: number;
+  /** Parts of a loop, in order. */
+  readonly items: Item[] | undefined;
+  /** It can be entered elsewhere than at its first block. */
+  dispatch: boolean;
+}
+
+/**
+ * Loops as intervals of blocks in address order: each backward edge makes one from its target to its source. Crossing
+ * ones are joined, so they nest.
+ *
+ * @param edges  Pairs (from, to) of block numbers; calls are not among them.
+ */
+export function nestLoops(count: number, edges: readonly (readonly [number, number])[]): Item {
+  const lastOf = new Map<number, number>();
+  for (const [from, to] of edges) if (to <= from) lastOf.set(to, Math.max(lastOf.get(to) ?? 0, from));
+  const starts = [...lastOf.keys()].sort((a, b) => a - b);
+  for (let changed = true; changed; ) {
+    changed = false;
+    for (const outer of starts) {
+      for (const inner of starts) {
+        const end = lastOf.get(outer)!;
+        const innerEnd = lastOf.get(inner)!;
+        if (inner > outer && inner <= end && innerEnd > end) {
+          lastOf.set(outer, innerEnd);
+          changed = true;
+        }
+      }
+    }
+  }
+  const build = (from: number, to: number, skip: number): Item[] => {
+    const items: Item[] = [];
+    for (let at = from; at <= to; ) {
+      const last = at === skip ? undefined : lastOf.get(at);
+      if (last === undefined) {
+        items.push({ first: at, last: at, items: undefined, dispatch: false });
+        at += 1;
+      } else {
+        items.push({ first: at, last, items: build(at, last, at), dispatch: false });
+        at = last + 1;
+      }
+    }
+    return items;
+  };
+  return { first: 0, last: count - 1, items: build(0, count - 1, -1), dispatch: true };
+}
+
+/** Marks the loops that need a dispatcher: entered from outside, or by an entry, behind their first block. */
+export function markDispatch(
+  root: Item,
+  edges: readonly (readonly [number, number])[],
+  isEntry: (block: number) => boolean,
+): void {
+  const visit = (item: Item): void => {
+    for (const inner of item.items ?? []) {
+      if (!inner.items) continue;
+      const { first, last } = inner;
+      for (let at = first + 1; at <= last; at += 1) inner.dispatch ||= isEntry(at);
+      for (const [from, to] of edges) inner.dispatch ||= to > first && to <= last && (from < first || from > last);
+      visit(inner);
+    }
+  };
+  visit(root);
+}

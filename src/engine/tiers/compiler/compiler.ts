@@ -1,0 +1,243 @@
+import { I32 } from '../../../wasm/expr.ts';
+import { FunctionBuilder } from '../../../wasm/module.ts';
+import { PLACE_ENTRY_SHIFT, REC, S } from '../../core/layout.ts';
+import type { EngineMemory } from '../../core/memory.ts';
+import { PSEUDO, REGION_SLOT } from '../../decode/decoder.ts';
+import type { CodeCache, CodePage, Regions } from '../code-cache.ts';
+import { contextOf, type Interpreter, REGION_SLOTS } from '../interpreter.ts';
+import { type Decoded, KIND, type Reader } from './blocks.ts';
+import { type Plan, planRegion, RegionBuilder } from './region.ts';
+import { NotInline, RegionFrame, RegionSemantics, type Targets } from './region-semantics.ts';
+
+/** A live region. */
+interface Region {
+  readonly page: CodePage;
+  readonly slot: number;
+  readonly bytes: number;
+  /** Entry records and the handlers they had. */
+  readonly originals: ReadonlyMap<number, number>;
+  readonly records: readonly number[];
+}
+
+/** Pages compiled together, when that many wait. */
+const BATCH = 8;
+/** A page whose regions were lost this often is not compiled again. */
+const LOSSES_MAX = 6;
+
+export interface CompilerOptions {
+  /** Runs entered this often are compiled. */
+  readonly threshold: number;
+  /** Most bytes of WebAssembly alive: the oldest regions go first. */
+  readonly bytesMax: number;
+}
+
+export const COMPILER_DEFAULTS: CompilerOptions = { threshold: 1000, bytesMax: 24 << 20 };
+
+/** Instructions whose code looks at registers where regions do not keep them. */
+const ELSEWHERE = new Set(['LAHF', 'SAHF']);
+
+/**
+ * The compiler tier: pages whose runs are hot become regions, one WebAssembly function each.
+ *
+ * Owns    which pages are compiled, the handler slots of regions, their end when bytes change or room is needed.
+ * Knows   nothing of how a region is generated (region.ts), nor of when runs are hot (the interpreter counts).
+ */
+export class Compiler implements Regions, Reader {
+  readonly memory: EngineMemory;
+  readonly #interpreter: Interpreter;
+  readonly #code: CodeCache;
+  readonly #options: CompilerOptions;
+  readonly #queue = new Set<CodePage>();
+  /** By slot, oldest first. */
+  readonly #regions = new Map<number, Region>();
+  readonly #free: number[] = [];
+  #nextSlot = REGION_SLOT;
+  /** By handler number; null: stays out. */
+  readonly #decoded: (Decoded | null | undefined)[] = [];
+  readonly #originals = new Map<number, number>();
+  #bytes = 0;
+  readonly counters = { compiled: 0, modules: 0, instructions: 0, bytes: 0, lost: 0, aged: 0, ms: 0 };
+  /** The host's clock for `counters.ms`, if anyone wants to know. */
+  clock: () => number = () => 0;
+
+  constructor(memory: EngineMemory, interpreter: Interpreter, code: CodeCache, options: CompilerOptions) {
+    this.memory = memory;
+    this.#interpreter = interpreter;
+    this.#code = code;
+    this.#options = options;
+  }
+
+  /** Regions alive, and the bytes of their code. */
+  get alive(): { readonly regions: number; readonly bytes: number } {
+    return { regions: this.#regions.size, bytes: this.#bytes };
+  }
+
+  // ---- what to compile --------------------------------------------------------------------------------------------
+
+  /** The interpreter has entered a run for the threshold-th time. */
+  hot(record: number): void {
+    const { u16, u32, i32 } = this.memory;
+    if (record < this.memory.code) return; // stepping
+    const handler = u16[record >>> 1]!;
+    if (handler < PSEUDO.COUNT || handler >= REGION_SLOT) return;
+    const hostPage = u32[(record + REC.PLACE) >>> 2]! & ((1 << PLACE_ENTRY_SHIFT) - 1);
+    const page = this.#code.pageAt(hostPage, u32[S.MODE >>> 2]!);
+    if (!page || page.entries[u16[(record + REC.OFFSET) >>> 1]!] !== record) return;
+    if (page.losses > 0) {
+      // Back-off: each loss doubles what it takes
+      if (page.losses > LOSSES_MAX) return;
+      if (page.fresh === 0) {
+        page.fresh = 1;
+        i32[(record + REC.HEAT) >>> 2] = -(this.#options.threshold << page.losses);
+        return;
+      }
+    }
+    page.fresh += 1;
+    const region = page.region as Region | undefined;
+    if (region && page.fresh * 8 < region.records.length) return;
+    this.#queue.add(page);
+    if (this.#queue.size >= BATCH) this.compile();
+  }
+
+  get waiting(): boolean {
+    return this.#queue.size > 0;
+  }
+
+  /** Compiles what waits. */
+  compile(): void {
+    const start = this.clock();
+    const plans: Plan[] = [];
+    for (const page of this.#queue) {
+      if (this.#code.pageAt(page.hostPage, page.mode) !== page) continue;
+      if (page.region) this.#drop(page.region as Region);
+      const plan = planRegion(this, page, Math.max(1, this.#options.threshold >>> 3));
+      if (plan) plans.push(plan);
+    }
+    this.#queue.clear();
+    if (plans.length > 0) this.#build(plans);
+    this.counters.ms += this.clock() - start;
+  }
+
+  #build(plans: readonly Plan[]): void {
+    const sizes: number[] = [];
+    const exports = this.#interpreter.module((m, lib) => {
+      plans.forEach((plan, i) => {
+        const f = m.func(`r${i}`, [I32], [I32], true);
+        new RegionBuilder(this, plan, lib, f).build();
+        sizes.push(f.code.length);
+      });
+    });
+    this.counters.modules += 1;
+    plans.forEach((plan, i) => this.#install(plan, exports[`r${i}`], sizes[i]!));
+  }
+
+  #install({ page, blocks }: Plan, f: unknown, bytes: number): void {
+    const { u16, u32 } = this.memory;
+    const full = (): boolean => this.#regions.size >= REGION_SLOTS - 1 || this.#bytes + bytes > this.#options.bytesMax;
+    while (this.#regions.size > 0 && full()) {
+      this.counters.aged += 1;
+      const [oldest] = this.#regions.values();
+      this.#drop(oldest!);
+    }
+    const slot = this.#free.pop() ?? this.#nextSlot++;
+    this.#interpreter.setHandler(slot, f);
+    const originals = new Map<number, number>();
+    blocks.forEach(({ record, entry }, number) => {
+      if (!entry) return;
+      originals.set(record, u16[record >>> 1]!);
+      this.#originals.set(record, u16[record >>> 1]!);
+      u16[record >>> 1] = slot;
+      u32[(record + REC.PLACE) >>> 2] = (page.hostPage | (number << PLACE_ENTRY_SHIFT)) >>> 0;
+    });
+    const region: Region = { page, slot, bytes, originals, records: blocks.map(({ record }) => record) };
+    page.region = region;
+    page.fresh = 0;
+    this.#regions.set(slot, region);
+    this.#bytes += bytes;
+    this.counters.compiled += 1;
+    this.counters.bytes += bytes;
+    for (const { count } of blocks) this.counters.instructions += count;
+  }
+
+  // ---- the end of regions -------------------------------------------------------------------------------------------
+
+  #drop(region: Region): void {
+    const { u16 } = this.memory;
+    for (const [record, handler] of region.originals) {
+      if (u16[record >>> 1] === region.slot) u16[record >>> 1] = handler;
+      this.#originals.delete(record);
+    }
+    this.#regions.delete(region.slot);
+    this.#interpreter.setHandler(region.slot, null);
+    this.#free.push(region.slot);
+    this.#bytes -= region.bytes;
+    region.page.region = undefined;
+  }
+
+  lost(page: CodePage): void {
+    const region = page.region as Region;
+    this.#drop(region);
+    this.counters.lost += 1;
+    page.losses += 1;
+    page.fresh = 0;
+    // They have to earn it again
+    for (const record of region.records) this.memory.i32[(record + REC.HEAT) >>> 2] = 0;
+  }
+
+  flushed(): void {
+    for (const region of [...this.#regions.values()]) this.#drop(region);
+    this.#queue.clear();
+  }
+
+  original(record: number): number {
+    return this.#originals.get(record) ?? PSEUDO.STALE;
+  }
+
+  // ---- Reader -------------------------------------------------------------------------------------------------------
+
+  decoded(record: number): Decoded | undefined {
+    let handler = this.memory.u16[record >>> 1]!;
+    if (handler >= REGION_SLOT) handler = this.original(record);
+    if (handler < PSEUDO.COUNT) return undefined;
+    let known = this.#decoded[handler];
+    if (known === undefined) {
+      known = this.#try(handler, record);
+      this.#decoded[handler] = known;
+    }
+    return known ?? undefined;
+  }
+
+  /** Generates the instruction once, for nothing, to see whether it can be. */
+  #try(handler: number, record: number): Decoded | null {
+    const variant = this.#interpreter.variant(handler);
+    if (!variant || variant.generalAddress || variant.mode === 'general') return null;
+    const { instruction, mnemonic } = variant.form;
+    if (ELSEWHERE.has(instruction.name)) return null;
+    let kind: number = KIND.PLAIN;
+    const call = mnemonic === 'CALL';
+    const targets: Targets = {
+      taken: () => {
+        kind = call ? KIND.CALL : Math.max(kind, KIND.BRANCH);
+      },
+      notTaken: () => {
+        kind = KIND.CONDITIONAL;
+      },
+      indirect: () => {
+        kind = KIND.INDIRECT;
+      },
+    };
+    try {
+      const f = new FunctionBuilder('trial', [I32], [I32]);
+      const frame = new RegionFrame(f, this.#interpreter.sketch, this.memory);
+      f.block((exit) => {
+        frame.exit = exit;
+        instruction.execute(new RegionSemantics(frame, contextOf(variant), record, targets));
+      });
+    } catch (error) {
+      if (error instanceof NotInline) return null;
+      throw error;
+    }
+    if (instruction.terminator && kind === KIND.PLAIN) return null;
+    return { kind, variant };
+  }
+}
