@@ -111,15 +111,18 @@ export class GuestView {
     const visit = (table: number, level: number, base: bigint, above: number): void => {
       const entries = format.entryBytes === 4 ? 1024 : level === 3 && format.levels === 3 ? 4 : 512;
       const span = spanOf(format, level);
+      const whole = this.#table(format, table, level, entries);
+      if (whole === null) return;
       for (let index = 0; index < entries && left > 0; index += 1) {
         left -= 1;
-        const entry = this.#tableEntry(format, table, level, index, (place) => this.#secondStage(place));
-        if (entry === null || (entry.low & PRESENT) === 0) continue;
+        const low = whole.getUint32(index * format.entryBytes, true);
+        if ((low & PRESENT) === 0) continue;
+        const high = format.entryBytes === 8 ? whole.getUint32(index * 8 + 4, true) : 0;
         let linear = base + BigInt(index) * span;
         if (level === format.levels && level >= 4) linear = BigInt.asUintN(64, BigInt.asIntN(9 * level + 12, linear));
-        const rights = above & rightsOf(format, level, entry.low, entry.high);
-        if (isLeaf(format, level, entry.low)) add(linear, span, rights);
-        else visit(frameOf(entry.low, entry.high), level - 1, linear, rights);
+        const rights = above & rightsOf(format, level, low, high);
+        if (isLeaf(format, level, low)) add(linear, span, rights);
+        else visit(frameOf(low, high), level - 1, linear, rights);
       }
     };
     visit(format.root, format.levels, 0n, WRITABLE | USER | EXECUTABLE);
@@ -174,6 +177,22 @@ export class GuestView {
       table = frameOf(entry.low, entry.high);
     }
     return null;
+  }
+
+  /** A table of the guest's as a whole. */
+  #table(format: Format, table: number, level: number, entries: number): DataView | null {
+    const bytes = new Uint8Array(entries * format.entryBytes);
+    const view = new DataView(bytes.buffer);
+    if (level === 3 && format.levels === 3) {
+      const { state } = this.#vcpu;
+      for (let index = 0; index < entries; index += 1) {
+        view.setUint32(8 * index, state.u32(S.PDPTE + 8 * index), true);
+        view.setUint32(8 * index + 4, state.high(S.PDPTE + 8 * index), true);
+      }
+      return view;
+    }
+    const at = this.#secondStage(table);
+    return at < 0 || this.#vcpu.vm.ram.copyOut(at as L1Physical, bytes) < bytes.length ? null : view;
   }
 
   #tableEntry(

@@ -64,7 +64,8 @@ export async function demo(argv: readonly string[]): Promise<number> {
     return STATUS.DONE;
   }
   const path = fileURLToPath(new URL('guests/demo/demo.bin', packageFolder));
-  if (!existsSync(path)) throw new UserError(`${path} is missing: reinstall Terrarium, or run npm run guests.`);
+  if (!existsSync(path))
+    throw new UserError(`${path} is missing: reinstall Terrarium, or run node scripts/build-guests.mjs demo.`);
   const printed: number[] = [];
   const machine = new Machine({
     cpu: options.cpu,
