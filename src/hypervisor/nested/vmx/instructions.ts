@@ -42,8 +42,8 @@ export function rootExit(n: NestedVmx, reason: number): boolean {
       if (!n.vmxOn) return false;
       return n.cpu.cpl !== 0 ? raise(n, VECTOR.GP) : fail(n, 1);
     case EXIT.CR_ACCESS:
-      // Only bits that VMX operation fixes are watched while L1 runs
-      return (n.cpu.get(X.QUALIFICATION) & 15) === 8 ? false : raise(n, VECTOR.GP);
+      // Without TDP L0 watches more than the bits that VMX operation fixes
+      return n.breaksFixedBits(n.cpu.get(X.QUALIFICATION)) ? raise(n, VECTOR.GP) : false;
     case EXIT.VMXOFF:
     case EXIT.VMCLEAR:
     case EXIT.VMPTRLD:

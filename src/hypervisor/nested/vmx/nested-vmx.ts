@@ -36,7 +36,12 @@ import { l2Exit } from './routes.ts';
 import { vmExitForEpt } from './vm-exit.ts';
 import { Vmcs12 } from './vmcs12.ts';
 
-/** Bits of MSRs and registers that the checks ask the model for. */
+/**
+ * Virtual time that an entry takes, and an exit. A processor needs some hundred cycles; software that compares the
+ * preemption timer with the TSC over one round trip relies on it.
+ */
+export const SWITCH_NS = 200;
+/** Bits of IA32_DEBUGCTL that are not reserved. */
 const DEBUGCTL_ALLOWED = 0x3;
 
 export class NestedVmx implements NestedLayer, NestedPort {
@@ -191,6 +196,16 @@ export class NestedVmx implements NestedLayer, NestedPort {
     l1.cr0Shadow = CR0_FIXED;
     l1.cr4Mask = CR4.VMXE;
     l1.cr4Shadow = CR4.VMXE;
+    this.vcpu.shadowIntercepts();
+  }
+
+  /** Would this MOV to CR0 or CR4 of L1 clear a bit that is fixed in VMX operation? CLTS and LMSW cannot. */
+  breaksFixedBits(qualification: number): boolean {
+    if (!this.vmxOn || ((qualification >>> 4) & 3) !== 0) return false;
+    const value = this.vcpu.state.gprLow((qualification >>> 8) & 15);
+    const register = qualification & 15;
+    if (register === 0) return (~value & CR0_FIXED) !== 0;
+    return register === 4 && (value & CR4.VMXE) === 0;
   }
 
   leaveVmxOperation(): void {
@@ -200,6 +215,7 @@ export class NestedVmx implements NestedLayer, NestedPort {
     const l1 = this.l1Intercepts;
     l1.cr0Mask = 0;
     l1.cr4Mask = 0;
+    this.vcpu.shadowIntercepts();
     if (this.initHeld) {
       this.initHeld = false;
       this.vcpu.initPending = true;
