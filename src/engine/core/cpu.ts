@@ -63,7 +63,7 @@ export const INTERCEPT = {
   RDTSCP_UD: 1 << 15,
   INVPCID_UD: 1 << 16,
   XSAVES_UD: 1 << 17,
-  /** Monitor trap flag: leave after each instruction. */
+  /** Monitor trap flag: L0 runs instruction by instruction; debug traps stay pending. */
   MONITOR_TRAP: 1 << 18,
   /** UMIP-like descriptor-table exits cover SGDT, SIDT, SLDT, STR: see DESCRIPTOR_TABLE. Task switches always leave. */
   TASK_SWITCH: 1 << 19,

@@ -94,6 +94,11 @@ export function debugAfter(cpu: Processor, trap: boolean): number {
   }
   cpu.set(S.PENDING_DEBUG, 0);
   if (trap && !(pending & PENDING.NO_STEP)) bits |= DR6.BS;
+  if (intercepts(cpu, INTERCEPT.MONITOR_TRAP)) {
+    // The monitor trap comes first, and takes what was due along: SDM 3C 25.5.2 "Monitor Trap Flag"
+    cpu.set(S.PENDING_DEBUG, bits);
+    return STATUS.NEXT;
+  }
   return bits === 0 ? STATUS.NEXT : raiseDebug(cpu, bits);
 }
 

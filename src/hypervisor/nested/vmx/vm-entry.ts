@@ -15,17 +15,12 @@ import { REQUEST } from '../../mmu/requests.ts';
 import { mergeControls } from './controls02.ts';
 import { startEvents } from './events.ts';
 import { loadMsrs } from './msr-areas.ts';
-import type { NestedVmx } from './nested-vmx.ts';
+import { type NestedVmx, SWITCH_NS } from './nested-vmx.ts';
 import { fail, failInvalid } from './operands.ts';
 import { isPae, loadGuestControlRegisters, loadGuestPdptes, loadGuestState, rightsKey } from './state-areas.ts';
 import { entryFailure } from './vm-exit.ts';
 
 const SHADOW_MOV_SS = 2;
-/**
- * Virtual time that an entry takes. A processor needs some hundred cycles; software that measures the preemption timer
- * over one round trip expects to see it move.
- */
-const SWITCH_NS = 200;
 
 export function vmEntry(n: NestedVmx, isLaunch: boolean): boolean {
   const { v, vcpu, cpu, context } = n;

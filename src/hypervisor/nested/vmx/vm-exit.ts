@@ -13,7 +13,7 @@ import { S } from '../../../engine/core/layout.ts';
 import { REQUEST } from '../../mmu/requests.ts';
 import { stopEvents } from './events.ts';
 import { loadMsrs, storeMsrs } from './msr-areas.ts';
-import type { NestedVmx } from './nested-vmx.ts';
+import { type NestedVmx, SWITCH_NS } from './nested-vmx.ts';
 import { loadHostControlRegisters, loadHostState, rightsKey, saveGuestState } from './state-areas.ts';
 import { REGION } from './vmcs12.ts';
 
@@ -51,6 +51,7 @@ export function vmExit(
 
   mmu.serviceLocalRequests(); // they are about L2
   stopEvents(n);
+  vcpu.stallNs += SWITCH_NS;
   saveGuestState(n);
   n.rightsByTag.set(mmu.currentTag(), rightsKey(cpu));
   if (!storeMsrs(n, v.number(FIELD.EXIT_MSR_STORE_ADDRESS), v.lo(FIELD.EXIT_MSR_STORE_COUNT))) {
