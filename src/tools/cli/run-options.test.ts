@@ -1,8 +1,10 @@
 import { describe, expect, test } from 'vitest';
 import { UserError } from '../../base/assert.ts';
+import { STATUS_TRIPLE_FAULT } from '../../machine/machine.ts';
 import { describeOptions } from './option-table.ts';
 import { parseRun, runHelp } from './run.ts';
 import { RUN_OPTIONS, runDefaults } from './run-options.ts';
+import { STATUS } from './status.ts';
 
 const parse = (line: string) => parseRun(['-kernel', 'k', ...line.split(' ').filter((word) => word !== '')]);
 
@@ -133,6 +135,10 @@ describe('terrarium run refuses', () => {
       }
     }
   });
+});
+
+test('a triple fault has one exit status, in the machine and on the command line', () => {
+  expect(STATUS.TRIPLE_FAULT).toBe(STATUS_TRIPLE_FAULT);
 });
 
 describe('--help', () => {
