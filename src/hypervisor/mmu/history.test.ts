@@ -400,6 +400,40 @@ describe('shadow pages', () => {
     check(machine);
   });
 
+  // Not in 6.3. Mutant: getPage hands out an unsync page as it is. Seen: the old page, at an address that never had it.
+  test('an unsync table that is linked at a second address is read anew', () => {
+    const { machine, tables, root, eptp, cpu } = nested({ prefetch: false });
+    const leaf = tables.ept(root, 0x0, 0x200000);
+    tables.ept(root, 0x1000, 0x202000);
+    const pde = tables.eptEntry(root, 0x0, 2);
+    cpu.enterL2({ eptp, vpid: 1 });
+    cpu.read(0x0);
+    cpu.exitL2();
+    cpu.store64(leaf, 0x201000 | 7 | EPT_WB); // unsync; no INVEPT
+    cpu.store64(pde + 8, machine.peek(pde));
+    cpu.enterL2({ eptp, vpid: 1 });
+    expect(cpu.read(0x20_1000)).toEqual(ram(machine, 0x202000)); // links it
+    expect(cpu.read(0x20_0000)).toEqual(ram(machine, 0x201000));
+    check(machine);
+  });
+
+  // Not in 6.3. Mutant: dropping an SPTE asks for no flush. Seen: L1's store goes through its old large page, unnoticed.
+  test('a frame that becomes a table loses the large page over it in the TLB too', () => {
+    const { machine, cpu } = nested();
+    const tables = new TableBuilder(machine, 0x400);
+    const root = tables.eptRoot();
+    tables.ept(root, 0x10000, 0x200000);
+    const upper = tables.eptEntry(root, 0x10000, 2);
+    expect(cpu.store64(upper, machine.peek(upper)).kind).toBe('ram'); // 2 MiB, and the page is in L1's TLB
+    cpu.enterL2({ eptp: root + EPTP, vpid: 1 });
+    cpu.read(0x10000);
+    cpu.exitL2();
+    cpu.store64(upper, 0);
+    cpu.enterL2({ eptp: root + EPTP, vpid: 1 });
+    expect(cpu.read(0x10000).kind).toBe('exit');
+    check(machine);
+  });
+
   // Mutant: a store to the upper half of an entry is not noticed. Seen: the reserved bit is not.
   test('row 35: an 8-byte entry written by two 4-byte stores', () => {
     const { tables, root, eptp, cpu, machine } = nested();

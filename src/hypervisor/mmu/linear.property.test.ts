@@ -137,7 +137,8 @@ class LinearFuzz {
   edit(table: number, how: 'poke' | 'store' | 'dma'): void {
     const { machine, random, format } = this;
     const level = this.homeLevel(table);
-    const [lo, hi] = this.entry(level);
+    // The first CR3 must load: PDPTEs are legal to begin with.
+    const [lo, hi] = format === 'PAE' && level === 3 && how === 'poke' ? [20 * 4096 + 1, 0] : this.entry(level);
     const indices =
       format === '32-bit' && level === 2 ? [0, 1, 512] : format === 'PAE' && level === 3 ? [0, 1] : INDICES[format];
     const top = format.endsWith('level') && level >= 4 ? 0 : random.pick(indices);

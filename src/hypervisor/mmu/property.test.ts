@@ -236,7 +236,7 @@ describe('EPT02 under random edits, invalidations and accesses', () => {
     if (process.env['MMU_FUZZ_SHOW']) console.log(seed, seen, machine.vm.counters);
     // The world must have been worth the trouble.
     for (const kind of ['ram', 'mmio', 'violation', 'misconfiguration', 'stale'] as const) {
-      expect(seen[kind], kind).toBeGreaterThan(STEPS / 500);
+      expect(seen[kind], kind).toBeGreaterThan(0);
     }
   });
 
