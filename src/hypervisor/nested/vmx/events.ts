@@ -119,9 +119,13 @@ export function beforeEvents(n: NestedVmx): boolean {
   const { vcpu, cpu } = n;
   const { activity } = vcpu;
   if (vcpu.pendingEvent !== 0) {
-    if (!vcpu.pendingIsNew) return false;
-    const isTrap = (vcpu.pendingEvent & 0xff) === VECTOR_DB;
-    if (!isTrap || !isMtfDue(n)) return judgeNewException(n);
+    const isTrap = vcpu.pendingIsNew && (vcpu.pendingEvent & 0xff) === VECTOR_DB;
+    if (!isTrap || !isMtfDue(n)) {
+      if (vcpu.pendingIsNew && judgeNewException(n)) return true;
+      // The monitor trap is due before the handler's first instruction
+      if (n.mtfAfter >= 0) n.mtfAfter = vcpu.core.instructions - 1;
+      return false;
+    }
     // The trap flag goes before the single-step trap, which stays pending
     n.pendingDebug |= vcpu.pendingPayloadLo;
     vcpu.pendingEvent = 0;
