@@ -3,6 +3,7 @@ import { byteSize } from '../../base/format.ts';
 import { CONTEXT_BYTES, TLB, TLB_EMPTY } from './layout.ts';
 
 const WASM_PAGE = 65_536;
+const LARGE_PAGE = 0x20_0000;
 
 /** How the linear memory is divided. All addresses are bytes, page-aligned. */
 export interface MemoryPlan {
@@ -54,7 +55,8 @@ export class EngineMemory {
     this.code = this.contexts + plan.contexts * CONTEXT_BYTES;
     this.codeEnd = this.code + plan.codeBytes;
     this.profile = plan.profile ? this.codeEnd : 0;
-    this.ram = Math.ceil((this.codeEnd + (plan.profile ? WASM_PAGE : 0)) / WASM_PAGE) * WASM_PAGE;
+    // On 2 MiB, so that L0 can map RAM by large pages
+    this.ram = Math.ceil((this.codeEnd + (plan.profile ? WASM_PAGE : 0)) / LARGE_PAGE) * LARGE_PAGE;
     this.ramBytes = plan.ramBytes;
     const total = this.ram + plan.ramBytes;
     if (total > LIMIT_BYTES) {
