@@ -1,6 +1,7 @@
 import { ARITHMETIC } from './arithmetic.ts';
 import { CONTROL_TRANSFER } from './control-transfer.ts';
 import { DATA_TRANSFER } from './data-transfer.ts';
+import { DECIMAL } from './decimal.ts';
 import type { Instruction } from './instruction.ts';
 import { SHIFTS } from './shifts.ts';
 import { VECTOR } from './sse.ts';
@@ -11,6 +12,7 @@ import { X87 } from './x87.ts';
 /** Every instruction of the machine. */
 export const INSTRUCTIONS: readonly Instruction[] = [
   ...ARITHMETIC,
+  ...DECIMAL,
   ...SHIFTS,
   ...DATA_TRANSFER,
   ...CONTROL_TRANSFER,
