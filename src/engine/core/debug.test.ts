@@ -27,6 +27,20 @@ describe('single step', () => {
     expect(m.cpu.rflags() & RFLAGS.TF).toBe(0);
   });
 
+  it('traps right behind a SYSRET that sets TF', () => {
+    const m = new TestMachine().longMode();
+    m.code('480f07'); // sysretq
+    m.cpu.set64(S.STAR, 0, SEL.USER32 << 16);
+    m.setReg(1, AT.CODE + 0x100);
+    m.setReg(11, RFLAGS.TF | 2);
+    m.code('90 90', AT.CODE + 0x100);
+    expect(m.runOn()).toBe(EXIT.HLT);
+    expect(m.stoppedAt).toBe(1);
+    expect(m.read32(m.reg(4))).toBe(AT.CODE + 0x100);
+    expect(m.read32(m.reg(4) + 8) & 3).toBe(3);
+    expect(dr(m, 6) & DR6.BS).toBe(DR6.BS);
+  });
+
   it('does not trap behind a fault or INT n, and MOV SS loses its trap', () => {
     const m = new TestMachine().longMode();
     m.code('cd40');

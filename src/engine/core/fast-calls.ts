@@ -1,5 +1,5 @@
 import { VECTOR } from '../../arch/exceptions.ts';
-import { EFER, RFLAGS } from '../../arch/registers.ts';
+import { DR6, EFER, RFLAGS } from '../../arch/registers.ts';
 import type { Helper } from './helpers.ts';
 import { AUX, gpr, S, SEG } from './layout.ts';
 import { PENDING } from './pending-debug.ts';
@@ -29,6 +29,12 @@ function loadFlat(cpu: Processor, cs: number, ss: number, cpl: number, long: boo
   cpu.set(S.CPL, cpl);
 }
 
+/** Whether SYSCALL and SYSRET are single-stepped, TF behind them decides, unlike with POPF and IRET. */
+function stepByNewFlags(cpu: Processor): void {
+  const note = cpu.get(S.RFLAGS) & RFLAGS.TF ? DR6.BS : PENDING.NO_STEP;
+  cpu.set(S.PENDING_DEBUG, cpu.get(S.PENDING_DEBUG) | note);
+}
+
 export const syscall: Helper = (cpu, record) => {
   const intel = cpu.features.vendor === 'intel';
   if (!(cpu.efer & EFER.SCE) || !cpu.protectedMode || cpu.vm86 || (intel && !cpu.long)) return cpu.fault(VECTOR.UD);
@@ -47,8 +53,7 @@ export const syscall: Helper = (cpu, record) => {
   cpu.set64(R11, flags & ~RFLAGS.RF, 0);
   loadFlat(cpu, selector, selector + 8, 0, true);
   cpu.setRflags(flags & ~(cpu.get(S.FMASK) | RFLAGS.RF | RFLAGS.VM));
-  // Whether SYSCALL is single-stepped, TF behind it decides
-  if (!(cpu.get(S.RFLAGS) & RFLAGS.TF)) cpu.set(S.PENDING_DEBUG, cpu.get(S.PENDING_DEBUG) | PENDING.NO_STEP);
+  stepByNewFlags(cpu);
   cpu.modeChanged();
   const target = fromLong ? S.LSTAR : S.CSTAR;
   return cpu.goTo(cpu.get(target), cpu.get(target + 4));
@@ -69,8 +74,10 @@ export const sysret: Helper = (cpu, record) => {
   const base = cpu.u16[(S.STAR + 6) >>> 1]!;
   const wasLong = cpu.ia32e;
   loadFlat(cpu, ((base + (toLong ? 16 : 0)) | 3) & 0xffff, ((base + 8) | 3) & 0xffff, 3, toLong);
-  if (wasLong) loadFlags(cpu, cpu.get(R11) & SYSRET_FLAGS, SYSRET_FLAGS | RFLAGS.RF | RFLAGS.VM);
-  else cpu.setRflags(cpu.rflags() | RFLAGS.IF);
+  if (wasLong) {
+    loadFlags(cpu, cpu.get(R11) & SYSRET_FLAGS, SYSRET_FLAGS | RFLAGS.RF | RFLAGS.VM);
+    stepByNewFlags(cpu);
+  } else cpu.setRflags(cpu.rflags() | RFLAGS.IF);
   cpu.modeChanged();
   return cpu.goTo(low, high);
 };

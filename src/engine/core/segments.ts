@@ -286,7 +286,10 @@ export function dropInnerSegments(cpu: Processor, cpl: number): void {
     const rights = rightsOf(cpu, seg);
     if (rights & AR.UNUSABLE) continue;
     const conforming = (rights & (AR.CODE | AR.CONFORMING)) === (AR.CODE | AR.CONFORMING);
-    if (!conforming && (rights & AR.DPL) >>> AR.DPL_SHIFT < cpl) loadNull(cpu, seg, 0);
+    if (conforming || (rights & AR.DPL) >>> AR.DPL_SHIFT >= cpl) continue;
+    // The base outlives the selector: kernels that keep theirs in GS rely on it in 64-bit mode
+    cpu.u16[(segment(seg) + SEG.SELECTOR) >>> 1] = 0;
+    cpu.set(segment(seg) + SEG.ACCESS, rights | AR.UNUSABLE);
   }
 }
 

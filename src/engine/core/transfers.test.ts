@@ -255,6 +255,23 @@ describe('task switches', () => {
   });
 });
 
+describe('a return to an outer level', () => {
+  it('makes inner data segments null, and keeps the base of GS for 64-bit code', () => {
+    const m = new TestMachine().longMode();
+    m.code('48cf'); // iretq
+    m.setReg(4, AT.STACK - 40);
+    m.write32(AT.STACK - 40, AT.DATA, 0, SEL.USER64, 0, 2, 0, AT.USER_STACK, 0, SEL.USER_DATA, 0);
+    m.setSegment(SEG.GS, SEL.DATA, AT.DATA + 0x800, 0xffff_ffff, 0xc093);
+    m.setSegment(SEG.ES, SEL.USER_DATA, 0, 0xffff_ffff, 0xc0f3);
+    m.code('658b042510000000 0f0b', AT.DATA); // mov eax,gs:[0x10]; ud2
+    m.write32(AT.DATA + 0x810, 0x1234_5678);
+    m.run();
+    expect(m.stoppedAt).toBe(6);
+    expect([m.selector(SEG.GS), m.selector(SEG.DS), m.selector(SEG.ES)]).toEqual([0, 0, SEL.USER_DATA]);
+    expect(m.reg(0)).toBe(0x1234_5678);
+  });
+});
+
 describe('from real mode to 64-bit mode and back', () => {
   it('by CR0.PE, a far JMP, CR4.PAE, CR3, EFER.LME and CR0.PG', () => {
     const m = new TestMachine().realMode();
