@@ -88,6 +88,8 @@ export class Vcpu {
   stallNs = 0;
   /** Something came that a halted vCPU must look at. */
   woken = false;
+  /** ALLOW bits of the instruction that `step` runs. */
+  #allowed = 0;
   readonly #violation: EngineViolation = { gpa: 0, qualification: 0, linearLo: 0, linearHi: 0, mmio: false };
 
   constructor(vm: Vm, index: number, policy: CpuidPolicy, apic: LocalApic, tsc: VirtualTsc, nested: NestedPort) {
@@ -478,9 +480,13 @@ export class Vcpu {
 
   /** Runs the instruction that left, with what it may now do; handles what comes of it. */
   step(allow: number): void {
+    // It may leave again for another reason: INS from a port to a device's page
+    const before = this.#allowed;
+    this.#allowed |= allow;
     assert(this.mmu.reload(), 'the shadow-page quota has room for one root');
-    const reason = this.engine.step(this.core, allow);
+    const reason = this.engine.step(this.core, this.#allowed);
     if (reason !== EXIT.BUDGET) this.handle(reason);
+    this.#allowed = before;
   }
 
   #physicalFault(mmio: boolean): void {

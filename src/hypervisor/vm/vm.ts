@@ -39,7 +39,7 @@ export interface VmOptions {
 }
 
 /** What the engine can do, and what L0 adds. */
-export const CAPABILITIES: ReadonlySet<Capability> = new Set<Capability>([...BASE_CAPABILITIES, 'vmx']);
+export const CAPABILITIES: ReadonlySet<Capability> = new Set<Capability>([...BASE_CAPABILITIES, 'vmx', 'la57']);
 
 /** Without nesting, nothing is nested; page faults that L0's shadow paging finds are the guest's own. */
 const notNested = (vcpu: () => Vcpu): NestedPort => ({
