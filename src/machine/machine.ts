@@ -74,6 +74,8 @@ export class Machine {
   ending: Ending | null = null;
   readonly #options: MachineOptions;
   #resetWanted: string | null = null;
+  /** In S3: no CPU runs until the platform has something that wakes it. */
+  #suspended = false;
 
   constructor(options: MachineOptions) {
     this.#options = options;
@@ -119,6 +121,7 @@ export class Machine {
         pitBlocked: (blocked) => irq.blockPit(blocked),
         // Every mapping goes; the next access of each page brings it back
         unmapPage: () => zapAllFast(this.vm.mmu),
+        suspend: () => this.#suspend(),
         deliverMsi: (addressLow, addressHigh, data) => {
           irq.deliverMsi(addressLow, addressHigh, data);
         },
@@ -173,16 +176,17 @@ export class Machine {
   run(untilNs: number): 'time' | 'idle' | 'ended' {
     for (;;) {
       if (this.ending) return 'ended';
+      if (this.#suspended && !this.#awaitWake(untilNs)) return 'idle';
       const result = this.vm.run(untilNs);
       if (this.#resetWanted !== null) {
         this.#resetWanted = null;
         this.vm.stopped = false;
-        for (const vcpu of this.vcpus) vcpu.reset(vcpu.index === 0);
-        this.vm.irq.reset();
+        this.#resetProcessors();
         const resume = this.platform.reset();
         this.#boot(resume);
         continue;
       }
+      if (this.#suspended) continue;
       return result === 'stopped' ? 'ended' : result;
     }
   }
@@ -218,6 +222,37 @@ export class Machine {
     this.#resetWanted = reason;
     this.vm.stopped = true;
     this.engine.requestStop();
+  }
+
+  #resetProcessors(): void {
+    for (const vcpu of this.vcpus) vcpu.reset(vcpu.index === 0);
+    this.vm.irq.reset();
+  }
+
+  #suspend(): void {
+    this.#suspended = true;
+    this.vm.stopped = true;
+    this.engine.requestStop();
+  }
+
+  /** S3 until `untilNs` or an event that ends it. The processors come out of reset: ACPI 16.1.3 "S3 Sleeping State". */
+  #awaitWake(untilNs: number): boolean {
+    const { clock } = this.vm;
+    for (;;) {
+      clock.fireDue();
+      if (this.platform.wakePending) break;
+      const next = clock.nextDeadlineNs;
+      if (clock.roundNs >= untilNs || next > untilNs) return false;
+      clock.roundNs = Math.max(clock.roundNs, next);
+    }
+    this.#suspended = false;
+    this.vm.stopped = false;
+    this.#resetProcessors();
+    const vector = this.platform.wakeUp();
+    // ACPI 5.2.10: the firmware jumps there in real mode, CS = vector / 16, IP = its low four bits
+    if (vector !== 0) this.#boot({ segment: (vector >>> 4) & 0xffff, offset: vector & 15 });
+    else this.reset('S3 ended, and the guest had left no waking vector');
+    return true;
   }
 
   #tripleFault(vcpu: Vcpu): void {
