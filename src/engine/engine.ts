@@ -277,7 +277,6 @@ export class Engine {
     const { i32 } = this.memory;
     const { vcpu } = cpu;
     let left = vcpu.slice;
-    let done = 0;
     let reason: number = EXIT.BUDGET;
     while (left > 0) {
       const before = debugBefore(cpu);
@@ -287,7 +286,6 @@ export class Engine {
           break;
         }
         left -= 1;
-        done += 1;
         vcpu.instructions += 1;
         continue;
       }
@@ -299,7 +297,6 @@ export class Engine {
       const ran = vcpu.slice - i32[S.BUDGET >>> 2]!;
       left -= Math.max(ran, 1);
       vcpu.instructions += ran;
-      done += ran;
       i32[S.BUDGET >>> 2] = 0;
       vcpu.slice = 0;
       if (reason !== EXIT.BUDGET) break;

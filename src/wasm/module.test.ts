@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { call, I32, I64, i32, i64, v128, V128 } from './expr.ts';
+import { call, I32, I64, i32, i64, V128, v128 } from './expr.ts';
 import { ModuleBuilder } from './module.ts';
 
 test('a module with a loop, a branch table, an import, SIMD and an indirect call runs as written', async () => {

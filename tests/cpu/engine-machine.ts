@@ -2,12 +2,12 @@
  * The engine as a machine for tests/cpu: runs one user-mode instruction with the pages of protocol.ts mapped.
  */
 import { CR0, CR4, EFER, RFLAGS } from '../../src/arch/registers.ts';
+import type { EngineVcpu } from '../../src/engine/core/cpu.ts';
 import { EXIT, X } from '../../src/engine/core/exits.ts';
 import { gpr, S, SEG, segment } from '../../src/engine/core/layout.ts';
-import type { EngineVcpu } from '../../src/engine/core/cpu.ts';
 import { Engine } from '../../src/engine/engine.ts';
-import { type CpuCase, type CpuOutcome, type CpuState, DONE, PAGES, TIMEOUT, untouchedMemory } from './protocol.ts';
 import type { Machine } from './lockstep.ts';
+import { type CpuCase, type CpuOutcome, type CpuState, DONE, PAGES, TIMEOUT, untouchedMemory } from './protocol.ts';
 
 const CODE_FRAME = 0x10;
 const DATA_FRAME = 0x12;
@@ -126,7 +126,8 @@ export class EngineMachine implements Machine {
     const information = cpu.get(X.INTERRUPTION);
     const vector = information & 0xff;
     const error = information & 0x800 ? cpu.get(X.INTERRUPTION_ERROR) : 0;
-    if (((information >>> 8) & 7) >= 5) vcpu.state.setU64(S.RIP, cpu.get(S.RIP) + cpu.get(X.LENGTH), cpu.get(S.RIP + 4));
+    if (((information >>> 8) & 7) >= 5)
+      vcpu.state.setU64(S.RIP, cpu.get(S.RIP) + cpu.get(X.LENGTH), cpu.get(S.RIP + 4));
     return this.#outcome(one, vector, error, vector === 14 ? vcpu.state.big(X.QUALIFICATION) : 0n);
   }
 

@@ -1,5 +1,5 @@
-import { ACCESS } from '../paging/access.ts';
 import { CC } from '../isa/flags.ts';
+import { ACCESS } from '../paging/access.ts';
 import { segmentLinear } from './address.ts';
 import type { Helper } from './helpers.ts';
 import { AUX, gpr, S, SEG, STATUS } from './layout.ts';
@@ -162,8 +162,12 @@ function string(operation: Operation): Helper {
             stop = repeat && equal !== (wanted === 1);
             if (stop || done === most) {
               compare(
-                cpu, bytes, word(u8, left, bytes), bytes === 8 ? word(u8, left + 4, 4) : 0,
-                word(u8, right, bytes), bytes === 8 ? word(u8, right + 4, 4) : 0,
+                cpu,
+                bytes,
+                word(u8, left, bytes),
+                bytes === 8 ? word(u8, left + 4, 4) : 0,
+                word(u8, right, bytes),
+                bytes === 8 ? word(u8, right + 4, 4) : 0,
               );
               break;
             }

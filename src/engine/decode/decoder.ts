@@ -380,7 +380,8 @@ export class Decoder {
 
     const addressMode: AddressMode = long ? 'long' : mode & MODE.FLAT32 ? 'flat32' : 'general';
     const general =
-      memory && (long ? addressSize !== 8 : addressMode === 'general' || addressSize !== 4 || seg >= SEG.FS || seg === SEG.CS);
+      memory &&
+      (long ? addressSize !== 8 : addressMode === 'general' || addressSize !== 4 || seg >= SEG.FS || seg === SEG.CS);
     const key =
       (((form.index * 4 + log) * 2 + (memory ? 1 : 0)) * 3 + (long ? 0 : addressMode === 'flat32' ? 1 : 2)) * 2 +
       (general ? 1 : 0);

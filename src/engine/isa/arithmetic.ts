@@ -165,7 +165,12 @@ function step(m: Semantics, by: 1 | -1): void {
     const r = m.let(m.signExtend(i64.add(a, i64.const(by)), m.size));
     const edge = by === 1 ? 2 ** (m.size * 8 - 1) : 2 ** (m.size * 8 - 1) - 1;
     // Overflow exactly when the result is the most negative (INC) or the most positive (DEC) value
-    const limit = m.size === 8 ? (by === 1 ? i64.halves(0, 0x8000_0000) : i64.halves(-1, 0x7fff_ffff)) : i64.const(by === 1 ? -edge : edge);
+    const limit =
+      m.size === 8
+        ? by === 1
+          ? i64.halves(0, 0x8000_0000)
+          : i64.halves(-1, 0x7fff_ffff)
+        : i64.const(by === 1 ? -edge : edge);
     const overflow = i64.shl(i64.extendI32U(i64.eq(r.get, limit)), i64.const(11));
     const adjust = i64.and(i64.xor(i64.xor(a, r.get), i64.const(1)), i64.const(RFLAGS.AF));
     m.flagsResult(r.get, i64.or(i64.or(carry.get, overflow), adjust));
@@ -360,5 +365,24 @@ function addWithFlag(m: Semantics, flag: number): void {
 }
 
 export const ARITHMETIC: readonly Instruction[] = [
-  ADD, OR, ADC, SBB, AND, SUB, XOR, CMP, TEST, INC, DEC, NEG, NOT, MUL, IMUL_WIDE, IMUL, DIV, IDIV, ADCX, ADOX,
+  ADD,
+  OR,
+  ADC,
+  SBB,
+  AND,
+  SUB,
+  XOR,
+  CMP,
+  TEST,
+  INC,
+  DEC,
+  NEG,
+  NOT,
+  MUL,
+  IMUL_WIDE,
+  IMUL,
+  DIV,
+  IDIV,
+  ADCX,
+  ADOX,
 ];

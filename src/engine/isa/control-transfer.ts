@@ -109,6 +109,4 @@ export const LOOP = instruction({
   },
 });
 
-export const CONTROL_TRANSFER: readonly Instruction[] = [
-  JCC, JMP, JMP_INDIRECT, CALL, CALL_INDIRECT, RET, LOOP,
-];
+export const CONTROL_TRANSFER: readonly Instruction[] = [JCC, JMP, JMP_INDIRECT, CALL, CALL_INDIRECT, RET, LOOP];

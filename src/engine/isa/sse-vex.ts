@@ -149,9 +149,9 @@ export function vexOpcode(opcode: string, length: string): string {
   const w = tokens.includes('REX.W') ? 'W1' : tokens.includes('W0') ? 'W0' : 'WIG';
   const at = tokens.indexOf('0F');
   assert(at >= 0, `${opcode} is a two-byte opcode at least`);
-  const escape = tokens[at + 1] === '38' || tokens[at + 1] === '3A' ? tokens[at + 1]! : '';
-  const rest = tokens.slice(at + (escape ? 2 : 1)).filter((token) => token !== 'REX.W' && token !== 'W0');
-  return `VEX.${length}${prefix}.0F${escape}.${w} ${rest.join(' ')}`;
+  const second = tokens[at + 1] === '38' || tokens[at + 1] === '3A' ? tokens[at + 1]! : '';
+  const rest = tokens.slice(at + (second ? 2 : 1)).filter((token) => token !== 'REX.W' && token !== 'W0');
+  return `VEX.${length}${prefix}.0F${second}.${w} ${rest.join(' ')}`;
 }
 
 function vexText(text: string, spec: VexSpec, wide: boolean): string {

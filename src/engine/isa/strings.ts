@@ -1,5 +1,5 @@
-import { cmps, lods, movs, scas, stos } from '../core/strings.ts';
 import type { Helper } from '../core/helpers.ts';
+import { cmps, lods, movs, scas, stos } from '../core/strings.ts';
 import { type Instruction, instruction } from './instruction.ts';
 
 /** String instructions: SDM 1 5.1.8. Port strings are in isa/system-io.ts. */

@@ -201,8 +201,9 @@ export function defineLibrary(
           () => i64.leS(a, b),
           () => i64.gtS(a, b),
         ];
-        compares.forEach((compare, i) => f.if(i32.eq(code!.get, i32.const(2 + i)), () => f.ret(compare())));
-        signed.forEach((compare, i) => f.if(i32.eq(code!.get, i32.const(12 + i)), () => f.ret(compare())));
+        for (const [i, compare] of compares.entries())
+          f.if(i32.eq(code!.get, i32.const(2 + i)), () => f.ret(compare()));
+        for (const [i, compare] of signed.entries()) f.if(i32.eq(code!.get, i32.const(12 + i)), () => f.ret(compare()));
         f.br(other);
       });
     });

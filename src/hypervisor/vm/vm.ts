@@ -177,7 +177,14 @@ export class Vm {
     });
     policies.forEach((each, index) => {
       const nested = vmx === null ? null : new NestedVmx(this, each, vmx);
-      const vcpu = new Vcpu(this, index, each, this.irq.apics[index]!, tsc[index]!, nested ?? notNested(() => this.vcpus[index]!));
+      const vcpu = new Vcpu(
+        this,
+        index,
+        each,
+        this.irq.apics[index]!,
+        tsc[index]!,
+        nested ?? notNested(() => this.vcpus[index]!),
+      );
       nested?.attach(vcpu);
       this.vcpus.push(vcpu);
     });

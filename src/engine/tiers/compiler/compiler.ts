@@ -72,6 +72,11 @@ export class Compiler implements Regions, Reader {
     return { regions: this.#regions.size, bytes: this.#bytes };
   }
 
+  /** The regions, for dumps. */
+  alive2(): Iterable<Region> {
+    return this.#regions.values();
+  }
+
   // ---- what to compile --------------------------------------------------------------------------------------------
 
   /** The interpreter has entered a run for the threshold-th time. */
