@@ -243,12 +243,12 @@ export class Vcpu {
       if (this.initPending && !this.nested?.takesInit()) this.#init();
       if (this.sipiVector >= 0) this.#startup();
       if (!this.runnable) break;
+      const left = vm.instructionsIn(lengthNs - vm.elapsedNs());
+      if (left <= 0) break;
       if (!this.#deliverEvents()) continue;
       if (this.activity !== 'running') break;
-      const left = vm.instructionsIn(lengthNs - vm.elapsedNs());
       const untilTimer = vm.instructionsUntil(vm.clock.nextDeadlineNs);
       const slice = Math.min(left, untilTimer, MAX_SLICE, this.nested?.instructionLimit ?? MAX_SLICE);
-      if (left <= 0) break;
       assert(this.mmu.reload(), 'the shadow-page quota has room for one root');
       const reason = engine.run(core, Math.max(1, slice));
       if (reason !== EXIT.BUDGET) this.handle(reason);
@@ -296,10 +296,19 @@ export class Vcpu {
     return true;
   }
 
+  /** ALLOW bits of the next injection: its descriptor table or stack is where L0 has found a device. */
+  #injectionAllows = 0;
+
   #inject(information: number, error: number, length: number): boolean {
     assert(this.mmu.reload(), 'the shadow-page quota has room for one root');
+    this.state.setU32(S.ALLOW, this.#injectionAllows);
+    this.#injectionAllows = 0;
     const reason = this.engine.inject(this.core, information >>> 0, error, length);
+    this.state.setU32(S.ALLOW, 0);
+    // As for a fault that the engine delivers itself: a handler that faults at once must not stop the clock
+    if ((information & 0x700) === EVENT.EXCEPTION) this.stallNs += 1;
     if (reason === 0) return true;
+    this.stallNs += 1;
     this.handle(reason);
     return false;
   }
@@ -498,14 +507,20 @@ export class Vcpu {
     v.linearHi = state.high(X.LINEAR);
     v.mmio = mmio;
     const result = this.mmu.handleEptViolation(v);
-    if (result === 'mmio') this.step(ALLOW.MMIO);
+    if (result === 'mmio') this.#allowDevice();
     else assert(result !== 'no-pages', 'the shadow-page quota has room for one fault');
+  }
+
+  /** What left for a device happens again and may reach it: the event under delivery, or else the instruction. */
+  #allowDevice(): void {
+    if (this.pendingEvent !== 0) this.#injectionAllows = ALLOW.MMIO;
+    else this.step(ALLOW.MMIO);
   }
 
   #shadowFault(): void {
     const { state } = this;
     const result = this.mmu.handlePageFault(state.u32(X.LINEAR), state.high(X.LINEAR), state.u32(X.QUALIFICATION));
-    if (result === 'mmio') this.step(ALLOW.MMIO);
+    if (result === 'mmio') this.#allowDevice();
     else assert(result !== 'no-pages', 'the shadow-page quota has room for one fault');
   }
 
