@@ -179,10 +179,7 @@ export class RegionBuilder implements Targets {
       return;
     }
     // What was charged for a run whose rest has changed since
-    let back = 0;
-    for (let hop = record; hop !== after; hop = memory.u32[(hop + REC.LINK) >>> 2]!) {
-      back += memory.u16[(hop + REC.REMAINING) >>> 1]!;
-    }
+    const back = memory.u16[(record + REC.REMAINING) >>> 1]!;
     if (back !== 0) {
       this.#f.set(this.#frame.budget, i32.add(this.#frame.budget.get, i32.const(back)));
       this.#f.do(i32.store(i32.const(0), this.#frame.budget.get, S.BUDGET));
