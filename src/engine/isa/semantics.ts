@@ -307,6 +307,16 @@ export abstract class Semantics {
     this.f.set(address, this.long ? sum : i64.and(sum, i64.halves(-1, 0)));
   }
 
+  /**
+   * Sets `linear` to the address of an operand that no ModRM names, at `offset` (i64) in the record's segment, after the
+   * checks of the segment: outside 64-bit mode.
+   */
+  implicitAddress(linear: Local, offset: Expr, write: boolean): void {
+    this.f.do(i64.store(i32.const(0), offset, S.VALUE));
+    this.#generalAddress(write, 0x200);
+    this.f.set(linear, i64.load(i32.const(0), S.EA));
+  }
+
   /** Segment checks in TypeScript; leaves with their fault. The address is in S.EA. */
   #generalAddress(write: boolean, more = 0): void {
     const operand = this.operands.find(({ kind }) => kind === 'mem');

@@ -533,7 +533,7 @@ const maskedMove = (name: string, load: string, store: string, bytes: 4 | 8, fea
         feature,
         (m) => {
           const mask = maskOf(m);
-          m.address();
+          m.address(true);
           const data = [loadHalf(m, 2, 0), loadHalf(m, 2, 1)];
           for (let i = 0; i < (wide ? 2 : 1) * perHalf; i++) {
             element(m, mask, i, (linear) => {
