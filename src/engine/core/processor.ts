@@ -426,6 +426,15 @@ export class Processor {
     return top === 0 || top === -1;
   }
 
+  /**
+   * Canonical for what is kept, not used at once: bases of segments and tables, INVPCID's operand. The width is what the
+   * processor has, whatever CR4.LA57 says: Intel 335252 "5-Level Paging and 5-Level EPT", "Canonicality Checking".
+   */
+  canBeBase(high: number): boolean {
+    const top = (high | 0) >> (this.features.cr4 & CR4.LA57 ? 24 : 15);
+    return top === 0 || top === -1;
+  }
+
   // ---- ways to end ------------------------------------------------------------------------------------------------
 
   /** Records a fault; the helper returns what this returns. */

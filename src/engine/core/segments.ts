@@ -306,7 +306,7 @@ export function loadLdtr(cpu: Processor, selector: number): number {
   if (!scratch.present) return cpu.fault(VECTOR.NP, selectorError(selector));
   status = fetchUpper(cpu, scratch, selector);
   if (status !== STATUS.NEXT) return status;
-  if (cpu.ia32e && !cpu.isCanonical(scratch.base, scratch.upper)) return cpu.fault(VECTOR.GP, selectorError(selector));
+  if (cpu.ia32e && !cpu.canBeBase(scratch.upper)) return cpu.fault(VECTOR.GP, selectorError(selector));
   loadSegment(cpu, SEG.LDTR, selector, scratch);
   return STATUS.NEXT;
 }
@@ -322,7 +322,7 @@ export function loadTaskRegister(cpu: Processor, selector: number): number {
   if (!scratch.present) return cpu.fault(VECTOR.NP, selectorError(selector));
   status = fetchUpper(cpu, scratch, selector);
   if (status !== STATUS.NEXT) return status;
-  if (cpu.ia32e && !cpu.isCanonical(scratch.base, scratch.upper)) return cpu.fault(VECTOR.GP, selectorError(selector));
+  if (cpu.ia32e && !cpu.canBeBase(scratch.upper)) return cpu.fault(VECTOR.GP, selectorError(selector));
   scratch.high |= 0x200;
   status = writeTypeByte(cpu, scratch);
   if (status !== STATUS.NEXT) return status;

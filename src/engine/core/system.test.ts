@@ -305,6 +305,30 @@ describe('segment loads', () => {
     expect([0, 2, 4, 6, 8].map((at) => m.read16(AT.DATA + 0x100 + at))).toEqual([0x7f, 0x4000, 0, 0x8000, 0xffff]);
   });
 
+  it('a base may be as wide as the processor is, whatever CR4.LA57 says; to use it takes LA57', () => {
+    for (const [high, vector] of [
+      [0xffaa_aaaa, -1],
+      [0x00aa_aaaa, -1],
+      [0xaaaa_aaaa, 13],
+      [0x0100_0000, 13],
+    ] as const) {
+      for (const code of ['0f0110', 'f3480faed9']) {
+        const m = new TestMachine().longMode();
+        m.code(`${code} f4`); // lgdt [rax]; wrgsbase rcx
+        m.write16(AT.DATA, 0x7f, 0, 0, high & 0xffff, high >>> 16);
+        m.setReg(0, AT.DATA);
+        m.setReg(1, 0, high);
+        m.run();
+        expect([high, code, m.stoppedAt]).toEqual([high, code, vector]);
+      }
+    }
+    const m = new TestMachine().longMode();
+    m.code('f3480faed9 658b01'); // wrgsbase rcx; mov eax,gs:[rcx]
+    m.setReg(1, 0, 0xffaa_aaaa);
+    m.run();
+    expect(m.stoppedAt).toBe(13);
+  });
+
   it('SWAPGS and WRGSBASE move the base that GS accesses use', () => {
     const m = new TestMachine().longMode();
     // wrgsbase rax; mov ecx,gs:[0]; swapgs; mov edx,gs:[0]

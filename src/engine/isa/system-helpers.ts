@@ -135,7 +135,7 @@ export const loadTable: Helper = (cpu, record) => {
   if (!cpu.copyFrom(cpu.get(S.EA), cpu.get(S.EA + 4), bytes, image)) return cpu.accessStatus;
   let low = (image[2]! | (image[3]! << 8) | (image[4]! << 16) | (image[5]! << 24)) >>> 0;
   const high = cpu.long ? (image[6]! | (image[7]! << 8) | (image[8]! << 16) | (image[9]! << 24)) >>> 0 : 0;
-  if (cpu.long && !cpu.isCanonical(low, high)) return cpu.fault(VECTOR.GP, 0);
+  if (cpu.long && !cpu.canBeBase(high)) return cpu.fault(VECTOR.GP, 0);
   if (!cpu.long && cpu.operandSize(record) === 2) low &= 0xff_ffff;
   cpu.set64(idt ? S.IDTR_BASE : S.GDTR_BASE, low, high);
   cpu.set(idt ? S.IDTR_LIMIT : S.GDTR_LIMIT, image[0]! | (image[1]! << 8));
@@ -252,7 +252,7 @@ export const invpcid: Helper = (cpu, record) => {
   if (pcid > 0xfff || word(4) !== 0) return cpu.fault(VECTOR.GP, 0);
   if (type <= INVPCID.CONTEXT && pcid !== 0 && !(cpu.cr4 & CR4.PCIDE)) return cpu.fault(VECTOR.GP, 0);
   if (type === INVPCID.ADDRESS) {
-    if (!cpu.isCanonical(word(8), word(12))) return cpu.fault(VECTOR.GP, 0);
+    if (!cpu.canBeBase(word(12))) return cpu.fault(VECTOR.GP, 0);
     cpu.tlb.flushAddress(cpu.vcpu.index, cpu.vcpu.vpid, pcid, word(8), word(12));
   } else flushLinear(cpu, type === INVPCID.CONTEXT ? pcid : -1);
   return cpu.goOn(record);
@@ -295,7 +295,7 @@ export const accessBase: Helper = (cpu, record) => {
   }
   const low = cpu.get(register);
   const high = wide ? cpu.get(register + 4) : 0;
-  if (!cpu.isCanonical(low, high)) return cpu.fault(VECTOR.GP, 0);
+  if (!cpu.canBeBase(high)) return cpu.fault(VECTOR.GP, 0);
   cpu.set64(cell, low, high);
   cpu.set64(S.SEG_BASE + 8 * seg, low, high);
   return STATUS.NEXT;
