@@ -267,6 +267,8 @@ export class Vcpu {
     if (this.pendingEvent !== 0) {
       const event = this.pendingEvent;
       this.pendingEvent = 0;
+      // The single-step trap behind a HLT ends it
+      if (this.activity === 'halted') this.activity = 'running';
       if (this.pendingIsNew) this.#loadPayload(event & 0xff);
       // What follows an injection, L1's controls decide again
       return this.#inject(event, this.pendingError, this.pendingLength) && !nested?.guestMode;
