@@ -59,6 +59,21 @@ describe('single step', () => {
 });
 
 describe('breakpoints', () => {
+  it('a data breakpoint that MOV SS holds back comes with INT1 as one exception', () => {
+    const m = new TestMachine().longMode();
+    m.code('8e10 f1 90 f4'); // mov ss,[rax]; int1; nop; hlt
+    m.write32(AT.DATA, SEL.DATA);
+    m.setReg(0, AT.DATA);
+    arm(m, 1, AT.DATA, 3, 1);
+    m.runOn();
+    expect(m.stoppedAt).toBe(1);
+    expect(m.read32(m.reg(4))).toBe(AT.CODE + 3);
+    expect(dr(m, 6) & 15).toBe(2);
+    m.code('48cf', AT.HLTS + 0x10);
+    expect(m.runOn()).toBe(EXIT.HLT);
+    expect(m.rip).toBe(AT.CODE + 4);
+  });
+
   it('an instruction breakpoint faults before the instruction, and RF lets it run', () => {
     const m = new TestMachine().longMode();
     m.code('90 90 ffc0 f4'); // nop; nop; inc eax; hlt

@@ -59,6 +59,8 @@ export const INTERRUPTION = {
   VALID: 0x8000_0000,
 } as const;
 
+const DR6_AT = S.DR + 48;
+
 const isSoftware = (type: number): boolean => type >= EVENT.SOFTWARE_INTERRUPT;
 
 /** Exceptions whose saved RFLAGS have RF set: faults, except debug exceptions. SDM 3A 6.8.3, SDM 3B 17.3.1.1. */
@@ -139,8 +141,11 @@ function deliver(
     const status = enter(cpu, vector, type, hasError, error, length);
     if (status === STATUS.JUMP) {
       cpu.set(S.SHADOW_KIND, 0);
-      // An instruction that faulted has hit no data breakpoint
-      const noted = type === EVENT.EXCEPTION ? 0 : cpu.get(S.PENDING_DEBUG);
+      // An instruction that faulted has hit no data breakpoint; INT1 is the #DB of what a MOV SS before it held back
+      const held = cpu.get(S.PENDING_DEBUG) & PENDING.DR6_BITS;
+      const isDebug = type === EVENT.PRIVILEGED_SOFTWARE && !injected;
+      if (isDebug && held !== 0) cpu.set(DR6_AT, (cpu.get(DR6_AT) & ~0xf) | held);
+      const noted = type === EVENT.EXCEPTION || isDebug ? 0 : cpu.get(S.PENDING_DEBUG);
       cpu.set(S.PENDING_DEBUG, noted | PENDING.NO_STEP);
       if (type === EVENT.NMI) cpu.set(S.NMI_BLOCKED, 1);
       return status;
@@ -218,8 +223,7 @@ function exceptionExit(
 function loadFaultRegisters(cpu: Processor, vector: number): void {
   if (vector === VECTOR.PF) cpu.copy64(S.CR2, S.FAULT_ADDRESS);
   else if (vector === VECTOR.DB) {
-    const dr6 = S.DR + 48;
-    cpu.set(dr6, (cpu.get(dr6) & ~0xf) | (cpu.get(S.FAULT_ADDRESS) & DR6_WRITABLE));
+    cpu.set(DR6_AT, (cpu.get(DR6_AT) & ~0xf) | (cpu.get(S.FAULT_ADDRESS) & DR6_WRITABLE));
     const dr7 = S.DR + 56;
     cpu.set(dr7, cpu.get(dr7) & ~DR7.GD);
   }

@@ -69,7 +69,7 @@ export function engineMsrWrite(cpu: Processor, index: number, low: number, high:
   return STATUS.NEXT;
 }
 
-let model: (MsrModel & { linearAddressBits: number }) | undefined;
+let model: MsrModel | undefined;
 let modelFor: Processor | undefined;
 
 /** What the rows ask of the model; made once for each processor. */
@@ -80,9 +80,9 @@ function modelOf(cpu: Processor): MsrModel {
       vendor: cpu.features.vendor,
       has: (feature: FeatureName) => cpu.features.has(feature),
       physicalAddressBits: cpu.features.physicalBits,
-      linearAddressBits: 48,
+      // What the processor has, not what CR4.LA57 says: see Processor.canBeBase
+      linearAddressBits: cpu.features.cr4 & CR4.LA57 ? 57 : 48,
     };
   }
-  model.linearAddressBits = cpu.cr4 & CR4.LA57 ? 57 : 48;
   return model;
 }

@@ -449,7 +449,7 @@ describe('MSRs that the engine keeps', () => {
     const m = new TestMachine().longMode();
     expect(engineMsrWrite(m.cpu, 0xc000_0101, AT.DATA, 0xffff_8000)).toBe(STATUS.NEXT);
     expect(m.cpu.get(S.SEG_BASE + 8 * SEG.GS + 4)).toBe(0xffff_8000);
-    gp(m, engineMsrWrite(m.cpu, 0xc000_0101, 0, 0x8000));
+    gp(m, engineMsrWrite(m.cpu, 0xc000_0101, 0, 0x0100_0000));
     gp(m, engineMsrWrite(m.cpu, 0x277, 0x02, 0));
     expect(engineMsrWrite(m.cpu, 0xc000_0080, EFER.SCE | EFER.LME, 0)).toBe(STATUS.NEXT);
     expect(engineMsrRead(m.cpu, 0xc000_0080)).toBe(true);
