@@ -110,20 +110,21 @@ export function buildInitramfs({ busybox, kernelVersion, modules, loaded, adds, 
   return archive.bytes();
 }
 
-/** modules.dep wants every dependency, the direct ones first; those built in have no file. */
+/**
+ * modules.dep wants every dependency, and a module before what it depends on: modprobe loads from the end. Reversed
+ * post-order does that where two modules share one.
+ */
 function orderOf(name, modules) {
   const byName = new Map(modules.map((module) => [module.name, module]));
   const found = [];
   const visit = (current) => {
     for (const other of byName.get(current)?.depends ?? []) {
-      if (byName.has(other) && !found.includes(other)) {
-        found.push(other);
-        visit(other);
-      }
+      if (byName.has(other) && !found.includes(other)) visit(other);
     }
+    found.push(current);
   };
   visit(name);
-  return found;
+  return found.reverse().slice(1);
 }
 
 function moduleBytes(file, strip) {
