@@ -192,7 +192,7 @@ export class Engine {
     vcpu.slice = budget;
     this.memory.i32[S.BUDGET >>> 2] = budget;
     this.#stopRequested = false;
-    if (this.compiler?.waiting) this.compiler.compile();
+    if (this.compiler?.due) this.compiler.compile();
     if (cpu.walker.watching) watchData(cpu);
     const reason = debugArmed(cpu) ? this.#runStepping() : this.#loop();
     vcpu.instructions += vcpu.slice - this.memory.i32[S.BUDGET >>> 2]!;

@@ -8,6 +8,8 @@ export class Local {
   readonly index: number;
   /** Reads it. One shared node: expressions are immutable. */
   readonly get: Expr;
+  /** Waits in its builder to be taken again. */
+  free = false;
 
   constructor(type: ValType, index: number) {
     this.type = type;
@@ -43,14 +45,23 @@ export class FunctionBuilder implements Callee {
   }
 
   local(type: ValType): Local {
-    const free = this.#free.get(type)?.pop();
-    if (free) return free;
-    this.#locals.push(type);
-    return new Local(type, this.params.length + this.#locals.length - 1);
+    let local = this.#free.get(type)?.pop();
+    if (local) local.free = false;
+    else {
+      this.#locals.push(type);
+      local = new Local(type, this.params.length + this.#locals.length - 1);
+    }
+    this.#taken?.push(local);
+    return local;
   }
+
+  /** Locals taken in the `scope` under way. */
+  #taken: Local[] | undefined;
 
   /** Gives a local back for reuse by a later `local` of its type. Its value is no longer to be read. */
   release(local: Local): void {
+    if (local.free) return;
+    local.free = true;
     const list = this.#free.get(local.type);
     if (list) list.push(local);
     else this.#free.set(local.type, [local]);
@@ -58,14 +69,11 @@ export class FunctionBuilder implements Callee {
 
   /** Runs `body`; the locals it took are free again behind it. */
   scope(body: () => void): void {
-    const first = this.#locals.length;
-    const before = [...this.#free].map(([type, list]): [ValType, Local[]] => [type, [...list]]);
+    const outer = this.#taken;
+    this.#taken = [];
     body();
-    this.#free.clear();
-    for (const [type, list] of before) this.#free.set(type, list);
-    for (let i = first; i < this.#locals.length; i += 1) {
-      this.release(new Local(this.#locals[i]!, this.params.length + i));
-    }
+    for (const local of this.#taken) this.release(local);
+    this.#taken = outer;
   }
 
   /** A fresh local that holds `value`, read as often as wanted. */
@@ -210,6 +218,13 @@ export class ModuleBuilder {
     if (known >= 0) return known;
     this.#signatures.push({ params, results });
     return this.#types.push(key) - 1;
+  }
+
+  /** Begins with the types of another module, which keep their numbers. */
+  withTypes(other: ModuleBuilder): void {
+    assert(this.#types.length === 0, 'types are taken over first');
+    this.#types.push(...other.#types);
+    this.#signatures.push(...other.#signatures);
   }
 
   importFunction(module: string, name: string, params: readonly ValType[], results: readonly ValType[]): Callee {

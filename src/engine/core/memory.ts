@@ -25,6 +25,9 @@ export interface MemoryPlan {
   readonly jitBytes?: number;
 }
 
+/** Most regions of compiled code alive. */
+export const REGIONS_MAX = 4096;
+
 const LIMIT_BYTES = 4 * 1024 ** 3 - WASM_PAGE;
 
 /**
@@ -47,6 +50,8 @@ export class EngineMemory {
   /** Execution counts by handler number, u32 each, or 0. */
   readonly profile: number;
   readonly ramBytes: number;
+  /** For each region of compiled code, by slot: blocks by page offset, a byte each. 0: there is no compiler. */
+  readonly regionMaps: number;
 
   constructor(plan: MemoryPlan) {
     this.parked = 0x1_0000;
@@ -56,7 +61,10 @@ export class EngineMemory {
     this.codeEnd = this.code + plan.codeBytes;
     this.profile = plan.profile ? this.codeEnd : 0;
     // On 2 MiB, so that L0 can map RAM by large pages
-    this.ram = Math.ceil((this.codeEnd + (plan.profile ? WASM_PAGE : 0)) / LARGE_PAGE) * LARGE_PAGE;
+    const maps = this.codeEnd + (plan.profile ? WASM_PAGE : 0);
+    this.regionMaps = plan.accel === 'compiler' ? Math.ceil(maps / 4096) * 4096 : 0;
+    const end = this.regionMaps === 0 ? maps : this.regionMaps + REGIONS_MAX * 4096;
+    this.ram = Math.ceil(end / LARGE_PAGE) * LARGE_PAGE;
     this.ramBytes = plan.ramBytes;
     const total = this.ram + plan.ramBytes;
     if (total > LIMIT_BYTES) {

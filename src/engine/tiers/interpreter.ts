@@ -24,7 +24,6 @@ import { type CoreImports, type CoreLibrary, defineLibrary, importLibrary } from
 
 /** Slots of the handler table: pseudo handlers and main-switch forms first, then the others. */
 const TABLE_SLOTS = 16_384;
-export const REGION_SLOTS = TABLE_SLOTS - REGION_SLOT;
 
 /** Static operands of a variant, as semantics see them. */
 function operandsOf({ form, size, memory }: Variant): Operand[] {

@@ -1,6 +1,6 @@
 import { assert } from '../../base/assert.ts';
 import { type Callee, call, I32, I64, i32, i64, select } from '../../wasm/expr.ts';
-import type { FunctionBuilder, ModuleBuilder } from '../../wasm/module.ts';
+import { type FunctionBuilder, ModuleBuilder } from '../../wasm/module.ts';
 import { REC, S } from '../core/layout.ts';
 import { CC } from '../isa/flags.ts';
 import type { Library } from '../isa/semantics.ts';
@@ -344,6 +344,22 @@ export function defineLibrary(
 export function importLibrary(m: ModuleBuilder, core: CoreLibrary): Library {
   m.importMemory('env', 'memory', 1);
   m.importTable('env', 'library', core.functions.size);
+  const known = imported.get(core);
+  if (known) {
+    m.withTypes(known.first);
+    return known.library;
+  }
+  const library = libraryOf(m, core);
+  const first = new ModuleBuilder();
+  first.withTypes(m);
+  imported.set(core, { first, library });
+  return library;
+}
+
+/** What every module that imports a library has in common. */
+const imported = new WeakMap<CoreLibrary, { first: ModuleBuilder; library: Library }>();
+
+function libraryOf(m: ModuleBuilder, core: CoreLibrary): Library {
   const callees = new Map<string, Callee>();
   let slot = 0;
   for (const [name, { params, results }] of core.functions) {

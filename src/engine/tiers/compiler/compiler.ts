@@ -1,10 +1,11 @@
+import { assert } from '../../../base/assert.ts';
 import { I32 } from '../../../wasm/expr.ts';
 import { FunctionBuilder } from '../../../wasm/module.ts';
 import { PLACE_ENTRY_SHIFT, REC, S } from '../../core/layout.ts';
-import type { EngineMemory } from '../../core/memory.ts';
+import { type EngineMemory, REGIONS_MAX } from '../../core/memory.ts';
 import { PSEUDO, REGION_SLOT } from '../../decode/decoder.ts';
 import type { CodeCache, CodePage, Regions } from '../code-cache.ts';
-import { contextOf, type Interpreter, REGION_SLOTS } from '../interpreter.ts';
+import { contextOf, type Interpreter } from '../interpreter.ts';
 import { type Decoded, KIND, type Reader } from './blocks.ts';
 import { type Plan, planRegion, RegionBuilder } from './region.ts';
 import { NotInline, RegionFrame, RegionSemantics, type Targets } from './region-semantics.ts';
@@ -19,8 +20,9 @@ interface Region {
   readonly records: readonly number[];
 }
 
-/** Pages compiled together, when that many wait. */
-const BATCH = 8;
+/** Pages compiled together, when that many wait; fewer after so many runs of the engine. */
+const BATCH = 16;
+const ROUNDS = 8;
 /** A page whose regions were lost this often is not compiled again. */
 const LOSSES_MAX = 6;
 
@@ -72,11 +74,6 @@ export class Compiler implements Regions, Reader {
     return { regions: this.#regions.size, bytes: this.#bytes };
   }
 
-  /** The regions, for dumps. */
-  alive2(): Iterable<Region> {
-    return this.#regions.values();
-  }
-
   // ---- what to compile --------------------------------------------------------------------------------------------
 
   /** The interpreter has entered a run for the threshold-th time. */
@@ -99,14 +96,22 @@ export class Compiler implements Regions, Reader {
     }
     page.fresh += 1;
     const region = page.region as Region | undefined;
-    if (region && page.fresh * 8 < region.records.length) return;
+    if (region && page.fresh * 8 < region.records.length) {
+      // Not worth it yet: it counts again later
+      i32[(record + REC.HEAT) >>> 2] = this.#options.threshold >>> 1;
+      return;
+    }
     this.#queue.add(page);
     if (this.#queue.size >= BATCH) this.compile();
   }
 
-  get waiting(): boolean {
-    return this.#queue.size > 0;
+  /** Some pages wait, and have waited long enough for others to come along. */
+  get due(): boolean {
+    if (this.#queue.size === 0) return false;
+    this.#rounds += 1;
+    return this.#rounds > ROUNDS;
   }
+  #rounds = 0;
 
   /** Compiles what waits. */
   compile(): void {
@@ -119,39 +124,55 @@ export class Compiler implements Regions, Reader {
       if (plan) plans.push(plan);
     }
     this.#queue.clear();
+    this.#rounds = 0;
     if (plans.length > 0) this.#build(plans);
     this.counters.ms += this.clock() - start;
   }
 
   #build(plans: readonly Plan[]): void {
     const sizes: number[] = [];
+    const slots = plans.map(() => this.#slot());
     const exports = this.#interpreter.module((m, lib) => {
       plans.forEach((plan, i) => {
         const f = m.func(`r${i}`, [I32], [I32], true);
-        new RegionBuilder(this, plan, lib, f).build();
+        new RegionBuilder(this, plan, lib, f, this.#map(slots[i]!)).build();
         sizes.push(f.code.length);
       });
     });
     this.counters.modules += 1;
-    plans.forEach((plan, i) => this.#install(plan, exports[`r${i}`], sizes[i]!));
+    plans.forEach((plan, i) => this.#install(plan, slots[i]!, exports[`r${i}`], sizes[i]!));
   }
 
-  #install({ page, blocks }: Plan, f: unknown, bytes: number): void {
-    const { u16, u32 } = this.memory;
-    const full = (): boolean => this.#regions.size >= REGION_SLOTS - 1 || this.#bytes + bytes > this.#options.bytesMax;
-    while (this.#regions.size > 0 && full()) {
+  /** A free slot; the oldest regions go if there is none, or no room. */
+  #slot(): number {
+    while (
+      this.#bytes > this.#options.bytesMax ||
+      (this.#free.length === 0 && this.#nextSlot === REGION_SLOT + REGIONS_MAX)
+    ) {
       this.counters.aged += 1;
       const [oldest] = this.#regions.values();
-      this.#drop(oldest!);
+      assert(oldest !== undefined, 'there are more slots than a batch needs');
+      this.#drop(oldest);
     }
-    const slot = this.#free.pop() ?? this.#nextSlot++;
+    return this.#free.pop() ?? this.#nextSlot++;
+  }
+
+  #map(slot: number): number {
+    return this.memory.regionMaps + (slot - REGION_SLOT) * 4096;
+  }
+
+  #install({ page, blocks }: Plan, slot: number, f: unknown, bytes: number): void {
+    const { u8, u16, u32 } = this.memory;
+    const map = this.#map(slot);
+    u8.fill(0, map, map + 4096);
     this.#interpreter.setHandler(slot, f);
     const originals = new Map<number, number>();
-    blocks.forEach(({ record, entry }, number) => {
+    blocks.forEach(({ record, offset, entry }, number) => {
       if (!entry) return;
       originals.set(record, u16[record >>> 1]!);
       this.#originals.set(record, u16[record >>> 1]!);
       u16[record >>> 1] = slot;
+      if (number < 255) u8[map + offset] = number + 1;
       u32[(record + REC.PLACE) >>> 2] = (page.hostPage | (number << PLACE_ENTRY_SHIFT)) >>> 0;
     });
     const region: Region = { page, slot, bytes, originals, records: blocks.map(({ record }) => record) };

@@ -305,6 +305,10 @@ export class RegionSemantics extends Semantics {
     throw new NotInline();
   }
 
+  override implicitAddress(): void {
+    throw new NotInline();
+  }
+
   branch(): void {
     if (this.mode === 'general' || this.size === 2) throw new NotInline();
     this.#targets.taken(this.#at);

@@ -1,5 +1,5 @@
 import { assert } from '../../../base/assert.ts';
-import { I32, i32 } from '../../../wasm/expr.ts';
+import { I32, i32, i64 } from '../../../wasm/expr.ts';
 import type { FunctionBuilder, Label, Local } from '../../../wasm/module.ts';
 import { REC, S, STATUS } from '../../core/layout.ts';
 import type { Library } from '../../isa/semantics.ts';
@@ -75,8 +75,11 @@ export class RegionBuilder implements Targets {
   readonly #entry: Local;
   readonly #numbers: ReadonlyMap<number, number>;
   readonly #levels: Level[] = [];
+  readonly #map: number;
 
-  constructor(reader: Reader, plan: Plan, lib: Library, f: FunctionBuilder) {
+  /** @param map  Address of the region's table: block number + 1 by page offset. */
+  constructor(reader: Reader, plan: Plan, lib: Library, f: FunctionBuilder, map: number) {
+    this.#map = map;
     this.#reader = reader;
     this.#plan = plan;
     this.#f = f;
@@ -224,7 +227,16 @@ export class RegionBuilder implements Targets {
     else this.#frame.leave(i32.const(STATUS.GO), next);
   }
 
-  indirect(record: number, _target: Local): void {
+  indirect(record: number, target: Local): void {
+    const f = this.#f;
+    const offset = f.let(i64.sub(target.get, i64.load(i32.const(0), S.RIP_PAGE)));
+    f.if(i64.ltU(offset.get, i64.const(4096)), () => {
+      f.set(this.#entry, i32.load8U(i32.wrap(offset.get), this.#map));
+      f.if(this.#entry.get, () => {
+        f.set(this.#entry, i32.sub(this.#entry.get, i32.const(1)));
+        f.br(this.#levels[0]!.loop);
+      });
+    });
     this.#frame.leave(i32.const(STATUS.JUMP), record);
   }
 }
