@@ -1,0 +1,47 @@
+/** Debian's cloud kernel from the first instruction to the init process, on each machine: CPU seconds, ratios. */
+import { MACHINES, machinesHere } from './lib/machines.mjs';
+import { DEBIAN, requireDebianKernel, table } from './lib/report.mjs';
+
+/** What init prints when the modules are in. */
+const READY = 'TERRARIUM-INIT-READY';
+
+export async function boot({ rounds, machines }) {
+  requireDebianKernel();
+  const names = machinesHere(machines);
+  const seconds = Object.fromEntries(names.map((name) => [name, []]));
+  let instructions = 0;
+  for (let round = 0; round < rounds; round += 1) {
+    for (const name of names) {
+      const running = await MACHINES[name].start(DEBIAN);
+      try {
+        const ready = await running.line(READY);
+        seconds[name].push(ready.cpuMs / 1000);
+        if (name === 'interpreter') instructions = ready.instructions;
+        console.log(`round ${round + 1}: ${MACHINES[name].label}: ${(ready.cpuMs / 1000).toFixed(2)} s`);
+      } catch (error) {
+        console.log(`round ${round + 1}: ${MACHINES[name].label}: ${error.message}`);
+      } finally {
+        await running.stop();
+      }
+    }
+  }
+  const least = Object.fromEntries(names.filter((n) => seconds[n].length > 0).map((n) => [n, Math.min(...seconds[n])]));
+  const base = least.interpreter ?? Object.values(least)[0];
+  console.log(
+    table(
+      ['machine', 'CPU s, least', 'of interpreter', 'all rounds'],
+      Object.entries(least).map(([name, value]) => [
+        MACHINES[name].label,
+        value.toFixed(2),
+        (value / base).toFixed(3),
+        seconds[name].map((s) => s.toFixed(2)).join(' '),
+      ]),
+    ),
+  );
+  if (instructions > 0) console.log(`${(instructions / 1e6).toFixed(1)} M instructions on Terrarium`);
+  const ratios = Object.fromEntries(Object.entries(least).map(([name, value]) => [name, round3(value / base)]));
+  return { rounds, cpuSeconds: mapped(least), ratioToInterpreter: ratios, instructions };
+}
+
+const round3 = (x) => Math.round(x * 1000) / 1000;
+const mapped = (o) => Object.fromEntries(Object.entries(o).map(([k, v]) => [k, round3(v)]));

@@ -1,0 +1,71 @@
+/**
+ * One Terrarium machine in a process of its own, so that its CPU time is the process's. COM1 is stdin and stdout.
+ *
+ * argv[2]   the machine as JSON: kernel, initrd, append, ramMiB, cpu, accel, nestedMmu, profile, dist.
+ * IPC       after each line of COM1 {line, instructions, cpuMs, mmu, exits}; the message 'profile' is answered by
+ *           {profile: [[name, count], …]}, the message 'end' ends the process in good order (--cpu-prof wants that).
+ */
+import { readFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { pathToFileURL } from 'node:url';
+
+const options = JSON.parse(process.argv[2]);
+const load = (file) => import(pathToFileURL(join(options.dist, file)).href);
+const { Machine } = await load('machine/machine.js');
+const { snapshotCounters } = await load('inspect/counters.js');
+
+const SLICE_NS = 5_000_000;
+const bytesOf = (file) => ({ name: basename(file), bytes: new Uint8Array(readFileSync(file)) });
+
+let line = '';
+let out = [];
+const machine = new Machine({
+  cpu: options.cpu ?? 'intel',
+  cpus: 1,
+  ramBytes: (options.ramMiB ?? 512) * 2 ** 20,
+  kernel: bytesOf(options.kernel),
+  ...(options.initrd ? { modules: [{ ...bytesOf(options.initrd), commandLine: '' }] } : {}),
+  commandLine: options.append ?? '',
+  accel: options.accel ?? 'interpreter',
+  ...(options.nestedMmu ? { nestedMmu: options.nestedMmu } : {}),
+  ...(options.profile ? { profile: true } : {}),
+  debugExit: { iobase: 0xf4, iosize: 4 },
+  epochMs: Date.UTC(2026, 0, 1),
+  serial: [
+    (byte) => {
+      out.push(byte);
+      if (byte !== 10) {
+        line += String.fromCharCode(byte);
+        return;
+      }
+      const { user, system } = process.cpuUsage();
+      const { instructions, mmu, exits } = snapshotCounters(machine.vm);
+      process.send({ line: line.trim(), instructions, cpuMs: (user + system) / 1000, mmu, exits });
+      line = '';
+    },
+  ],
+});
+
+process.stdin.on('data', (bytes) => machine.serialInput(0, bytes));
+process.on('message', (message) => {
+  if (message === 'end') process.exit(0);
+  if (message === 'profile') process.send({ profile: handlerCounts() });
+});
+
+function handlerCounts() {
+  const { memory, interpreter } = machine.engine;
+  return interpreter.names
+    .map((name, i) => [name, memory.u32[(memory.profile >> 2) + i]])
+    .filter(([, count]) => count > 0)
+    .sort(([, a], [, b]) => b - a);
+}
+
+for (;;) {
+  const result = machine.run(machine.nowNs + SLICE_NS);
+  if (out.length > 0) process.stdout.write(Uint8Array.from(out));
+  out = [];
+  if (result === 'ended') break;
+  if (result === 'idle' && machine.nextDeadlineNs >= 0) machine.advanceTo(machine.nextDeadlineNs);
+  await new Promise((resolve) => setImmediate(resolve));
+}
+process.send({ ended: machine.ending.kind, status: machine.ending.status }, () => process.exit(0));

@@ -1,0 +1,72 @@
+/** Where the time of a Debian boot goes, by V8's sampling profiler: self time of functions, by the file they are in. */
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { MACHINES, startTerrarium } from './lib/machines.mjs';
+import { DEBIAN, requireDebianKernel, table } from './lib/report.mjs';
+
+/** The first row that fits a function's URL (or, in parentheses, V8's name for it). */
+const CATEGORIES = [
+  ['guest code (WebAssembly)', /^wasm:/],
+  ['TLB misses and page walks', /dist\/(engine\/paging|engine\/core\/(tlb|paging|access|memory|walk)|hypervisor\/mmu)/],
+  ['decoding', /dist\/engine\/decode|dist\/engine\/tiers\/(code-cache|library|interpreter|hot)/],
+  ['compiling to WebAssembly', /dist\/(engine\/tiers\/compiler|wasm)\//],
+  ['helpers of instructions', /dist\/engine\//],
+  ['nested virtualization', /dist\/hypervisor\/nested\//],
+  ['interrupt controllers', /dist\/hypervisor\/irq\/|dist\/arch\/apic/],
+  ['exits', /dist\/(hypervisor|arch)\//],
+  ['devices', /dist\/(pc|machine)\//],
+  ['garbage collection', /^\(garbage collector\)/],
+  ['V8: its compilers, crossings between JS and WebAssembly', /^\(program\)|^$/],
+  ['idle', /^\(idle\)/],
+  ['the bench itself, Node', /./],
+];
+
+export async function profile({ machines }) {
+  requireDebianKernel();
+  const figures = {};
+  for (const accel of ['interpreter', 'compiler'].filter((name) => machines.includes(name) && MACHINES[name].here())) {
+    const folder = mkdtempSync(join(tmpdir(), 'terrarium-profile-'));
+    try {
+      const running = startTerrarium(accel, DEBIAN, {}, ['--cpu-prof', `--cpu-prof-dir=${folder}`]);
+      await running.line('TERRARIUM-INIT-READY');
+      await running.stop('end');
+      const file = readdirSync(folder).find((name) => name.endsWith('.cpuprofile'));
+      figures[accel] = show(accel, JSON.parse(readFileSync(join(folder, file), 'utf8')));
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  }
+  return figures;
+}
+
+function show(accel, { nodes, samples, timeDeltas }) {
+  const self = new Map();
+  samples.forEach((id, i) => {
+    self.set(id, (self.get(id) ?? 0) + timeDeltas[i]);
+  });
+  const byCategory = new Map();
+  const byFunction = new Map();
+  for (const { id, callFrame } of nodes) {
+    const time = self.get(id) ?? 0;
+    const where = callFrame.url || (callFrame.functionName.startsWith('(') ? callFrame.functionName : '');
+    const [category] = CATEGORIES.find(([, pattern]) => pattern.test(where));
+    byCategory.set(category, (byCategory.get(category) ?? 0) + time);
+    const name = `${callFrame.functionName || '(anonymous)'} ${callFrame.url.replace(/^.*dist\//, '').slice(0, 50)}`;
+    byFunction.set(name, (byFunction.get(name) ?? 0) + time);
+  }
+  const total = [...byCategory.values()].reduce((sum, time) => sum + time, 0);
+  const percent = (time) => Math.round((1000 * time) / total) / 10;
+  const rows = [...byCategory]
+    .sort(([, a], [, b]) => b - a)
+    .map(([name, time]) => [name, `${percent(time).toFixed(1)} %`]);
+  console.log(table([`${MACHINES[accel].label}: where`, 'of the time'], rows));
+  const top = [...byFunction].sort(([, a], [, b]) => b - a).slice(0, 25);
+  console.log(
+    `\n${table(
+      ['function (self time)', ''],
+      top.map(([name, time]) => [name, `${percent(time).toFixed(1)} %`]),
+    )}\n`,
+  );
+  return Object.fromEntries([...byCategory].map(([name, time]) => [name, percent(time)]));
+}
