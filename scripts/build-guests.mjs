@@ -35,8 +35,9 @@ const COMMON = [
   '-Wextra',
   '-Wl,--build-id=none',
   '-Wl,-z,noexecstack',
-  '-Wl,-T,lib/kernel.ld',
 ];
+/** What a kernel has and a program of Linux has not. */
+const KERNEL = ['-Wl,-T,lib/kernel.ld'];
 
 const PRIVILEGED_64 = [
   'machine',
@@ -52,7 +53,10 @@ const PRIVILEGED_64 = [
 const PRIVILEGED_32 = ['machine', 'segments', 'gates', 'tasks', 'virtual-8086', 'paging'];
 const inFolder = (folder, names) => names.map((name) => `${folder}/${name}.c`);
 
-/** One row a guest. `sources` are relative to guests/; `bits` 64 is linked as ELF64 and wrapped as ELF32, as Multiboot wants. */
+/**
+ * One row a guest. `sources` are relative to guests/; `bits` 64 is linked as ELF64 and wrapped as ELF32, as Multiboot
+ * wants. `program` is no kernel but a static program for a Linux guest, which stays ELF64.
+ */
 export const GUESTS = {
   'hello-multiboot': {
     proves: 'a Multiboot kernel is loaded, prints over COM1 and leaves with the code of its command line',
@@ -87,12 +91,14 @@ export const GUESTS = {
     sources: ['privileged-32/start.S', 'lib/suite.c', ...inFolder('privileged-32', PRIVILEGED_32)],
     flags: ['-m32', '-march=i686', '-mgeneral-regs-only', '-fno-omit-frame-pointer'],
   },
-  'nested-vmx': {
-    proves:
-      'a small L1 hypervisor runs L2s with and without EPT and VPID, in 64-bit, PAE and real mode, and sees every exit it asked for',
+  'small-vmm': {
+    proves: 'a hypervisor over /dev/kvm of a Linux guest runs micro-guests in every mode and boots a Linux of its own',
     bits: 64,
-    sources: ['lib/long-mode.S', 'nested-vmx/enter.S', ...inFolder('nested-vmx', ['nested-vmx', 'vm', 'tables'])],
-    flags: ['-m64', '-mno-red-zone', '-mcmodel=small', '-march=x86-64', '-mgeneral-regs-only'],
+    program: true,
+    sources: inFolder('small-vmm', ['sys', 'vm', 'micro', 'devices', 'acpi', 'linux']).concat(
+      'small-vmm/micro-guests.S',
+    ),
+    flags: ['-m64', '-march=x86-64', '-mgeneral-regs-only'],
   },
 };
 
@@ -109,16 +115,16 @@ export function toolchain() {
   return lines.some((line) => !line) ? undefined : lines.slice(0, 2).join('; ');
 }
 
-/** @returns  The bytes of the ELF32 file. */
+/** @returns  The bytes of the ELF file. */
 export function buildGuest(name) {
-  const { bits, sources, flags } = GUESTS[name];
+  const { bits, program, sources, flags } = GUESTS[name];
   const folder = mkdtempSync(join(tmpdir(), 'terrarium-guest-'));
   try {
     const linked = join(folder, 'linked');
-    const result = run('gcc', [...COMMON, ...flags, '-o', linked, ...sources]);
+    const result = run('gcc', [...COMMON, ...(program ? [] : KERNEL), ...flags, '-o', linked, ...sources]);
     if (result.status !== 0) throw new UserError(`gcc cannot build ${name}:\n${result.stderr}`);
     const output = join(folder, 'output');
-    const wrap = bits === 64 ? ['-O', 'elf32-i386'] : [];
+    const wrap = bits === 64 && !program ? ['-O', 'elf32-i386'] : [];
     const copied = run('objcopy', ['--strip-all', ...wrap, linked, output]);
     if (copied.status !== 0) throw new UserError(`objcopy cannot wrap ${name}:\n${copied.stderr}`);
     return readFileSync(output);
