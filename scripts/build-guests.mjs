@@ -91,6 +91,13 @@ export const GUESTS = {
     sources: ['privileged-32/start.S', 'lib/suite.c', ...inFolder('privileged-32', PRIVILEGED_32)],
     flags: ['-m32', '-march=i686', '-mgeneral-regs-only', '-fno-omit-frame-pointer'],
   },
+  'nested-vmx': {
+    proves:
+      'a small L1 hypervisor runs L2s with and without EPT and VPID, in 64-bit, PAE and real mode, and sees every exit it asked for',
+    bits: 64,
+    sources: ['lib/long-mode.S', 'nested-vmx/enter.S', ...inFolder('nested-vmx', ['nested-vmx', 'vm', 'tables'])],
+    flags: ['-m64', '-mno-red-zone', '-mcmodel=small', '-march=x86-64', '-mgeneral-regs-only'],
+  },
   'small-vmm': {
     proves: 'a hypervisor over /dev/kvm of a Linux guest runs micro-guests in every mode and boots a Linux of its own',
     bits: 64,
