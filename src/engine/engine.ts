@@ -129,6 +129,7 @@ export class Engine {
     if (plan.accel === 'compiler') {
       this.compiler = new Compiler(this.memory, this.interpreter, this.code, {
         threshold: plan.jitThreshold ?? COMPILER_DEFAULTS.threshold,
+        batch: plan.jitBatch ?? COMPILER_DEFAULTS.batch,
         bytesMax: plan.jitBytes ?? COMPILER_DEFAULTS.bytesMax,
       });
       this.code.regions = this.compiler;

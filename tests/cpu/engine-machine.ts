@@ -4,7 +4,7 @@
 import { CR0, CR4, EFER, RFLAGS } from '../../src/arch/registers.ts';
 import type { EngineVcpu } from '../../src/engine/core/cpu.ts';
 import { EXIT, X } from '../../src/engine/core/exits.ts';
-import { gpr, S, SEG, segment } from '../../src/engine/core/layout.ts';
+import { gpr, REC, S, SEG, segment } from '../../src/engine/core/layout.ts';
 import { Engine } from '../../src/engine/engine.ts';
 import type { Machine } from './lockstep.ts';
 import { type CpuCase, type CpuOutcome, type CpuState, DONE, PAGES, TIMEOUT, untouchedMemory } from './protocol.ts';
@@ -22,9 +22,24 @@ export class EngineMachine implements Machine {
   readonly #ram: number;
   #tables = TABLES;
 
-  constructor(has: (feature: string) => boolean = () => true, options: { vendor?: 'intel' | 'amd' } = {}) {
+  readonly #compiled: boolean;
+
+  /** @param options.compiled  The instruction runs as a region, with the INT3 behind it. */
+  constructor(
+    has: (feature: string) => boolean = () => true,
+    options: { vendor?: 'intel' | 'amd'; compiled?: boolean } = {},
+  ) {
+    this.#compiled = options.compiled ?? false;
     this.engine = new Engine(
-      { contexts: 4, codeBytes: 4 << 20, ramBytes: RAM_BYTES, vcpus: 1 },
+      {
+        contexts: 4,
+        codeBytes: 4 << 20,
+        ramBytes: RAM_BYTES,
+        vcpus: 1,
+        accel: this.#compiled ? 'compiler' : 'interpreter',
+        jitThreshold: 1,
+        jitBatch: 1,
+      },
       {
         physicalBits: 48,
         gigabytePages: true,
@@ -116,8 +131,13 @@ export class EngineMachine implements Machine {
     cpu.contextChanged();
     let reason: number = EXIT.BUDGET;
     const repeats = one.code.some((byte, i) => i < 4 && (byte === 0xf2 || byte === 0xf3));
+    // A run that goes on behind the instruction is only entered with a budget for that
+    cpu.modeChanged();
+    const record = engine.code.entry(codeHost + codeAt, cpu.get(S.MODE));
+    const run = cpu.u16[(record + REC.REMAINING) >>> 1]!;
+    const budget = this.#compiled && !repeats ? Math.min(run, 2) : 1;
     for (let round = 0; round < 20_000; round += 1) {
-      reason = engine.run(vcpu, 1);
+      reason = engine.run(vcpu, budget);
       if (reason !== EXIT.BUDGET || !repeats || vcpu.state.big(S.RIP) !== one.before.rip) break;
       if (round === 19_999) return this.#outcome(one, TIMEOUT, 0, 0n);
     }
@@ -125,6 +145,8 @@ export class EngineMachine implements Machine {
     if (reason !== EXIT.EXCEPTION) throw new Error(`left with exit reason 0x${reason.toString(16)}`);
     const information = cpu.get(X.INTERRUPTION);
     const vector = information & 0xff;
+    // The INT3 behind the instruction
+    if (budget === 2 && vector === 3) return this.#outcome(one, DONE, 0, 0n);
     const error = information & 0x800 ? cpu.get(X.INTERRUPTION_ERROR) : 0;
     if (((information >>> 8) & 7) >= 5)
       vcpu.state.setU64(S.RIP, cpu.get(S.RIP) + cpu.get(X.LENGTH), cpu.get(S.RIP + 4));

@@ -21,6 +21,8 @@ export interface MemoryPlan {
   readonly accel?: 'interpreter' | 'compiler';
   /** Times a run of instructions is entered before it is compiled. */
   readonly jitThreshold?: number;
+  /** Pages compiled together; 1: each as soon as it is hot. */
+  readonly jitBatch?: number;
   /** Most bytes of compiled WebAssembly alive. */
   readonly jitBytes?: number;
 }

@@ -20,8 +20,7 @@ interface Region {
   readonly records: readonly number[];
 }
 
-/** Pages compiled together, when that many wait; fewer after so many runs of the engine. */
-const BATCH = 16;
+/** Runs of the engine after which waiting pages are compiled, however few. */
 const ROUNDS = 8;
 /** A page whose regions were lost this often is not compiled again. */
 const LOSSES_MAX = 6;
@@ -29,11 +28,13 @@ const LOSSES_MAX = 6;
 export interface CompilerOptions {
   /** Runs entered this often are compiled. */
   readonly threshold: number;
+  /** Pages compiled together. */
+  readonly batch: number;
   /** Most bytes of WebAssembly alive: the oldest regions go first. */
   readonly bytesMax: number;
 }
 
-export const COMPILER_DEFAULTS: CompilerOptions = { threshold: 1000, bytesMax: 24 << 20 };
+export const COMPILER_DEFAULTS: CompilerOptions = { threshold: 1000, batch: 16, bytesMax: 24 << 20 };
 
 /** Instructions whose code looks at registers where regions do not keep them. */
 const ELSEWHERE = new Set(['LAHF', 'SAHF']);
@@ -102,7 +103,7 @@ export class Compiler implements Regions, Reader {
       return;
     }
     this.#queue.add(page);
-    if (this.#queue.size >= BATCH) this.compile();
+    if (this.#queue.size >= this.#options.batch) this.compile();
   }
 
   /** Some pages wait, and have waited long enough for others to come along. */
@@ -140,7 +141,7 @@ export class Compiler implements Regions, Reader {
       });
     });
     this.counters.modules += 1;
-    plans.forEach((plan, i) => this.#install(plan, slots[i]!, exports[`r${i}`], sizes[i]!));
+    for (const [i, plan] of plans.entries()) this.#install(plan, slots[i]!, exports[`r${i}`], sizes[i]!);
   }
 
   /** A free slot; the oldest regions go if there is none, or no room. */
