@@ -169,8 +169,15 @@ class StackFrame {
     return STATUS.NEXT;
   }
 
-  write(cpu: Processor): void {
-    for (let i = 0; i < this.#count; i += 1) {
+  /** Gives a value that was pushed as `i` another one, before it is written. */
+  replace(i: number, low: number, high: number): void {
+    this.#values[2 * i] = low;
+    this.#values[2 * i + 1] = high;
+  }
+
+  /** Writes what was pushed as `from` to `to - 1`, or all. */
+  write(cpu: Processor, from = 0, to = this.#count): void {
+    for (let i = from; i < to; i += 1) {
       cpu.write(
         this.#linear[2 * i]!,
         this.#linear[2 * i + 1]!,

@@ -3,6 +3,7 @@ import { popFlags, pushFlags } from '../core/flags.ts';
 import type { Helper } from '../core/helpers.ts';
 import { gpr, REC, S, SEG, STATUS } from '../core/layout.ts';
 import { writeGpr } from '../core/operands.ts';
+import type { Processor } from '../core/processor.ts';
 import { frame, peekValue, setStackPointer, stackAt, stackWidth } from '../core/stack.ts';
 import { type Instruction, instruction } from './instruction.ts';
 
@@ -36,6 +37,17 @@ const popAll: Helper = (cpu, record) => {
   return STATUS.NEXT;
 };
 
+/** Reads entry `i` of the display that BP points behind into cpu.low, high. NEXT, or the status to leave with. */
+function readDisplay(cpu: Processor, i: number, width: number, bytes: number): number {
+  const bp = gpr(5);
+  const sum = cpu.get(bp) - i * bytes;
+  const low = width === 2 ? sum & 0xffff : sum >>> 0;
+  const high = width === 8 ? (cpu.get(bp + 4) - (sum < 0 ? 1 : 0)) >>> 0 : 0;
+  const status = segmentLinear(cpu, SEG.SS, low, high, bytes, false);
+  if (status !== STATUS.NEXT) return status;
+  return cpu.read(cpu.get(S.EA), cpu.get(S.EA + 4), bytes) ? STATUS.NEXT : cpu.accessStatus;
+}
+
 /** ENTER imm16, imm8: pushes BP and the display, BP = frame, SP = frame - size. SDM 2A, Operation. */
 const enter: Helper = (cpu, record) => {
   const bytes = cpu.operandSize(record);
@@ -51,12 +63,8 @@ const enter: Helper = (cpu, record) => {
   const frameLow = cpu.low;
   const frameHigh = cpu.high;
   for (let i = 1; i < level; i += 1) {
-    const sum = cpu.get(bp) - i * bytes;
-    const low = width === 2 ? sum & 0xffff : sum >>> 0;
-    const high = width === 8 ? (cpu.get(bp + 4) - (sum < 0 ? 1 : 0)) >>> 0 : 0;
-    const status = segmentLinear(cpu, SEG.SS, low, high, bytes, false);
+    const status = readDisplay(cpu, i, width, bytes);
     if (status !== STATUS.NEXT) return status;
-    if (!cpu.read(cpu.get(S.EA), cpu.get(S.EA + 4), bytes)) return cpu.accessStatus;
     frame.push(cpu.low, cpu.high, bytes);
   }
   if (level > 0) frame.push(frameLow, frameHigh, bytes);
@@ -75,7 +83,14 @@ const enter: Helper = (cpu, record) => {
     cpu.set64(gpr(4), oldLow, oldHigh);
     return cpu.accessStatus;
   }
-  frame.write(cpu);
+  // The old display may lie where the new one goes: an entry is read when the ones before it are written
+  frame.write(cpu, 0, 1);
+  for (let i = 1; i < level; i += 1) {
+    readDisplay(cpu, i, width, bytes);
+    frame.replace(i, cpu.low, cpu.high);
+    frame.write(cpu, i, i + 1);
+  }
+  if (level > 0) frame.write(cpu, level);
   setStackPointer(cpu, width, topLow, topHigh);
   writeGpr(cpu, 5, bytes, frameLow, frameHigh);
   return STATUS.NEXT;
