@@ -12,12 +12,14 @@ export async function boot({ rounds, machines }) {
   let instructions = 0;
   for (let round = 0; round < rounds; round += 1) {
     for (const name of names) {
+      if (round > 0 && MACHINES[name].slow) continue;
       const running = await MACHINES[name].start(DEBIAN);
       try {
         const ready = await running.line(READY);
-        seconds[name].push(ready.cpuMs / 1000);
+        const cpuSeconds = (ready.cpuMs - running.loaderMs) / 1000;
+        seconds[name].push(cpuSeconds);
         if (name === 'interpreter') instructions = ready.instructions;
-        console.log(`round ${round + 1}: ${MACHINES[name].label}: ${(ready.cpuMs / 1000).toFixed(2)} s`);
+        console.log(`round ${round + 1}: ${MACHINES[name].label}: ${cpuSeconds.toFixed(2)} s`);
       } catch (error) {
         console.log(`round ${round + 1}: ${MACHINES[name].label}: ${error.message}`);
       } finally {

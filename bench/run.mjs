@@ -78,4 +78,7 @@ async function main(argv) {
   }
 }
 
+// An interrupted bench leaves no machine behind: their end hangs on 'exit'
+for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(2));
+process.setMaxListeners(0);
 await runMain('bench', main);

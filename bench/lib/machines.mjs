@@ -40,6 +40,8 @@ export function cpuMsOf(pid) {
 /** A machine that runs. Every line of COM1 becomes an event {line, cpuMs} and, from Terrarium, its counters. */
 class Running {
   events = [];
+  /** CPU time that firmware and loader had, where the machine needs them to start a kernel. */
+  loaderMs = 0;
   #child;
   #wake = () => {};
   #ended = false;
@@ -48,6 +50,7 @@ class Running {
   constructor(child, cleanUp = () => {}) {
     this.#child = child;
     this.#cleanUp = cleanUp;
+    process.once('exit', () => child.kill('SIGKILL'));
     child.on('exit', () => {
       this.#ended = true;
       this.#wake();
@@ -217,12 +220,11 @@ error: action=report
     server.close();
     rmSync(folder, { recursive: true, force: true });
   });
-  let before = 0;
   server.on('connection', (socket) => {
     lines(socket, (line) => {
       const cpuMs = cpuMsOf(child.pid);
-      if (line.includes(KERNEL_STARTS)) before = cpuMs;
-      running.event({ line, cpuMs: cpuMs - before });
+      if (line.includes(KERNEL_STARTS)) running.loaderMs = cpuMs;
+      running.event({ line, cpuMs });
     });
     running.send = (text) => socket.write(text);
   });
@@ -245,6 +247,7 @@ export const MACHINES = {
   qemu: { label: 'QEMU TCG', here: () => found('qemu-system-x86_64'), start: async (guest) => startQemu(guest) },
   bochs: {
     label: 'Bochs',
+    slow: true, // a boot takes a minute: one is enough
     here: () => found('bochs-bin', '--help') && found('grub-mkrescue'),
     start: startBochs,
   },
