@@ -43,7 +43,8 @@ export class EngineMachine implements Machine {
       {
         physicalBits: 48,
         gigabytePages: true,
-        cr4: 0x7f_ffff,
+        // The processor that vectors come from has no LA57: its segment bases have 48 bits
+        cr4: 0x7f_ffff & ~CR4.LA57,
         efer: EFER.SCE | EFER.LME | EFER.LMA | EFER.NXE,
         xcr0: 7,
         vendor: options.vendor ?? 'amd',
