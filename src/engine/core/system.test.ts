@@ -458,6 +458,25 @@ describe('MSRs that the engine keeps', () => {
   });
 });
 
+describe('protection keys', () => {
+  // SDM 3A 4.7 "Page-Fault Exceptions": PK says what PKRU forbids, whatever R/W forbids as well
+  it.each([
+    { name: 'WD and a read-only page', rights: 0x85, pkru: 8, error: 0x27 },
+    { name: 'WD and a writable page', rights: 0x87, pkru: 8, error: 0x27 },
+    { name: 'AD', rights: 0x87, pkru: 4, error: 0x27 },
+    { name: 'another key', rights: 0x85, pkru: 2, error: 7 },
+  ])('a user write: $name', ({ rights, pkru, error }) => {
+    const m = new TestMachine().longMode(3);
+    m.cpu.set(S.CR4, m.cpu.cr4 | CR4.PKE);
+    m.cpu.set(S.PKRU, pkru);
+    m.write32(AT.PD + 8, 0x20_0000 | rights, 1 << 27); // key 1
+    m.code('8900'); // mov [rax],eax
+    m.setReg(0, 0x20_0000);
+    m.run();
+    expect([m.stoppedAt, m.read32(m.reg(4))]).toEqual([14, error]);
+  });
+});
+
 describe('exits with operands', () => {
   it('VMREAD describes its operands, and the displacement is the qualification', () => {
     const m = new TestMachine().longMode();

@@ -205,7 +205,7 @@ export class PageWalker {
         mayRead = false;
         mayWrite = false;
       } else if (rights & 2 && (userAccess || wp)) {
-        keyFault = write !== 0 && mayWrite;
+        keyFault = write !== 0;
         mayWrite = false;
       }
     }
@@ -392,6 +392,8 @@ export class PageWalker {
       this.physical = (this.tables === undefined ? 0 : this.#mmioFrame(vcpu, physical)) * 4096 + (physical % 4096);
       if (u32[S.ALLOW >>> 2]! & ALLOW.MMIO) return TRANSLATE.MMIO;
       this.#misconfiguration(physical, low, high);
+      // Hardware tells nothing here; L0 wants to know what kind of access its device page saw
+      u32[X.QUALIFICATION >>> 2] = (access & ACCESS.FETCH ? 4 : access & ACCESS.WRITE ? 2 : 1) | 0x180;
       return TRANSLATE.FAULT;
     }
     const executeBit = vcpu.root.mbec && guest & RIGHTS.USER ? SPTE.U : SPTE.X;
