@@ -33,7 +33,7 @@ static struct {
   u32 head, tail;
 } com1;
 static Lock input_room;
-static u8 cmos_index;
+static u8 cmos_index, pm1_enable[2];
 static u64 started;
 static u32 saved_terminal[16];
 static int terminal_is_raw;
@@ -154,6 +154,8 @@ static void write_byte(u32 port, u8 value) {
     cmos_index = value & 0x7f;
   } else if ((port == I8042_COMMAND && value == 0xfe) || (port == RESET_CONTROL && (value & 4))) {
     guest_ended("reset", 3);
+  } else if (port == PM1_EVENT_PORT + 2 || port == PM1_EVENT_PORT + 3) {
+    pm1_enable[port & 1] = value;
   } else if (port == PM1_CONTROL_PORT + 1 && (value & SLP_EN >> 8)) {
     guest_ended("power-off", 0);
   }
@@ -167,7 +169,9 @@ static u8 read_byte(u32 port) {
   }
   if (port == CMOS + 1) return cmos_read();
   if (port == I8042_COMMAND) return 0;
-  if (port >= PM1_EVENT_PORT && port < PM1_CONTROL_PORT + 2) return port == PM1_CONTROL_PORT ? 1 : 0; /* SCI_EN */
+  if (port == PM1_EVENT_PORT + 2 || port == PM1_EVENT_PORT + 3) return pm1_enable[port & 1];
+  if (port == PM1_CONTROL_PORT) return 1; /* SCI_EN */
+  if (port >= PM1_EVENT_PORT && port < PM1_CONTROL_PORT + 2) return 0;
   return 0xff; /* nobody answers; PCI's configuration ports too, so there is no PCI */
 }
 
