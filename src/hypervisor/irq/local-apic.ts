@@ -363,7 +363,7 @@ export class LocalApic {
         this.#evaluate();
         return;
       case APIC.EOI:
-        this.#endOfInterrupt();
+        this.endOfInterrupt();
         return;
       case APIC.DFR:
         this.words[W.DFR] = value | 0x0fff_ffff;
@@ -492,7 +492,8 @@ export class LocalApic {
     return Math.max(task & 0xf0, inService, requested);
   }
 
-  #endOfInterrupt(): void {
+  /** A write to EOI. */
+  endOfInterrupt(): void {
     const vector = endOfInterrupt(this.words, 0);
     if (vector < 0) return;
     this.#evaluate();

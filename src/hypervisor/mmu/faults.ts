@@ -12,7 +12,7 @@ import { SPTE } from '../../contracts/second-stage.ts';
 import { framesAt } from '../vm/memory-slots.ts';
 import { ACC, EPT_QUALIFICATION, PFEC, PFEC_ARCHITECTURAL } from './access.ts';
 import { EPT_CAP } from './ept.ts';
-import { fastWrite, fetch, findSpte, mapDirect, type SptePlace } from './fetch.ts';
+import { fastWrite, fetch, findSpte, mapDirect, type SptePlace, slotOf } from './fetch.ts';
 import type { WalkRecord } from './page-walk.ts';
 import { type EngineViolation, EXIT_REASON, type FaultResult } from './ports.ts';
 import { EXT, KIND, ROLE, roleKind, roleLevel } from './role.ts';
@@ -126,7 +126,7 @@ function directFault(v: VcpuMmu, gfn: number, gpa: number, access: number, f: En
   const { vm } = v;
   vm.counters.faultDirect += 1;
   if (!makeRoom(vm)) return 'no-pages';
-  const slot = vm.slots.find(gfn);
+  const slot = slotOf(v, gfn);
   const result = mapDirect(v, gfn, slot, (access & PFEC.W) !== 0);
   return result === 'mmio' ? mmio(v, gpa, access, f) : result;
 }
@@ -145,7 +145,7 @@ function shadowFault(v: VcpuMmu, lo: number, hi: number, access: number, f: Engi
     return 'reflected';
   }
   if (!makeRoom(vm)) return 'no-pages';
-  const slot = vm.slots.find(r.gfn);
+  const slot = slotOf(v, r.gfn);
   const write = (access & PFEC.W) !== 0;
   const rights = writeThroughReadOnly(v, r.rights, access, slot !== null);
   const result = fetch(v, lo, hi, r, rights, slot, write);

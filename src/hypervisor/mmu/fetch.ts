@@ -154,12 +154,19 @@ function prefetch(v: VcpuMmu, page: number, index: number): void {
     const gfn = (fourByte ? 0 : (entryHi & 0xf_ffff) * 0x10_0000) + (entryLo >>> 12);
     let access = roleAccess(role) & entryRights(format, entryLo, entryHi);
     if (useAd && (entryLo & d) === 0) access &= ~ACC.WRITE;
-    const slot = vm.slots.find(gfn);
+    const slot = slotOf(v, gfn);
     if (access === 0 || slot === null) continue;
     const { lo } = makeLeaf(vm, page, gfn, access, slot, MAKE.PREFETCH);
     installLeaf(vm, page, i, lo, slot.hostPage(gfn), gfn, access);
     vm.counters.prefetched += 1;
   }
+}
+
+/** Memory behind a frame as the running level has it. */
+export function slotOf(v: VcpuMmu, gfn: number): MemorySlot | null {
+  const { apicAccess, slots } = v.vm;
+  if (apicAccess.size !== 0 && v.nested.guestMode && apicAccess.has(gfn)) return null;
+  return slots.find(gfn);
 }
 
 /** Where the shadow path of an address ends; filled in by `findSpte`. */

@@ -6,7 +6,7 @@
  * Source  nested-mmu.md 4.18 "Memory slots and other VM-wide changes", 5.7 "Dirty logging and aging".
  */
 import type { MemorySlot, SlotConfig } from '../vm/memory-slots.ts';
-import { dropLarge, MMIO_GENERATIONS, writeProtect } from './spte.ts';
+import { dropLarge, dropRmap, MMIO_GENERATIONS, writeProtect } from './spte.ts';
 import type { VmMmu } from './vm-mmu.ts';
 import { zapAllFast } from './zap.ts';
 
@@ -68,4 +68,16 @@ export function takeDirtyLog(vm: VmMmu, slot: MemorySlot): Uint32Array {
   }
   vm.commit();
   return log;
+}
+
+/** `gfn` becomes an APIC-access page: no mapping of it survives, and no large page may cover it. */
+export function markApicAccess(vm: VmMmu, gfn: number): void {
+  if (vm.apicAccess.has(gfn)) return;
+  vm.apicAccess.add(gfn);
+  const slot = vm.slots.find(gfn);
+  if (slot === null) return;
+  slot.banLarge(gfn, 1);
+  dropLarge(vm, slot, gfn);
+  dropRmap(vm, slot, gfn, 1);
+  vm.commit();
 }

@@ -85,6 +85,11 @@ export class VmMmu {
   validGeneration = 1;
   /** Bumped whenever what a fault in progress has read may be out of date. */
   invalidateSequence = 0;
+  /**
+   * Frames of L1 that are APIC-access pages of an L2: for guest mode they are no memory, so that accesses leave. A frame
+   * that was one stays one (hypervisor/nested gives its memory to whoever has it as memory).
+   */
+  readonly apicAccess = new Set<number>();
   /** Shadow pages with guest entries behind them; 0 makes trackWrite free. */
   indirectPages = 0;
   /** A table of zeros: the root of a guest whose own root lies in a hole. */

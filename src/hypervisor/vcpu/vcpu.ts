@@ -43,6 +43,14 @@ export interface NestedLayer {
   /** INIT or SIPI came. True: it was blocked, or became an exit to L1. */
   takesInit(): boolean;
   takesStartup(vector: number): boolean;
+  /** An access of L2 to a page that is no memory. True: it became an exit to L1. */
+  deviceExit(physical: number, write: boolean): boolean;
+  /** The page is this layer's (an APIC-access page), and these are its loads and stores. */
+  ownsDevicePage(physical: number): boolean;
+  mmioRead(physical: number, bytes: number): number;
+  mmioWrite(physical: number, bytes: number, value: number): void;
+  /** The instruction that accessed it is over. */
+  deviceDone(): void;
   /** `tsc` has L1's value: make it that of the level that runs. */
   adjustTsc(tsc: VirtualTsc): void;
   reset(): void;
@@ -515,8 +523,13 @@ export class Vcpu {
 
   /** What left for a device happens again and may reach it: the event under delivery, or else the instruction. */
   #allowDevice(): void {
+    const { mmio } = this.mmu;
+    if (this.nested?.deviceExit(mmio.gpa, mmio.write)) return;
     if (this.pendingEvent !== 0) this.#injectionAllows = ALLOW.MMIO;
-    else this.step(ALLOW.MMIO);
+    else {
+      this.step(ALLOW.MMIO);
+      this.nested?.deviceDone();
+    }
   }
 
   #shadowFault(): void {

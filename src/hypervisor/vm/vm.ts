@@ -255,11 +255,18 @@ export class Vm {
     };
     return {
       mmioRead: (physical, bytes) => {
+        const nested = vm.running?.nested;
+        if (nested?.ownsDevicePage(physical)) return nested.mmioRead(physical, bytes);
         vm.#stall();
         if (apicPage(physical)) return vm.running!.apic.readMmio(physical % 4096, bytes as 1 | 2 | 4);
         return vm.devices.mmioRead(physical, bytes);
       },
       mmioWrite: (physical, bytes, value) => {
+        const nested = vm.running?.nested;
+        if (nested?.ownsDevicePage(physical)) {
+          nested.mmioWrite(physical, bytes, value >>> 0);
+          return;
+        }
         vm.#stall();
         if (apicPage(physical)) vm.running!.apic.writeMmio(physical % 4096, bytes as 1 | 2 | 4, value >>> 0);
         else vm.devices.mmioWrite(physical, bytes, value >>> 0);

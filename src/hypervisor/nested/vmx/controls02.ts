@@ -9,6 +9,7 @@ import { CR0, CR4 } from '../../../arch/registers.ts';
 import { PRIMARY, SECONDARY } from '../../../arch/vmx/controls.ts';
 import { FIELD } from '../../../arch/vmx/fields.ts';
 import { INTERCEPT } from '../../../engine/core/cpu.ts';
+import { announceAccessPage } from './apic-access.ts';
 import type { NestedVmx } from './nested-vmx.ts';
 import { DIRTY } from './vmcs12.ts';
 
@@ -55,6 +56,8 @@ export function mergeControls(n: NestedVmx): void {
   n.tsc.isScaled = usesOffset && (secondary & SECONDARY.USE_TSC_SCALING) !== 0;
   n.tsc.multiplierLo = v.lo(FIELD.TSC_MULTIPLIER);
   n.tsc.multiplierHi = v.hi(FIELD.TSC_MULTIPLIER);
+
+  announceAccessPage(n);
 
   const into = n.l2Intercepts;
   into.exceptions = v.lo(FIELD.EXCEPTION_BITMAP);

@@ -157,11 +157,10 @@ export function beforeEvents(n: NestedVmx): boolean {
 
 function externalInterrupt(n: NestedVmx): boolean {
   const { vcpu } = n;
-  if (takesPosted(n)) return true;
   let info = 0;
   if (acknowledges(n)) {
     const vector = vcpu.vm.irq.acknowledge(vcpu.index);
-    if (vector < 0) return true;
+    if (vector < 0 || takesPosted(n, vector)) return true;
     info = (VALID | TYPE.EXTERNAL | vector) >>> 0;
   }
   return vmExit(n, EXIT_REASONS.EXTERNAL_INTERRUPT, 0, 0, info);

@@ -28,6 +28,7 @@ import type { VirtualTsc } from '../../irq/virtual-tsc.ts';
 import type { NestedPort } from '../../mmu/ports.ts';
 import type { NestedLayer, Vcpu } from '../../vcpu/vcpu.ts';
 import type { Vm } from '../../vm/vm.ts';
+import { apicAccess, apicWriteEmulation, readAccessPage, writeAccessPage } from './apic-access.ts';
 import * as events from './events.ts';
 import { GuestPhysical } from './guest-physical.ts';
 import { existingFields, rootExit } from './instructions.ts';
@@ -81,6 +82,8 @@ export class NestedVmx implements NestedLayer, NestedPort {
   tprBelow = false;
   /** A virtual interrupt is recognized: SDM 3C 29.2.1. */
   hasVirtualInterrupt = false;
+  /** Register of the virtual-APIC page that the instruction under way has written, or -1. */
+  apicWritten = -1;
   /** INIT came while VMX operation blocks it. */
   initHeld = false;
   /** PAUSE-loop exiting: when the loop and its last PAUSE were seen. 0: none. */
@@ -149,7 +152,8 @@ export class NestedVmx implements NestedLayer, NestedPort {
   }
 
   get wantsInterruptWindow(): boolean {
-    return this.guestMode && (this.primary & PRIMARY.INTERRUPT_WINDOW_EXITING) !== 0;
+    if (!this.guestMode) return false;
+    return this.hasVirtualInterrupt || (this.primary & PRIMARY.INTERRUPT_WINDOW_EXITING) !== 0;
   }
 
   get wantsNmiWindow(): boolean {
@@ -166,6 +170,27 @@ export class NestedVmx implements NestedLayer, NestedPort {
 
   takesStartup(vector: number): boolean {
     return this.guestMode && events.takesStartup(this, vector);
+  }
+
+  ownsDevicePage(physical: number): boolean {
+    const { apicAccess } = this.vcpu.vm.mmu;
+    return this.guestMode && apicAccess.size !== 0 && apicAccess.has(Math.floor(physical / 4096));
+  }
+
+  deviceExit(physical: number, write: boolean): boolean {
+    return this.guestMode && apicAccess(this, physical, write);
+  }
+
+  mmioRead(physical: number, bytes: number): number {
+    return readAccessPage(this, physical, bytes);
+  }
+
+  mmioWrite(physical: number, bytes: number, value: number): void {
+    writeAccessPage(this, physical, bytes, value);
+  }
+
+  deviceDone(): void {
+    if (this.apicWritten >= 0) apicWriteEmulation(this);
   }
 
   adjustTsc(tsc: VirtualTsc): void {

@@ -13,19 +13,8 @@ const NEEDS_TDP: ReadonlySet<ControlName> = new Set<ControlName>([
   'SECONDARY.ENABLE_VM_FUNCTIONS',
 ]);
 
-/** Not done yet. */
-const MISSING: ReadonlySet<ControlName> = new Set<ControlName>([
-  'PIN.PROCESS_POSTED_INTERRUPTS',
-  'SECONDARY.VIRTUALIZE_APIC_ACCESSES',
-  'SECONDARY.VIRTUALIZE_X2APIC_MODE',
-  'SECONDARY.APIC_REGISTER_VIRTUALIZATION',
-  'SECONDARY.VIRTUAL_INTERRUPT_DELIVERY',
-]);
-
 export function nestedOffer(tdp: boolean): VmxOffer {
-  const controls = new Set(
-    [...FULL_OFFER.controls].filter((name) => !MISSING.has(name) && (tdp || !NEEDS_TDP.has(name))),
-  );
+  const controls = new Set([...FULL_OFFER.controls].filter((name) => tdp || !NEEDS_TDP.has(name)));
   return { ...FULL_OFFER, controls, vmFunctions: tdp ? FULL_OFFER.vmFunctions : 0 };
 }
 

@@ -9,7 +9,7 @@ import { EXIT as EXIT_CONTROL, PIN } from '../../../arch/vmx/controls.ts';
 import { EXIT_REASON_FLAGS, EXIT_REASONS } from '../../../arch/vmx/exit-reasons.ts';
 import { FIELD } from '../../../arch/vmx/fields.ts';
 import { X } from '../../../engine/core/exits.ts';
-import { S } from '../../../engine/core/layout.ts';
+import { REC, S } from '../../../engine/core/layout.ts';
 import { REQUEST } from '../../mmu/requests.ts';
 import { stopEvents } from './events.ts';
 import { loadMsrs, storeMsrs } from './msr-areas.ts';
@@ -173,6 +173,15 @@ export function vmExitByException(n: NestedVmx): true {
   );
 }
 
+/**
+ * Length of the instruction whose memory access left. Processors report it, although SDM 3C 27.2.5 lists it for no exit
+ * of this kind; hypervisors use it to skip what they have emulated.
+ */
+export function accessLength(n: NestedVmx): number {
+  const record = n.cpu.get(S.EXIT_RECORD);
+  return n.vcpu.pendingEvent !== 0 || record === 0 ? 0 : n.cpu.u8[record + REC.LENGTH]!;
+}
+
 /** EPT violation, EPT misconfiguration, PML full. */
 export function vmExitForEpt(
   n: NestedVmx,
@@ -185,7 +194,7 @@ export function vmExitForEpt(
   const { image } = n.v;
   image.write(FIELD.GUEST_PHYSICAL_ADDRESS, physical % 0x1_0000_0000, Math.floor(physical / 0x1_0000_0000));
   if ((qualification & 0x80) !== 0) image.write(FIELD.GUEST_LINEAR_ADDRESS, linearLo, linearHi);
-  vmExit(n, reason, qualification);
+  vmExit(n, reason, qualification, 0, 0, 0, accessLength(n));
 }
 
 /** "Acknowledge interrupt on exit". */
