@@ -5,6 +5,7 @@ import { Engine } from '../engine.ts';
 import type { EngineHost, EngineVcpu } from './cpu.ts';
 import { EXIT, X } from './exits.ts';
 import { gpr, S, SEG, segment } from './layout.ts';
+import type { MemoryPlan } from './memory.ts';
 import type { Processor } from './processor.ts';
 
 /**
@@ -57,10 +58,12 @@ export class TestMachine implements EngineHost {
   tscHigh = 0;
   readonly #ram: number;
 
-  constructor(options: { vendor?: 'intel' | 'amd'; without?: readonly FeatureName[] } = {}) {
+  constructor(
+    options: { vendor?: 'intel' | 'amd'; without?: readonly FeatureName[]; plan?: Partial<MemoryPlan> } = {},
+  ) {
     const without = new Set<string>(options.without ?? []);
     this.engine = new Engine(
-      { contexts: 8, codeBytes: 1 << 20, ramBytes: RAM_BYTES, vcpus: 1 },
+      { contexts: 8, codeBytes: 1 << 20, ramBytes: RAM_BYTES, vcpus: 1, ...options.plan },
       {
         physicalBits: 40,
         gigabytePages: true,
