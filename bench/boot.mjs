@@ -1,9 +1,6 @@
 /** Debian's cloud kernel from the first instruction to the init process, on each machine: CPU seconds, ratios. */
 import { MACHINES, machinesHere } from './lib/machines.mjs';
-import { DEBIAN, requireDebianKernel, table } from './lib/report.mjs';
-
-/** What init prints when the modules are in. */
-const READY = 'TERRARIUM-INIT-READY';
+import { DEBIAN, READY, requireDebianKernel, table } from './lib/report.mjs';
 
 export async function boot({ rounds, machines }) {
   requireDebianKernel();

@@ -6,14 +6,14 @@
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { dist, startTerrarium } from './lib/machines.mjs';
-import { DEBIAN, requireDebianKernel, table } from './lib/report.mjs';
+import { DEBIAN, READY, requireDebianKernel, table } from './lib/report.mjs';
 
 export async function hotForms({ top }) {
   requireDebianKernel();
   const { HOT } = await import(pathToFileURL(join(dist, 'engine/tiers/hot.js')).href);
   const inSwitch = new Set(HOT);
   const running = startTerrarium('interpreter', DEBIAN, { profile: true });
-  await running.line('TERRARIUM-INIT-READY');
+  await running.line(READY);
   const counts = await running.ask('profile', 'profile');
   await running.stop();
   const total = counts.reduce((sum, [, count]) => sum + count, 0);

@@ -1,24 +1,25 @@
-/** Where the time of a Debian boot goes, by V8's sampling profiler: self time of functions, by the file they are in. */
+/** Where the time of a Debian boot goes, by V8's sampling profiler: self time of functions, by file and name. */
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { MACHINES, startTerrarium } from './lib/machines.mjs';
-import { DEBIAN, requireDebianKernel, table } from './lib/report.mjs';
+import { DEBIAN, READY, requireDebianKernel, table } from './lib/report.mjs';
 
-/** The first row that fits a function's URL (or, in parentheses, V8's name for it). */
+/** The first row that fits "URL name" of a function; what V8 itself does has no URL. */
 const CATEGORIES = [
   ['guest code (WebAssembly)', /^wasm:/],
-  ['TLB misses and page walks', /dist\/(engine\/paging|engine\/core\/(tlb|paging|access|memory|walk)|hypervisor\/mmu)/],
-  ['decoding', /dist\/engine\/decode|dist\/engine\/tiers\/(code-cache|library|interpreter|hot)/],
-  ['compiling to WebAssembly', /dist\/(engine\/tiers\/compiler|wasm)\//],
+  ['TLB misses and page walks', /dist\/(engine\/paging|hypervisor\/mmu)|core\/processor\.js (translate|access|lookup)/],
+  ['finding code: jumps that leave a page', /dist\/engine\/(engine\.js #(lookup|cross|stepTo)|tiers\/code-cache)/],
+  ['decoding', /dist\/engine\/(decode|isa|tiers\/(library|interpreter|hot))/],
+  ['compiling to WebAssembly', /dist\/(engine\/tiers\/compiler|wasm)\/|^ ?(Module|Instance)$/],
   ['helpers of instructions', /dist\/engine\//],
   ['nested virtualization', /dist\/hypervisor\/nested\//],
   ['interrupt controllers', /dist\/hypervisor\/irq\/|dist\/arch\/apic/],
   ['exits', /dist\/(hypervisor|arch)\//],
   ['devices', /dist\/(pc|machine)\//],
-  ['garbage collection', /^\(garbage collector\)/],
-  ['V8: its compilers, crossings between JS and WebAssembly', /^\(program\)|^$/],
-  ['idle', /^\(idle\)/],
+  ['garbage collection', /^ \(garbage collector\)/],
+  ['V8: its compilers, crossings between JS and WebAssembly', /^ \(program\)|^ js-to-wasm|^ wasm-to-js/],
+  ['idle', /^ \(idle\)/],
   ['the bench itself, Node', /./],
 ];
 
@@ -29,7 +30,7 @@ export async function profile({ machines }) {
     const folder = mkdtempSync(join(tmpdir(), 'terrarium-profile-'));
     try {
       const running = startTerrarium(accel, DEBIAN, {}, ['--cpu-prof', `--cpu-prof-dir=${folder}`]);
-      await running.line('TERRARIUM-INIT-READY');
+      await running.line(READY);
       await running.stop('end');
       const file = readdirSync(folder).find((name) => name.endsWith('.cpuprofile'));
       figures[accel] = show(accel, JSON.parse(readFileSync(join(folder, file), 'utf8')));
@@ -49,7 +50,7 @@ function show(accel, { nodes, samples, timeDeltas }) {
   const byFunction = new Map();
   for (const { id, callFrame } of nodes) {
     const time = self.get(id) ?? 0;
-    const where = callFrame.url || (callFrame.functionName.startsWith('(') ? callFrame.functionName : '');
+    const where = `${callFrame.url} ${callFrame.functionName || '(anonymous)'}`;
     const [category] = CATEGORIES.find(([, pattern]) => pattern.test(where));
     byCategory.set(category, (byCategory.get(category) ?? 0) + time);
     const name = `${callFrame.functionName || '(anonymous)'} ${callFrame.url.replace(/^.*dist\//, '').slice(0, 50)}`;

@@ -7,11 +7,15 @@ import { checkout } from './machines.mjs';
 
 const cache = process.env.TERRARIUM_CACHE ?? join(checkout, '.cache');
 
+/** What init prints when the modules are in. */
+export const READY = 'TERRARIUM-INIT-READY';
+
 export const DEBIAN = {
   kernel: join(cache, 'debian/cloud/vmlinuz'),
   initrd: join(cache, 'debian/cloud/initramfs.cpio'),
   append: 'console=ttyS0',
   ramMiB: 512,
+  mark: READY,
 };
 
 export function requireDebianKernel() {

@@ -1,8 +1,8 @@
 /**
  * One Terrarium machine in a process of its own, so that its CPU time is the process's. COM1 is stdin and stdout.
  *
- * argv[2]   the machine as JSON: kernel, initrd, append, ramMiB, cpu, accel, nestedMmu, profile, dist.
- * IPC       after each line of COM1 {line, instructions, cpuMs, mmu, exits}; the message 'profile' is answered by
+ * argv[2]   the machine as JSON: kernel, initrd, append, ramMiB, cpu, accel, nestedMmu, profile, mark, dist.
+ * IPC       after each line of COM1 (of those with the text `mark`, if there is one) {line, instructions, cpuMs, mmu, exits}; the message 'profile' is answered by
  *           {profile: [[name, count], …]}, the message 'end' ends the process in good order (--cpu-prof wants that).
  */
 import { readFileSync } from 'node:fs';
@@ -36,6 +36,10 @@ const machine = new Machine({
       out.push(byte);
       if (byte !== 10) {
         line += String.fromCharCode(byte);
+        return;
+      }
+      if (options.mark && !line.includes(options.mark)) {
+        line = '';
         return;
       }
       const { user, system } = process.cpuUsage();
