@@ -464,7 +464,7 @@ describe('protection keys', () => {
     { name: 'WD and a read-only page', rights: 0x85, pkru: 8, error: 0x27 },
     { name: 'WD and a writable page', rights: 0x87, pkru: 8, error: 0x27 },
     { name: 'AD', rights: 0x87, pkru: 4, error: 0x27 },
-    { name: 'another key', rights: 0x85, pkru: 2, error: 7 },
+    { name: 'another key', rights: 0x85, pkru: 0x20, error: 7 },
   ])('a user write: $name', ({ rights, pkru, error }) => {
     const m = new TestMachine().longMode(3);
     m.cpu.set(S.CR4, m.cpu.cr4 | CR4.PKE);

@@ -243,9 +243,10 @@ export function permissionFault(
 ): number {
   const notSmap = acFlag && (pfec & PFEC.IMPLICIT) === 0 ? 8 : 0;
   const index = ((pfec & (PFEC.W | PFEC.U | PFEC.F)) | notSmap) >> 1;
-  if (((format.permissions[index]! >> rights) & 1) !== 0) return PFEC.P;
-  if (format.pkruMask === 0) return 0;
+  const denied = ((format.permissions[index]! >> rights) & 1) !== 0 ? PFEC.P : 0;
+  if (format.pkruMask === 0) return denied;
   const domain = (pfec & (PFEC.W | PFEC.U | PFEC.F)) | ((rights & ACC.USER) !== 0 ? 8 : 0);
   const disabled = (pkru >>> (2 * pkey)) & 3 & (format.pkruMask >>> domain);
-  return disabled !== 0 ? PFEC.P | PFEC.PK : 0;
+  // PK says what PKRU forbids, whatever else does: SDM 3A 4.7
+  return disabled !== 0 ? PFEC.P | PFEC.PK : denied;
 }

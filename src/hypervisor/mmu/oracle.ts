@@ -184,13 +184,12 @@ function guestRefuses(w: OracleWorld, r: Rights, a: OracleAccess, key: number): 
   if (a.user) allowed = r.user && (a.fetch ? r.exec : !a.write || r.write);
   else if (a.fetch) allowed = r.exec && !(r.user && w.cr4.smep);
   else allowed = (!a.write || r.write || !w.cr0.wp) && !(r.user && w.cr4.smap && (a.implicit || !w.ac));
-  if (!allowed) return 1;
-  // SDM 3A 4.6.2 "Protection Keys": user pages, data accesses.
+  // SDM 3A 4.6.2 "Protection Keys": user pages, data accesses. 4.7: PK tells of them, whatever else forbids the access.
   if (w.cr4.pke && w.efer.lma && r.user && !a.fetch) {
     const disabled = w.pkru >>> (2 * key);
     if ((disabled & 1) !== 0 || ((disabled & 2) !== 0 && a.write && (a.user || w.cr0.wp))) return 1 | 32;
   }
-  return 0;
+  return allowed ? 0 : 1;
 }
 
 // ── EPT12 ──
