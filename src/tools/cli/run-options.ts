@@ -43,6 +43,7 @@ export interface RunOptions {
   reboot: boolean;
   hpet: boolean;
   acpi: boolean;
+  accel: 'interpreter' | 'compiler';
   nestedMmu: 'split' | 'reinit' | 'shared';
   tdp: boolean;
   force: boolean;
@@ -74,6 +75,7 @@ export const runDefaults = (): RunOptions => ({
   reboot: true,
   hpet: true,
   acpi: true,
+  accel: 'interpreter',
   nestedMmu: 'split',
   tdp: true,
   force: false,
@@ -204,7 +206,7 @@ function takeMachine(into: RunOptions, text: string): void {
   const properties = parseProperties(text, 'type');
   requireKnown('-machine', properties, ['type', 'hpet', 'acpi', 'nested-mmu', 'tdp', 'force', 'accel']);
   oneOf('-machine', properties.get('type') ?? 'pc', ['pc', 'terrarium']);
-  takeAccelerator(properties.get('accel') ?? 'tcg');
+  if (properties.has('accel')) takeAccelerator(into, properties.get('accel')!);
   const flag = (name: string, standard: boolean) =>
     properties.has(name) ? parseSwitch(`-machine ${name}`, properties.get(name)!) : standard;
   into.hpet = flag('hpet', into.hpet);
@@ -218,10 +220,13 @@ function takeMachine(into: RunOptions, text: string): void {
   ]);
 }
 
-/** There is one way to run, in software. `tcg` is what scripts written for QEMU say for that. */
-function takeAccelerator(text: string): void {
-  if (text === 'tcg' || text.startsWith('tcg,') || text === 'terrarium') return;
-  throw new UserError(`-accel ${text}: this machine runs in software only, write -accel tcg or leave it out.`);
+/** Everything runs in software: by the interpreter, or with hot code compiled too. `tcg` is QEMU's word for the default. */
+function takeAccelerator(into: RunOptions, text: string): void {
+  if (text === 'tcg' || text.startsWith('tcg,') || text === 'interpreter') into.accel = 'interpreter';
+  else if (text === 'compiler') into.accel = 'compiler';
+  else {
+    throw new UserError(`-accel ${text}: this machine runs in software only, write -accel interpreter or compiler.`);
+  }
 }
 
 function takeRtc(into: RunOptions, text: string): void {
@@ -400,10 +405,10 @@ export const RUN_OPTIONS: readonly OptionRow<RunOptions>[] = [
   },
   {
     names: ['accel'],
-    argument: 'tcg',
-    default: 'tcg',
-    help: 'Said for scripts: guests run in software.',
-    take: (_into, text) => takeAccelerator(text),
+    argument: 'interpreter|compiler',
+    default: 'interpreter',
+    help: 'How guest code runs; "compiler" translates hot pages to WebAssembly. tcg, QEMU\'s word, is the default.',
+    take: takeAccelerator,
   },
   {
     names: ['S', 'stopped'],

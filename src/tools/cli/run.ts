@@ -167,6 +167,7 @@ function machineOptions(options: RunOptions, sinks: Sinks): MachineOptions {
     reboot: options.reboot,
     hpet: options.hpet,
     acpi: options.acpi,
+    accel: options.accel,
     nestedMmu: options.nestedMmu,
     tdp: options.tdp,
     force: options.force,
