@@ -217,12 +217,12 @@ export class Engine {
     return reason;
   }
 
-  /** Delivers an event through the guest's IDT. 0 if it is delivered, else the EXIT that came of it. */
+  /** Delivers an event through the guest's IDT. EXIT.BUDGET if it is delivered, else the EXIT that came of it. */
   inject(vcpu: EngineVcpu, information: number, error: number, length: number): number {
     this.activate(vcpu);
     const cpu = this.processor;
     this.#settle(vcpu);
-    return injectEvent(cpu, information, error, length) === STATUS.JUMP ? 0 : cpu.get(X.REASON) || EXIT.TRIPLE_FAULT;
+    return injectEvent(cpu, information, error, length) === STATUS.JUMP ? EXIT.BUDGET : cpu.get(X.REASON);
   }
 
   /** Makes `run` come back after the instruction under way. For callbacks from inside it. */

@@ -317,7 +317,7 @@ export class Vcpu {
     this.state.setU32(S.ALLOW, 0);
     // As for a fault that the engine delivers itself: a handler that faults at once must not stop the clock
     if ((information & 0x700) === EVENT.EXCEPTION) this.stallNs += 1;
-    if (reason === 0) return true;
+    if (reason === EXIT.BUDGET) return true;
     this.stallNs += 1;
     this.handle(reason);
     return false;
