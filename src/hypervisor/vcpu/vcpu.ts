@@ -38,6 +38,10 @@ export interface NestedLayer {
   readonly wantsNmiWindow: boolean;
   /** Instructions after which `beforeEvents` must be asked again. */
   readonly instructionLimit: number;
+  /** Interrupts are exits to L1, whatever L2's RFLAGS.IF. */
+  readonly interruptsLeave: boolean;
+  /** NMIs are exits to L1, although L2 has blocked its own. */
+  readonly nmisLeave: boolean;
   /** Something other than an interrupt ends L2's inactive state. */
   readonly wakes: boolean;
   /** INIT or SIPI came. True: it was blocked, or became an exit to L1. */
@@ -226,11 +230,16 @@ export class Vcpu {
     if (this.activity === 'shutdown') return this.initPending;
     if (this.initPending || (this.sipiVector >= 0 && this.activity === 'wait for SIPI')) return true;
     if (this.activity !== 'halted') return false;
-    return this.nmiPending || this.pendingEvent !== 0 || (this.woken && this.#interruptible());
+    return this.#hasNmi() || this.pendingEvent !== 0 || (this.woken && this.#interruptible());
+  }
+
+  /** An NMI that is blocked ends no HLT; for an L2 with virtual NMIs it is not blocked, and leaves. */
+  #hasNmi(): boolean {
+    return this.nmiPending && (this.state.u32(S.NMI_BLOCKED) === 0 || this.nested?.nmisLeave === true);
   }
 
   #interruptible(): boolean {
-    if (this.nested?.guestMode) return this.vm.irq.hasInterrupt(this.index);
+    if (this.nested?.interruptsLeave) return this.vm.irq.hasInterrupt(this.index);
     return (this.state.u32(S.RFLAGS) & RFLAGS.IF) !== 0 && this.vm.irq.hasInterrupt(this.index);
   }
 

@@ -179,13 +179,14 @@ export function instructionLimit(n: NestedVmx): number {
 
 /** Does anything end an inactive state of L2 that L1's interrupts do not? */
 export function wakes(n: NestedVmx): boolean {
-  const { activity } = n.vcpu;
+  // Asked of vCPUs that do not run now: their registers are not in the engine
+  const { activity, state } = n.vcpu;
   if (activity === 'wait for SIPI') return false;
   if (n.preemptionExpired || isMtfDue(n)) return true;
-  if ((n.primary & PRIMARY.NMI_WINDOW_EXITING) !== 0 && n.cpu.get(S.NMI_BLOCKED) === 0) return true;
+  if ((n.primary & PRIMARY.NMI_WINDOW_EXITING) !== 0 && state.u32(S.NMI_BLOCKED) === 0) return true;
   if (activity === 'shutdown') return n.vcpu.nmiPending;
   if (n.tprBelow || n.pendingDebug !== 0) return true;
-  const isOpen = (n.vcpu.state.u32(S.RFLAGS) & RFLAGS.IF) !== 0;
+  const isOpen = (state.u32(S.RFLAGS) & RFLAGS.IF) !== 0;
   return isOpen && ((n.primary & PRIMARY.INTERRUPT_WINDOW_EXITING) !== 0 || n.hasVirtualInterrupt);
 }
 

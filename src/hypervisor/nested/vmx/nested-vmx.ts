@@ -160,6 +160,14 @@ export class NestedVmx implements NestedLayer, NestedPort {
     return this.guestMode && (this.primary & PRIMARY.NMI_WINDOW_EXITING) !== 0;
   }
 
+  get interruptsLeave(): boolean {
+    return this.guestMode && this.hasPin(PIN.EXTERNAL_INTERRUPT_EXITING);
+  }
+
+  get nmisLeave(): boolean {
+    return this.guestMode && this.virtualNmis;
+  }
+
   get wakes(): boolean {
     return this.guestMode && events.wakes(this);
   }
