@@ -129,7 +129,7 @@ ${passed ? 'The demo ran, and every result is what a real processor computes.' :
 }
 
 /** The guest's lines, and under them one of ours that changes while it runs. */
-class ProgressLine {
+export class ProgressLine {
   readonly #stream: NodeJS.WriteStream;
   readonly #live: boolean;
   #shown = false;

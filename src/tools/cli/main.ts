@@ -20,6 +20,10 @@ const SUBCOMMANDS: Readonly<Record<string, Subcommand>> = {
     help: 'boots the guest that comes with Terrarium, and shows what ran',
     run: async (argv) => (await import('./demo.ts')).demo(argv),
   },
+  nested: {
+    help: 'an L1 hypervisor and its L2 guests: what each switch reuses, and what it costs',
+    run: async (argv) => (await import('./nested.ts')).nested(argv),
+  },
   info: {
     help: 'what the machine offers: CPU models, MSRs, devices, limits',
     run: async (argv) => (await import('./info.ts')).info(argv),
@@ -32,7 +36,7 @@ const help = (): string =>
 An x86-64 machine with hardware virtualization.
 
 ${Object.entries(SUBCOMMANDS)
-  .map(([name, row]) => `  ${name.padEnd(6)}${row.help}`)
+  .map(([name, row]) => `  ${name.padEnd(8)}${row.help}`)
   .join('\n')}
 
 "terrarium COMMAND --help" lists a command's options. --version says which Terrarium this is.
