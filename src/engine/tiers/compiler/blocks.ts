@@ -19,6 +19,16 @@ export const KIND = {
 export interface Decoded {
   readonly kind: number;
   readonly variant: Variant;
+  readonly flags: FlagUse;
+}
+
+/** What an instruction does with the status flags, as found by generating it once. */
+export interface FlagUse {
+  reads: boolean;
+  /** All of them, whatever its operands. */
+  writes: boolean;
+  /** It can leave the region, and then they are seen. */
+  leaves: boolean;
 }
 
 /** A piece of a run: starts where code can be entered, ends with a branch, another block, or what is not compiled. */
@@ -43,6 +53,16 @@ export interface Reader {
   readonly memory: EngineMemory;
   /** Undefined for pseudo records and what stays out. */
   decoded(record: number): Decoded | undefined;
+}
+
+/** Nothing sees the flags that the instruction at `record` leaves: the block, which ends at `end`, sets them anew first. */
+export function flagsAreDead(reader: Reader, record: number, end: number): boolean {
+  for (let at = record + REC.BYTES; at < end; at += REC.BYTES) {
+    const { flags, kind } = reader.decoded(at)!;
+    if (flags.reads || flags.leaves || kind !== KIND.PLAIN) return false;
+    if (flags.writes) return true;
+  }
+  return false;
 }
 
 /** Handler number of a record, or what it was before it became an entry. */

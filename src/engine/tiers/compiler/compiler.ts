@@ -6,7 +6,7 @@ import { type EngineMemory, REGIONS_MAX } from '../../core/memory.ts';
 import { PSEUDO, REGION_SLOT } from '../../decode/decoder.ts';
 import type { CodeCache, CodePage, Regions } from '../code-cache.ts';
 import { contextOf, type Interpreter } from '../interpreter.ts';
-import { type Decoded, KIND, type Reader } from './blocks.ts';
+import { type Decoded, type FlagUse, KIND, type Reader } from './blocks.ts';
 import { type Plan, planRegion, RegionBuilder } from './region.ts';
 import { NotInline, RegionFrame, RegionSemantics, type Targets } from './region-semantics.ts';
 
@@ -34,7 +34,7 @@ export interface CompilerOptions {
   readonly bytesMax: number;
 }
 
-export const COMPILER_DEFAULTS: CompilerOptions = { threshold: 1000, batch: 16, bytesMax: 24 << 20 };
+export const COMPILER_DEFAULTS: CompilerOptions = { threshold: 4000, batch: 16, bytesMax: 24 << 20 };
 
 /** Instructions whose code looks at registers where regions do not keep them. */
 const ELSEWHERE = new Set(['LAHF', 'SAHF']);
@@ -241,6 +241,7 @@ export class Compiler implements Regions, Reader {
     const { instruction, mnemonic } = variant.form;
     if (ELSEWHERE.has(instruction.name)) return null;
     let kind: number = KIND.PLAIN;
+    const flags: FlagUse = { reads: false, writes: false, leaves: false };
     const call = mnemonic === 'CALL';
     const targets: Targets = {
       taken: () => {
@@ -258,13 +259,15 @@ export class Compiler implements Regions, Reader {
       const frame = new RegionFrame(f, this.#interpreter.sketch, this.memory);
       f.block((exit) => {
         frame.exit = exit;
-        instruction.execute(new RegionSemantics(frame, contextOf(variant), record, targets));
+        const semantics = new RegionSemantics(frame, contextOf(variant), record, targets);
+        semantics.use = flags;
+        instruction.execute(semantics);
       });
     } catch (error) {
       if (error instanceof NotInline) return null;
       throw error;
     }
     if (instruction.terminator && kind === KIND.PLAIN) return null;
-    return { kind, variant };
+    return { kind, variant, flags };
   }
 }

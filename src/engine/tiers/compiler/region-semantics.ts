@@ -5,6 +5,7 @@ import type { EngineMemory } from '../../core/memory.ts';
 import { CC } from '../../isa/flags.ts';
 import { type FormContext, type Library, Semantics } from '../../isa/semantics.ts';
 import { COMPARES } from '../interpreter.ts';
+import type { FlagUse } from './blocks.ts';
 
 /** What the instructions of a region share: locals that hold the guest's state, and the ways out. */
 export class RegionFrame {
@@ -78,6 +79,9 @@ export interface Targets {
   indirect(record: number, target: Local): void;
 }
 
+/** What reads flags only to keep some of them. */
+const KEEPS_FLAGS = new Set(['ROL', 'ROR', 'RCL', 'RCR']);
+
 /** Thrown while an instruction is tried: it is none for regions. */
 export class NotInline extends Error {}
 
@@ -87,6 +91,11 @@ export class RegionSemantics extends Semantics {
   readonly #targets: Targets;
   readonly #at: number;
   readonly #depth: number;
+  /** Nobody sees the flags it sets. */
+  flagsDead = false;
+  mnemonic = '';
+  /** Notes what it does with them, when it is only tried. */
+  use: FlagUse | undefined;
 
   constructor(frame: RegionFrame, context: FormContext, record: number, targets: Targets) {
     super(frame.f, frame.lib, context, i32.const(record));
@@ -194,6 +203,8 @@ export class RegionSemantics extends Semantics {
 
   protected override setLazyFlags(kind: number, a: Expr, b: Expr): void {
     const frame = this.#frame;
+    if (this.use && this.f.depth === this.#depth) this.use.writes = true;
+    if (this.flagsDead) return;
     frame.flagsWritten = true;
     this.f.set(frame.b, b);
     this.f.set(frame.a, a);
@@ -202,11 +213,14 @@ export class RegionSemantics extends Semantics {
   }
 
   override flags(): Expr {
+    if (this.use) this.use.reads = true;
+    if (this.flagsDead && KEEPS_FLAGS.has(this.mnemonic)) return i64.const(0);
     this.#frame.spillFlags();
     return super.flags();
   }
 
   override carry(): Expr {
+    if (this.use) this.use.reads = true;
     const { a, b, kind, known } = this.#frame;
     const below = i64.extendI32U(i64.ltU(a.get, b.get));
     const bit = i64.and(b.get, i64.const(1));
@@ -226,6 +240,7 @@ export class RegionSemantics extends Semantics {
   }
 
   override condition(code: number): Expr {
+    if (this.use) this.use.reads = true;
     const { known } = this.#frame;
     if (known !== undefined) {
       const direct = this.#direct(code, known);
@@ -298,6 +313,7 @@ export class RegionSemantics extends Semantics {
   // ---- leaving ------------------------------------------------------------------------------------------------------
 
   leave(status: Expr): void {
+    if (this.use) this.use.leaves = true;
     this.#frame.leave(status, this.#at);
   }
 

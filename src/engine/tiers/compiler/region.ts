@@ -8,6 +8,7 @@ import { contextOf } from '../interpreter.ts';
 import {
   type Block,
   findBlocks,
+  flagsAreDead,
   follow,
   type Item,
   KIND,
@@ -151,12 +152,15 @@ export class RegionBuilder implements Targets {
     frame.known = undefined;
     let at = block.record;
     let kind: number = KIND.PLAIN;
+    const end = block.record + block.count * REC.BYTES;
     for (let i = 0; i < block.count; i += 1) {
       const decoded = this.#reader.decoded(at);
       assert(decoded !== undefined, 'a block consists of what can be compiled');
       kind = decoded.kind;
       f.scope(() => {
         const semantics = new RegionSemantics(frame, contextOf(decoded.variant), at, this);
+        semantics.mnemonic = decoded.variant.form.mnemonic;
+        semantics.flagsDead = flagsAreDead(this.#reader, at, end);
         decoded.variant.form.instruction.execute(semantics);
       });
       at += REC.BYTES;
