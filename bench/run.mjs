@@ -5,7 +5,9 @@
  *
  *   node bench/run.mjs SUBCOMMAND [--rounds N] [--machines a,b] [--kernels a,b] [--baseline]
  */
+import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { parseArgs } from 'node:util';
 import { runMain, UserError } from '../scripts/debian/user-error.mjs';
 import { dist, MACHINES } from './lib/machines.mjs';
@@ -43,6 +45,10 @@ ${Object.entries(SUBCOMMANDS)
 
 const BASELINE = new URL('baseline.json', import.meta.url);
 
+/** Which Terrarium this is, as far as git knows. */
+const commit = () =>
+  spawnSync('git', ['rev-parse', '--short', 'HEAD'], { cwd: dirname(dist), encoding: 'utf8' }).stdout?.trim() ?? '';
+
 async function main(argv) {
   const { values, positionals } = parseArgs({
     args: argv,
@@ -73,7 +79,7 @@ async function main(argv) {
   const figures = await SUBCOMMANDS[name].run({ rounds, machines, top, kernels: values.kernels?.split(',') });
   if (values.baseline && figures !== undefined) {
     const all = existsSync(BASELINE) ? JSON.parse(readFileSync(BASELINE, 'utf8')) : {};
-    all[name] = { machine: hostName(), ...figures };
+    all[name] = { machine: hostName(), commit: commit(), ...figures };
     writeFileSync(BASELINE, `${JSON.stringify(all, null, 2)}\n`);
   }
 }
