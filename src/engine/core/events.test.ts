@@ -94,7 +94,7 @@ describe('64-bit mode', () => {
     m.code('f4');
     m.gate(0x80, SEL.CODE64, AT.HLTS, 0x0e00);
     m.cpu.contextChanged();
-    expect(m.engine.inject(m.vcpu, (INTERRUPTION.VALID | 0x80) >>> 0, 0, 0)).toBe(0);
+    expect(m.engine.inject(m.vcpu, (INTERRUPTION.VALID | 0x80) >>> 0, 0, 0)).toBe(EXIT.BUDGET);
     expect(m.run()).toBe(EXIT.HLT);
     expect(m.stoppedAt).toBe(11);
     expect(m.read32(m.reg(4))).toBe(0x80 * 8 + 3);
@@ -377,9 +377,31 @@ describe('an exit on the way', () => {
     expect([m.rip, m.reg(4), m.cpu.cpl, m.cpu.get(S.CR2)]).toEqual([AT.CODE, AT.USER_STACK, 3, 0x60_0000]);
     // L0 maps it and injects the event again
     m.write32(AT.TSS + 4, AT.STACK0, 0);
-    expect(m.engine.inject(m.vcpu, m.exit.vectoring, 6, 0)).toBe(0);
+    expect(m.engine.inject(m.vcpu, m.exit.vectoring, 6, 0)).toBe(EXIT.BUDGET);
     expect(m.stoppedAt).toBe(14);
     expect(m.read32(AT.STACK0 - 48)).toBe(6);
+  });
+
+  it('an intercepted page fault while an event is injected is that exit, with the event in the vectoring fields', () => {
+    const m = new TestMachine().longMode(3);
+    m.code('90');
+    m.write32(AT.TSS + 4, 0x60_1000, 0); // the handler's stack: not mapped
+    m.vcpu.intercepts.exceptions = 1 << 14;
+    m.cpu.contextChanged();
+    const event = (INTERRUPTION.VALID | INTERRUPTION.ERROR_VALID | (EVENT.EXCEPTION << 8) | 14) >>> 0;
+    expect(m.engine.inject(m.vcpu, event, 6, 0)).toBe(EXIT.EXCEPTION);
+    expect([m.exit.vectoring, m.cpu.get(X.VECTORING_ERROR)]).toEqual([event, 6]);
+    expect([m.exit.interruption, m.cpu.get(X.INTERRUPTION_ERROR), m.exit.qualification]).toEqual([event, 2, 0x60_0ff8]);
+  });
+
+  it('the third fault of an injection is a triple fault, and nothing is under delivery then', () => {
+    const m = new TestMachine().longMode(3);
+    m.code('90');
+    m.write32(AT.TSS + 4, 0x60_1000, 0);
+    m.cpu.contextChanged();
+    const event = (INTERRUPTION.VALID | INTERRUPTION.ERROR_VALID | (EVENT.EXCEPTION << 8) | 14) >>> 0;
+    expect(m.engine.inject(m.vcpu, event, 6, 0)).toBe(EXIT.TRIPLE_FAULT);
+    expect(m.exit.vectoring).toBe(0);
   });
 
   it('a software interrupt keeps its length for the next injection', () => {
@@ -391,7 +413,7 @@ describe('an exit on the way', () => {
     expect(m.run()).toBe(EXIT.EPT_VIOLATION);
     expect(m.cpu.get(X.LENGTH)).toBe(2);
     m.write32(AT.TSS + 4, AT.STACK0, 0);
-    expect(m.engine.inject(m.vcpu, m.exit.vectoring, 0, m.cpu.get(X.LENGTH))).toBe(0);
+    expect(m.engine.inject(m.vcpu, m.exit.vectoring, 0, m.cpu.get(X.LENGTH))).toBe(EXIT.BUDGET);
     expect(m.read32(AT.STACK0 - 40)).toBe(AT.CODE + 2);
   });
 });
@@ -413,7 +435,7 @@ describe('NMI', () => {
     m.code('f4');
     m.code('48cf', AT.HLTS + 0x20);
     m.cpu.contextChanged();
-    expect(m.engine.inject(m.vcpu, (INTERRUPTION.VALID | (EVENT.NMI << 8) | 2) >>> 0, 0, 0)).toBe(0);
+    expect(m.engine.inject(m.vcpu, (INTERRUPTION.VALID | (EVENT.NMI << 8) | 2) >>> 0, 0, 0)).toBe(EXIT.BUDGET);
     expect(m.cpu.get(S.NMI_BLOCKED)).toBe(1);
     expect(m.run()).toBe(EXIT.HLT);
     expect(m.cpu.get(S.NMI_BLOCKED)).toBe(0);
