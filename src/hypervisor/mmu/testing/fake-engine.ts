@@ -358,15 +358,16 @@ export class FakeVcpu {
     if ((cr0 & CR0.PG) === 0) return 0;
     const user = a.user === true;
     const wp = (cr0 & CR0.WP) !== 0;
+    // PK does not depend on what else forbids the access
+    if ((cr4 & CR4.PKE) !== 0 && (efer & EFER.LMA) !== 0 && (guest & G.U) !== 0 && !a.fetch) {
+      const bits = pkru >>> (2 * pkey);
+      if ((bits & 1) !== 0 || ((bits & 2) !== 0 && a.write && (user || wp))) return 1 | 32;
+    }
     if (user && (guest & G.U) === 0) return 1;
     if (a.fetch && (guest & G.X) === 0) return 1;
     if (a.fetch && !user && (guest & G.U) !== 0 && (cr4 & CR4.SMEP) !== 0) return 1;
     if (a.write && (guest & G.W) === 0 && (user || wp)) return 1;
     if (!a.fetch && !user && (guest & G.U) !== 0 && (cr4 & CR4.SMAP) !== 0 && !ac) return 1;
-    if ((cr4 & CR4.PKE) !== 0 && (efer & EFER.LMA) !== 0 && (guest & G.U) !== 0 && !a.fetch) {
-      const bits = pkru >>> (2 * pkey);
-      if ((bits & 1) !== 0 || ((bits & 2) !== 0 && a.write && (user || wp))) return 1 | 32;
-    }
     return 0;
   }
 
