@@ -22,8 +22,8 @@ interface Region {
 
 /** Runs of the engine after which waiting pages are compiled, however few. */
 const ROUNDS = 8;
-/** A page whose regions were lost this often is not compiled again. */
-const LOSSES_MAX = 6;
+/** Losses of a page's regions that count for its back-off. */
+const BACK_OFF_MAX = 10;
 
 export interface CompilerOptions {
   /** Runs entered this often are compiled. */
@@ -86,18 +86,9 @@ export class Compiler implements Regions, Reader {
     const hostPage = u32[(record + REC.PLACE) >>> 2]! & ((1 << PLACE_ENTRY_SHIFT) - 1);
     const page = this.#code.pageAt(hostPage, u32[S.MODE >>> 2]!);
     if (!page || page.entries[u16[(record + REC.OFFSET) >>> 1]!] !== record) return;
-    if (page.losses > 0) {
-      // Back-off: each loss doubles what it takes
-      if (page.losses > LOSSES_MAX) return;
-      if (page.fresh === 0) {
-        page.fresh = 1;
-        i32[(record + REC.HEAT) >>> 2] = -(this.#options.threshold << page.losses);
-        return;
-      }
-    }
     page.fresh += 1;
     const region = page.region as Region | undefined;
-    if (region && page.fresh * 8 < region.records.length) {
+    if (page.fresh <= 0 || (region && page.fresh * 8 < region.records.length)) {
       // Not worth it yet: it counts again later
       i32[(record + REC.HEAT) >>> 2] = this.#options.threshold >>> 1;
       return;
@@ -206,7 +197,8 @@ export class Compiler implements Regions, Reader {
     this.#drop(region);
     this.counters.lost += 1;
     page.losses += 1;
-    page.fresh = 0;
+    // Back-off: each loss doubles what it takes
+    page.fresh = 1 - (1 << Math.min(page.losses, BACK_OFF_MAX));
     // They have to earn it again
     for (const record of region.records) this.memory.i32[(record + REC.HEAT) >>> 2] = 0;
   }
