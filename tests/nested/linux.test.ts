@@ -35,6 +35,7 @@ function l1(options: { readonly cpus?: number } = {}): Shell {
   );
   shell.waitFor('TERRARIUM-INIT-READY');
   shell.waitFor('~ #');
+  expect(shell.command('chmod +x /vmm')).toMatch(/<0>$/);
   return shell;
 }
 
