@@ -38,6 +38,7 @@ describe('terrarium runs each of them, and they print what they must', () => {
     ['demo', [], 1],
     ['privileged-64', [], 1],
     ['privileged-32', [], 1],
+    ['nested-vmx', ['-cpu', 'intel,+vmx'], 1],
   ])('%s', (name, extra, status) => {
     const kernel = `guests/${name}/${name}.bin`;
     const options = ['run', '-kernel', kernel, '-nographic', '-no-reboot', '-device', EXIT, ...extra];

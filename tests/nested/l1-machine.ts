@@ -119,7 +119,7 @@ export class L1Machine {
     state.setU64(S.CR3, AT.PML4, 0);
     state.setU32(S.CR4, CR4.PAE | CR4.VMXE);
     state.setU32(S.EFER, EFER.LME | EFER.LMA | EFER.NXE | EFER.SCE);
-    for (let seg = SEG.ES; seg <= SEG.GS; seg += 1)
+    for (let seg: number = SEG.ES; seg <= SEG.GS; seg += 1)
       this.#segment(seg, seg === SEG.CS ? 8 : 16, seg === SEG.CS ? 0xa09b : 0xc093);
     this.#segment(SEG.TR, 0x18, 0x8b, AT.TSS, 0x67);
     this.#segment(SEG.LDTR, 0, 0x1_0000, 0, 0);
