@@ -186,7 +186,7 @@ class Program {
         else this.#rm(0x87, a, b, 1);
         break;
       case 17: // a byte over an immediate of this program: mov [r9 + disp32], al
-        if (this.#patchable.length > 0 && r.below(4) === 0) {
+        if (this.#patchable.length > 0 && r.below(3) > 0) {
           this.#emit(0x41, 0x88, 0x81);
           this.#emit32(r.pick(this.#patchable));
         } else this.#emit(r.pick([0xf5, 0xf8, 0xf9]));
