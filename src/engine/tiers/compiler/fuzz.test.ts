@@ -8,7 +8,7 @@ import { AT, TestMachine } from '../../core/machine-testbed.ts';
  * code, run by both tiers in slices of random length: registers, flags, RIP and memory must be the same after each.
  */
 
-const PROGRAMS = Number(process.env['TERRARIUM_PROGRAMS'] ?? 3);
+const PROGRAMS = Number(process.env['TERRARIUM_PROGRAMS'] ?? 8);
 const SEED = Number(process.env['TERRARIUM_SEED'] ?? 1);
 const SLICES = 60;
 const BLOCKS = 36;
@@ -265,4 +265,22 @@ describe('the compiler agrees with the interpreter', () => {
     },
     60_000,
   );
+
+  test.each([0, 1, 3])('on a loop that changes its next instruction in every round (threshold %i)', (threshold) => {
+    const plan = { accel: threshold === 0 ? 'interpreter' : 'compiler', jitThreshold: threshold, jitBatch: 1 } as const;
+    const m = new TestMachine({ plan });
+    m.longMode();
+    m.code(`
+      b964000000    ; mov ecx, 100
+      31c0 31db     ; xor eax, eax; xor ebx, ebx
+      880502000000  ; next: mov [rip + 2], al
+      83c300        ; add ebx, 0: the immediate is what was stored
+      ffc0 ffc9     ; inc eax; dec ecx
+      75f1 f4       ; jnz next; hlt
+    `);
+    m.rip = AT.CODE;
+    m.engine.run(m.vcpu, 1000);
+    expect(m.reg(3)).toBe(4950);
+    if (threshold > 0) expect(m.engine.compiler!.counters.lost).toBeGreaterThan(0);
+  });
 });
