@@ -18,11 +18,15 @@ export function debian(flavour: 'cloud' | 'generic', name: string, flags: readon
   const kernel = join(folder, 'vmlinuz');
   const initramfs = join(folder, `${name}.cpio`);
   if (!existsSync(kernel) || !existsSync(initramfs)) {
-    const made = spawnSync(
-      'node',
-      [join(ROOT, 'scripts/fetch-debian-kernel.mjs'), '--flavour', flavour, '--name', name, ...flags],
-      { stdio: 'inherit' },
-    );
+    const script = join(ROOT, 'scripts/fetch-debian-kernel.mjs');
+    const fetch = () =>
+      spawnSync('node', [script, '--flavour', flavour, '--name', name, ...flags], { stdio: 'inherit' });
+    let made = fetch();
+    if (made.status !== 0) {
+      // A machine that is new has no list of packages yet
+      spawnSync('apt-get', ['update'], { stdio: 'inherit' });
+      made = fetch();
+    }
     if (made.status !== 0) throw new Error('scripts/fetch-debian-kernel.mjs failed');
   }
   return { kernel: new Uint8Array(readFileSync(kernel)), initramfs: new Uint8Array(readFileSync(initramfs)) };
