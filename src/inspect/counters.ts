@@ -1,8 +1,12 @@
 /** What a VM has counted, as plain data: instructions, exits by reason, MMU, TLB, code cache. A reader. */
+import { EXIT_REASONS } from '../arch/vmx/exit-reasons.ts';
 import { EXIT } from '../engine/core/exits.ts';
 import type { Vm } from '../hypervisor/vm/vm.ts';
 
-const EXIT_NAMES: ReadonlyMap<number, string> = new Map(Object.entries(EXIT).map(([name, reason]) => [reason, name]));
+/** The engine's names come first: those that only L1 ever sees are the manual's. */
+const EXIT_NAMES: ReadonlyMap<number, string> = new Map(
+  [...Object.entries(EXIT_REASONS), ...Object.entries(EXIT)].map(([name, reason]) => [reason, name]),
+);
 
 export const exitName = (reason: number): string => EXIT_NAMES.get(reason) ?? `REASON_${reason}`;
 

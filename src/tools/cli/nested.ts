@@ -4,12 +4,23 @@
  */
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { EXIT_REASONS } from '../../arch/vmx/exit-reasons.ts';
 import { UserError } from '../../base/assert.ts';
-import { NestedVmx } from '../../hypervisor/nested/vmx/nested-vmx.ts';
-import { Machine } from '../../machine/machine.ts';
+import type { NestedVmx } from '../../hypervisor/nested/vmx/nested-vmx.ts';
+import { exitName } from '../../inspect/counters.ts';
+import type { Machine } from '../../machine/machine.ts';
 import { ProgressLine } from './demo.ts';
 import { readWhole } from './files.ts';
+import {
+  bootL1,
+  type Counts,
+  MODES,
+  type Mode,
+  measureRoundTrip,
+  mmuCounts,
+  nestedOf,
+  perTrip,
+  type RoundTrip,
+} from './nested-measure.ts';
 import { describeOptions, type OptionRow, parseOptions } from './option-table.ts';
 import { dumpState } from './state-dump.ts';
 import { STATUS } from './status.ts';
@@ -56,18 +67,16 @@ const OPTIONS: readonly OptionRow<NestedOptions>[] = [
   },
 ];
 
-const MODES = ['split', 'reinit', 'shared'] as const;
-type Mode = (typeof MODES)[number];
-
 /** Status with which the guest leaves when every check of its own held: isa-debug-exit of 0. */
 const ALL_RIGHT = 1;
-const WARM_UP = 2000;
 const LIMIT_NS = 120_000_000_000;
 
-type Counts = Record<string, number>;
-
-interface Trip {
-  readonly usPerTrip: number;
+/** What one of L1's guests did, and what the switches to it and back reused. */
+interface Scenario {
+  readonly name: string;
+  readonly trips: number;
+  /** Virtual time: the same in every run. */
+  readonly nsPerTrip: number;
   readonly perTrip: Counts;
 }
 
@@ -84,15 +93,16 @@ export async function nested(argv: readonly string[]): Promise<number> {
     throw new UserError(`${path} is missing: reinstall Terrarium, or run node scripts/build-guests.mjs nested-vmx.`);
   }
   const kernel = readWhole('nested', path);
-  const printed: number[] = [];
   const progress = new ProgressLine(process.stdout, !options.json && process.stdout.isTTY === true);
   if (!options.json) process.stdout.write('An L1 hypervisor runs its L2 guests:\n\n');
 
-  const machine = boot(kernel, 'split', 'trips=1000', (byte) => {
-    printed.push(byte);
+  const startMs = performance.now();
+  const scenarios = new Scenarios();
+  const machine = bootL1(kernel, 'split', 'trips=1000', (byte) => {
+    scenarios.print(byte);
     if (!options.json) progress.print(byte);
   });
-  const startMs = performance.now();
+  scenarios.watch(machine);
   while (machine.run(machine.nowNs + 2_000_000) !== 'ended' && machine.nowNs < LIMIT_NS) {
     const l1 = nestedOf(machine);
     progress.show(
@@ -100,81 +110,107 @@ export async function nested(argv: readonly string[]): Promise<number> {
     );
     await new Promise((resolve) => setImmediate(resolve));
   }
-  progress.clear();
   const seconds = (performance.now() - startMs) / 1000;
   const passed = machine.ending?.status === ALL_RIGHT;
-  const modes = Object.fromEntries(MODES.map((mode) => [mode, measure(kernel, mode, options.trips)])) as Record<
-    Mode,
-    Trip
-  >;
+  const modes = {} as Record<Mode, RoundTrip>;
+  for (const mode of MODES) {
+    progress.show(`measuring ${grouped(options.trips)} round trips in mode ${mode}`);
+    await new Promise((resolve) => setImmediate(resolve));
+    const clock = (): number => performance.now() * 1000;
+    modes[mode] = measureRoundTrip({ kernel, mode, only: 'ept-cpuid', trips: options.trips, clock });
+  }
+  progress.clear();
 
   const l1 = nestedOf(machine);
-  const counters = numbers(machine.vcpus[0]!.mmu.vm.counters);
-  const toL1 = exitsToL1(l1);
-  if (options.json) {
-    const output = Buffer.from(printed).toString('latin1');
-    process.stdout.write(
-      `${toJson({ passed, seconds, output, entries: l1.entries, exitsToL1: toL1, mmu: counters, modes })}\n`,
-    );
-  } else process.stdout.write(text(l1, seconds, toL1, counters, modes, passed));
+  const report: Report = {
+    passed,
+    seconds,
+    output: scenarios.output,
+    entries: l1.entries,
+    exits: exitsByLevel(machine, l1),
+    scenarios: scenarios.done,
+    mmu: mmuCounts(machine),
+    modes,
+  };
+  process.stdout.write(options.json ? `${toJson(report)}\n` : text(report));
   if (!passed && !options.json) process.stderr.write(`${dumpState(machine)}\n`);
   return passed ? STATUS.DONE : 1;
 }
 
-function boot(kernel: Uint8Array, mode: Mode, commandLine: string, print: (byte: number) => void): Machine {
-  return new Machine({
-    cpu: 'intel,+vmx',
-    ramBytes: 64 * 2 ** 20,
-    cpus: 1,
-    kernel: { name: 'nested-vmx.bin', bytes: kernel },
-    commandLine,
-    serial: [print],
-    debugExit: { iobase: 0xf4, iosize: 4 },
-    epochMs: Date.UTC(2026, 0, 1), // the same in every run
-    reboot: false,
-    nestedMmu: mode,
+/** L1 prints a line when it is done with one of its guests: the counters are read there. */
+class Scenarios {
+  readonly done: Scenario[] = [];
+  output = '';
+  #machine: Machine | undefined;
+  #line = '';
+  #before: Counts = {};
+  #ns = 0;
+
+  watch(machine: Machine): void {
+    this.#machine = machine;
+    this.#mark(machine);
+  }
+
+  print(byte: number): void {
+    const character = String.fromCharCode(byte);
+    this.output += character;
+    if (character !== '\n') {
+      this.#line += character;
+      return;
+    }
+    const told = /^(.+): (\d+) round trips/.exec(this.#line);
+    this.#line = '';
+    const machine = this.#machine;
+    if (!machine) return;
+    if (told) {
+      const trips = Number(told[2]);
+      this.done.push({
+        name: told[1]!,
+        trips,
+        nsPerTrip: Math.round((machine.vm.clock.nowNs() - this.#ns) / trips),
+        perTrip: perTrip(this.#before, mmuCounts(machine), trips),
+      });
+    }
+    this.#mark(machine);
+  }
+
+  #mark(machine: Machine): void {
+    this.#before = mmuCounts(machine);
+    this.#ns = machine.vm.clock.nowNs();
+  }
+}
+
+/** Who left for whom, and how often. */
+interface LevelExits {
+  readonly exit: string;
+  readonly l1ToL0: number;
+  /** L2's that L0 dealt with, so that L1 never heard of them. */
+  readonly l2ToL0: number;
+  readonly l2ToL1: number;
+}
+
+function exitsByLevel(machine: Machine, l1: NestedVmx): LevelExits[] {
+  const found: LevelExits[] = [];
+  machine.vcpus[0]!.exits.forEach((count, reason) => {
+    const l2ToL0 = l1.exitsKept[reason]!;
+    const l2ToL1 = l1.exitsToL1[reason] ?? 0;
+    // What L1 is told can have another name, or none, in the engine: what is left over is L1's own
+    const l1ToL0 = Math.max(0, count - l2ToL0 - l2ToL1);
+    if (count + l2ToL1 > 0) found.push({ exit: exitName(reason), l1ToL0, l2ToL0, l2ToL1 });
   });
+  const all = ({ l1ToL0, l2ToL0, l2ToL1 }: LevelExits): number => l1ToL0 + l2ToL0 + l2ToL1;
+  return found.sort((a, b) => all(b) - all(a));
 }
 
-function nestedOf(machine: Machine): NestedVmx {
-  const { nested: layer } = machine.vcpus[0]!;
-  if (!(layer instanceof NestedVmx)) throw new Error('the machine of this command has VMX');
-  return layer;
-}
-
-/** CPUID in an L2 with EPT and VPID, handled by L1: the round trip that the 2018 series was about. */
-function measure(kernel: Uint8Array, mode: Mode, trips: number): Trip {
-  const machine = boot(kernel, mode, `only=ept-cpuid trips=${WARM_UP + 2 * trips}`, () => {});
-  const l1 = nestedOf(machine);
-  const until = (entries: number): void => {
-    while (l1.entries < entries && machine.run(machine.nowNs + 100_000) !== 'ended');
-  };
-  until(WARM_UP);
-  const before = { ...numbers(machine.vcpus[0]!.mmu.vm.counters) };
-  const from = l1.entries;
-  const start = performance.now();
-  until(from + trips);
-  const us = (performance.now() - start) * 1000;
-  const done = l1.entries - from;
-  const after = numbers(machine.vcpus[0]!.mmu.vm.counters);
-  const perTrip = Object.fromEntries(
-    Object.entries(after).map(([name, value]) => [name, Math.round((100 * (value - before[name]!)) / done) / 100]),
-  );
-  return { usPerTrip: us / done, perTrip };
-}
-
-const numbers = (counters: object): Counts =>
-  Object.fromEntries(
-    Object.entries(counters).filter((entry): entry is [string, number] => typeof entry[1] === 'number'),
-  );
-
-function exitsToL1(l1: NestedVmx): Counts {
-  const names = new Map(Object.entries(EXIT_REASONS).map(([name, number]) => [number as number, name]));
-  const found: Counts = {};
-  l1.exitsToL1.forEach((count, reason) => {
-    if (count > 0) found[names.get(reason) ?? `reason ${reason}`] = count;
-  });
-  return found;
+interface Report {
+  readonly passed: boolean;
+  readonly seconds: number;
+  readonly output: string;
+  readonly entries: number;
+  readonly exits: readonly LevelExits[];
+  readonly scenarios: readonly Scenario[];
+  readonly mmu: Counts;
+  readonly modes: Readonly<Record<Mode, RoundTrip>>;
 }
 
 /** What the report says of each counter of the nested MMU, for one round trip: an exit and an entry. */
@@ -191,44 +227,75 @@ const WORDS: Readonly<Record<string, string>> = {
   tlbFlushGuest: 'TLB flushes of linear mappings',
 };
 
-function text(
-  l1: NestedVmx,
-  seconds: number,
-  toL1: Counts,
-  counters: Counts,
-  modes: Record<Mode, Trip>,
-  passed: boolean,
-): string {
-  const reasons = Object.entries(toL1).sort((a, b) => b[1] - a[1]);
-  const total = reasons.reduce((sum, [, count]) => sum + count, 0);
+const sum = (counts: Counts, ...names: string[]): number => names.reduce((all, name) => all + (counts[name] ?? 0), 0);
+
+/** A figure for one trip: 0, 2, 1.99; a dot instead of nothing. */
+const each = (value: number): string => (value === 0 ? '·' : String(value));
+
+function scenarioTable(scenarios: readonly Scenario[]): string {
+  const rows = scenarios.map(({ name, trips, nsPerTrip, perTrip: counts }) => [
+    name,
+    grouped(trips),
+    grouped(nsPerTrip),
+    each(sum(counts, 'roleSkip')),
+    each(sum(counts, 'roleStore')),
+    each(sum(counts, 'rootHitCurrent')),
+    each(sum(counts, 'rootHitPrev')),
+    each(sum(counts, 'rootAlloc')),
+    each(sum(counts, 'tlbFlushAll', 'tlbFlushCurrent', 'tlbFlushGuest')),
+  ]);
+  const heading = [
+    'L2',
+    'trips',
+    'virtual ns',
+    'role =',
+    'role ≠',
+    'root same',
+    'root cached',
+    'root new',
+    'TLB flushed',
+  ];
+  return table([heading, ...rows]);
+}
+
+function text({ seconds, exits, scenarios, mmu, modes, passed, entries }: Report): string {
+  const total = exits.reduce((all, { l2ToL1 }) => all + l2ToL1, 0);
   const cost = MODES.map((mode) => [
     mode,
     modes[mode].usPerTrip.toFixed(2),
     (modes[mode].usPerTrip / modes.split.usPerTrip).toFixed(2),
+    grouped(modes[mode].nsPerMmuSwitch),
+    (modes[mode].nsPerMmuSwitch / modes.split.nsPerMmuSwitch).toFixed(1),
   ]);
   const counted = Object.entries(WORDS).map(([name, words]) => [
     words,
     ...MODES.map((mode) => String(modes[mode].perTrip[name] ?? 0)),
   ]);
+  const levels = exits.map(({ exit, l1ToL0, l2ToL0, l2ToL1 }) => [
+    exit,
+    ...[l1ToL0, l2ToL0, l2ToL1].map((count) => (count === 0 ? '·' : grouped(count))),
+  ]);
   return `
-${grouped(l1.entries)} entries into L2 and ${grouped(total)} exits to L1 in ${seconds.toFixed(2)} s
+${grouped(entries)} entries into L2 and ${grouped(total)} exits to L1 in ${seconds.toFixed(2)} s
 
-Why L2 left for L1
-${table([['exit', 'count'], ...reasons.map(([name, count]) => [name, grouped(count)])])}
+Exits, by who left and who dealt with it
+${table([['exit', 'L1 → L0', 'L2 → L0', 'L2 → L1'], ...levels])}
 
-What all these switches reused
-  ${grouped(counters['roleSkip'] ?? 0)} times the paging roles were equal and nothing was rebuilt; ${grouped(counters['roleStore'] ?? 0)} times they were not
-  ${grouped((counters['rootHitCurrent'] ?? 0) + (counters['rootHitPrev'] ?? 0))} times the root was there already; ${grouped(counters['rootAlloc'] ?? 0)} roots were allocated
-  ${grouped(counters['formatComputed'] ?? 0)} page formats were computed, all told
+What the switches to each L2 and back reused, per round trip
+${scenarioTable(scenarios)}
+  role =       paging roles were equal: no format computed, nothing rebuilt (role ≠: they were stored anew)
+  root same    the shadow or EPT root was still the current one (cached: among the previous three; new: allocated)
+  TLB flushed  linear mappings dropped: none where L1 gave L2 a VPID
 
-One round trip L2 → L1 → L2 (CPUID, EPT and VPID), in the three modes
-${table([['mode', 'µs', 'of split'], ...cost])}
+One round trip L2 → L1 → L2 (CPUID, EPT and VPID) in the three modes of the nested MMU
+${table([['mode', 'µs', 'of split', 'MMU ns a switch', 'of split'], ...cost])}
 
 Counted, not timed: per round trip
 ${table([['', ...MODES], ...counted])}
 
 split is the design: two shadow MMUs behind a pointer. reinit computes formats at every switch, shared has one root
-cache and one TLB context for all levels: both are how it was before the 2018 series.
+cache and one TLB context for all levels: both are how it was before the 2018 series. In all ${grouped(entries)} switches
+above split computed ${grouped(sum(mmu, 'formatComputed'))} page formats and allocated ${grouped(sum(mmu, 'rootAlloc'))} roots.
 
 ${passed ? 'Every check that the guest made held.' : 'The guest FAILED.'}
 

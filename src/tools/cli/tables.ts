@@ -1,6 +1,6 @@
 /** Text tables for people: columns as wide as they need, numbers to the right. */
 
-const isNumber = (cell: string): boolean => /^-?[\d,.]+ ?%?$/.test(cell);
+const isNumber = (cell: string): boolean => /^(·|-?[\d,.]+ ?%?)$/.test(cell);
 
 /** @param rows  The first one is the heading. */
 export function table(rows: readonly (readonly string[])[]): string {

@@ -95,6 +95,8 @@ export class NestedVmx implements NestedLayer, NestedPort {
 
   /** For the inspector and the tests. */
   readonly exitsToL1 = new Float64Array(80);
+  /** Exits of L2 that L0 kept to itself, by the engine's reason. */
+  readonly exitsKept = new Float64Array(0x200);
   entries = 0;
   merges = 0;
   lastFailedCheck: NumberedCheck | undefined;
@@ -140,7 +142,10 @@ export class NestedVmx implements NestedLayer, NestedPort {
   // ---- NestedLayer -------------------------------------------------------------------------------------------------
 
   exit(reason: number): boolean {
-    return this.guestMode ? l2Exit(this, reason) : rootExit(this, reason);
+    if (!this.guestMode) return rootExit(this, reason);
+    const done = l2Exit(this, reason);
+    if (this.guestMode) this.exitsKept[reason] = this.exitsKept[reason]! + 1;
+    return done;
   }
 
   beforeEvents(): boolean {
