@@ -13,6 +13,8 @@ import {
   featureRow,
   type Level,
 } from './cpuid-features.ts';
+import { FULL_OFFER } from './vmx/capabilities.ts';
+import { offers, VMX_PART_NAMES, type VmxPart } from './vmx/offer-names.ts';
 
 export type Vendor = 'intel' | 'amd';
 
@@ -250,17 +252,22 @@ export interface CpuChoice {
   readonly model: CpuModel;
   readonly add: readonly FeatureName[];
   readonly remove: readonly FeatureName[];
+  /** What an L1 is not offered of VMX; by default nothing is left out that works. */
+  readonly vmxRemove?: readonly VmxPart[];
 }
+
+const PHYSICAL_BITS = { least: 36, most: 48 };
 
 /**
  * Parses `intel,+vmx,-pku`; QEMU's `vmx=on` and `pku=off` mean the same, as does a bare `vmx`. `-`, `_` and `.` are
- * one character in names.
+ * one character in names. `-vmx-mbec` and its like take something from what a hypervisor in the guest is offered;
+ * `phys-bits=36` narrows physical addresses.
  *
  * @throws UserError naming the nearest match for an unknown model or feature.
  */
 export function parseCpu(text: string): CpuChoice {
   const [wanted = '', ...changes] = text.split(',').map((part) => part.trim());
-  const model = ALL_MODELS.find((candidate) => spelled(candidate.name) === spelled(wanted));
+  let model = ALL_MODELS.find((candidate) => spelled(candidate.name) === spelled(wanted));
   if (model === undefined) {
     const names = ALL_MODELS.map((candidate) => candidate.name);
     throw new UserError(
@@ -270,21 +277,43 @@ export function parseCpu(text: string): CpuChoice {
   }
   const add = new Set<FeatureName>();
   const remove = new Set<FeatureName>();
+  const vmxRemove = new Set<VmxPart>();
   for (const change of changes) {
     if (change === '') continue;
     const [, sign = '', name = '', value = ''] = /^([+-]?)([^=]*)=?(.*)$/.exec(change) ?? [];
+    if (spelled(name) === 'physbits') {
+      model = { ...model, physicalAddressBits: physicalBits(value) };
+      continue;
+    }
     if (value !== '' && value !== 'on' && value !== 'off') {
       throw new UserError(`-cpu: "${change}": a feature is on or off, not "${value}". Write +${name} or -${name}.`);
     }
+    const on = value === 'off' ? false : value === 'on' ? true : sign !== '-';
+    const part = VMX_PART_NAMES.find((candidate) => spelled(candidate) === spelled(name));
+    if (part !== undefined) {
+      if (on && !offers(FULL_OFFER, part)) {
+        throw new UserError(`-cpu: +${part}: this machine's VMX does not offer that. Leave it out.`);
+      }
+      if (on) vmxRemove.delete(part);
+      else vmxRemove.add(part);
+      continue;
+    }
     const feature = featureNamed(name);
     if (feature === undefined) {
-      throw new UserError(`-cpu: there is no feature "${name}". Did you mean ${nearest(name, [...SPELLINGS.keys()])}?`);
+      const names = [...SPELLINGS.keys(), ...VMX_PART_NAMES, 'phys-bits'];
+      throw new UserError(`-cpu: there is no feature "${name}". Did you mean ${nearest(name, names)}?`);
     }
-    const on = value === 'off' ? false : value === 'on' ? true : sign !== '-';
     (on ? add : remove).add(feature);
     (on ? remove : add).delete(feature);
   }
-  return { model, add: [...add], remove: [...remove] };
+  return { model, add: [...add], remove: [...remove], vmxRemove: [...vmxRemove] };
+}
+
+function physicalBits(text: string): number {
+  const { least, most } = PHYSICAL_BITS;
+  const bits = /^\d+$/.test(text) ? Number(text) : Number.NaN;
+  if (bits >= least && bits <= most) return bits;
+  throw new UserError(`-cpu: phys-bits=${text}: expected a number from ${least} to ${most}.`);
 }
 
 export const featureNamed = (name: string): FeatureName | undefined => SPELLINGS.get(spelled(name));

@@ -177,6 +177,21 @@ describe('-cpu', () => {
     expect(choice.remove).toEqual(['sse4_2', 'pcid']);
   });
 
+  test('narrows physical addresses, within what the machine can do', () => {
+    expect(policy('intel,phys-bits=36').physicalAddressBits).toBe(36);
+    expect(leaf(policy('intel,phys-bits=36'), 0x8000_0008)[0]! & 0xff).toBe(36);
+    for (const bits of ['35', '49', '', 'x', '4e1']) {
+      expect(() => parseCpu(`intel,phys-bits=${bits}`)).toThrow(/a number from 36 to 48/);
+    }
+  });
+
+  test('takes parts of VMX away by the names that QEMU has for them, and adds none that does not work', () => {
+    expect(parseCpu('intel,-vmx-mbec,vmx-pml=off').vmxRemove).toEqual(['vmx-mbec', 'vmx-pml']);
+    expect(parseCpu('intel,-vmx-mbec,+vmx-mbec').vmxRemove).toEqual([]);
+    expect(() => parseCpu('intel,+vmx-page-walk-5')).toThrow(/does not offer/);
+    expect(() => parseCpu('intel,-vmx-mbek')).toThrow(/Did you mean vmx-mbec\?/);
+  });
+
   test('names the nearest match for an unknown model or feature', () => {
     expect(() => parseCpu('intle')).toThrow(/Did you mean intel\?/);
     expect(() => parseCpu('amd,+smpe')).toThrow(/Did you mean smep\?/);

@@ -127,7 +127,7 @@ export const FULL_OFFER: VmxOffer = {
 };
 
 /** A control that makes no sense without another; offering it alone would be our mistake. */
-const OFFER_REQUIRES: Partial<Readonly<Record<ControlName, ControlName>>> = {
+export const OFFER_REQUIRES: Partial<Readonly<Record<ControlName, ControlName>>> = {
   'SECONDARY.UNRESTRICTED_GUEST': 'SECONDARY.ENABLE_EPT',
   'SECONDARY.MODE_BASED_EXECUTE_CONTROL': 'SECONDARY.ENABLE_EPT',
   'SECONDARY.ENABLE_PML': 'SECONDARY.ENABLE_EPT',

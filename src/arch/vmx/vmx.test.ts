@@ -1,7 +1,16 @@
 import { expect, test } from 'vitest';
 import { CR4 } from '../registers.ts';
 import { allows, FULL_OFFER, vmxCapabilities } from './capabilities.ts';
-import { CONTROL_NAMES, CONTROL_WORDS, controlMask, DEFAULT1, DEFAULT1_NAMED, PRIMARY, SECONDARY } from './controls.ts';
+import {
+  CONTROL_NAMES,
+  CONTROL_WORDS,
+  controlMask,
+  DEFAULT1,
+  DEFAULT1_NAMED,
+  PIN,
+  PRIMARY,
+  SECONDARY,
+} from './controls.ts';
 import { EPT_CAP, eptpIsLegal, eptpLevels, inveptTypeIsOffered, invvpidTypeIsOffered } from './ept.ts';
 import {
   describeQualification,
@@ -24,6 +33,7 @@ import {
   VMCS_FIELDS,
   VmcsImage,
 } from './fields.ts';
+import { offers, offerWithout, VMX_PART_NAMES } from './offer-names.ts';
 
 const offered = vmxCapabilities(FULL_OFFER, CR4.PAE | CR4.PGE);
 
@@ -156,6 +166,20 @@ test('an MSR that describes nothing does not exist', () => {
   expect(bare.primary.may & PRIMARY.ACTIVATE_SECONDARY_CONTROLS).toBe(0);
   // Not offered, so they stay what they always were: 1.
   expect(bare.primary.must & PRIMARY.CR3_LOAD_EXITING).not.toBe(0);
+});
+
+test('an offer without a part has neither it nor what needs it, for every part that has a name', () => {
+  for (const name of VMX_PART_NAMES) {
+    const left = offerWithout(FULL_OFFER, [name]);
+    expect(offers(left, name), name).toBe(false);
+    // Does not throw: nothing in it needs what was taken away
+    vmxCapabilities(left, CR4.PAE);
+  }
+  const noEpt = offerWithout(FULL_OFFER, ['vmx-ept']);
+  expect(noEpt.controls.has('SECONDARY.MODE_BASED_EXECUTE_CONTROL')).toBe(false);
+  expect(noEpt.controls.has('SECONDARY.ENABLE_VPID')).toBe(true);
+  const noTpr = vmxCapabilities(offerWithout(FULL_OFFER, ['vmx-flexpriority']), CR4.PAE);
+  expect(noTpr.pin.may & PIN.PROCESS_POSTED_INTERRUPTS).toBe(0);
 });
 
 test('offering a control without what it needs is refused', () => {

@@ -98,7 +98,7 @@ export class Vm {
       (_, apicId) => new CpuidPolicy(options.cpu, { cpus: options.cpus, apicId, capabilities }),
     );
     const policy = policies[0]!;
-    const vmx = policy.has('vmx') ? nestedCapabilities(options.tdp, policy.cr4Allowed) : null;
+    const vmx = policy.has('vmx') ? nestedCapabilities(options.tdp, policy.cr4Allowed, options.cpu.vmxRemove) : null;
     const ramBytes = options.ram.reduce((sum, { bytes }) => sum + bytes, 0);
     this.engine = new Engine(
       { ...options.plan, ramBytes, vcpus: options.cpus },

@@ -3,6 +3,8 @@ import { ALL_MODELS, type CpuModel, nearest, parseCpu, shownFeatures } from '../
 import { CpuidPolicy } from '../../arch/cpuid.ts';
 import { FEATURE_NAMES, featureRow } from '../../arch/cpuid-features.ts';
 import { MSRS, type MsrRow, msrExists } from '../../arch/msrs.ts';
+import { FULL_OFFER } from '../../arch/vmx/capabilities.ts';
+import { offers, VMX_PART_NAMES } from '../../arch/vmx/offer-names.ts';
 import { UserError } from '../../base/assert.ts';
 import { byteSize, hex } from '../../base/format.ts';
 import { CAPABILITIES } from '../../hypervisor/vm/vm.ts';
@@ -106,6 +108,17 @@ const TOPICS: readonly Topic[] = [
           const leaf = `${hex(row.leaf)}${row.subleaf > 0 ? `.${row.subleaf}` : ''}`;
           return [name, leaf, row.register, `${row.bit}`, row.level || '-', works(name) ? 'yes' : 'no'];
         }),
+      ]),
+  },
+  {
+    name: 'vmx',
+    argument: '',
+    help: 'parts of VMX by the names with which -cpu takes them away from an L1',
+    data: () => VMX_PART_NAMES.map((name) => ({ name, works: offers(FULL_OFFER, name) })),
+    text: () =>
+      table([
+        ['part of VMX', 'here'],
+        ...VMX_PART_NAMES.map((name) => [name, offers(FULL_OFFER, name) ? 'yes' : 'no']),
       ]),
   },
   {

@@ -323,9 +323,9 @@ export const RUN_OPTIONS: readonly OptionRow<RunOptions>[] = [
   },
   {
     names: ['cpu'],
-    argument: 'MODEL[,+FEATURE][,-FEATURE]',
+    argument: 'MODEL[,+FEATURE][,-FEATURE][,phys-bits=N]',
     default: standard.cpu,
-    help: 'CPU model and what is added to or taken from it. "terrarium info cpu" lists both.',
+    help: 'CPU model and what is added to or taken from it; -vmx-mbec and its like leave something out of what a hypervisor in the guest is offered. "terrarium info cpu" and "terrarium info vmx" list them.',
     take: (into, text) => {
       into.cpu = text;
     },

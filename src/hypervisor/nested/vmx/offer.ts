@@ -3,6 +3,7 @@
  */
 import { FULL_OFFER, type VmxCapabilities, type VmxOffer, vmxCapabilities } from '../../../arch/vmx/capabilities.ts';
 import type { ControlName } from '../../../arch/vmx/controls.ts';
+import { offerWithout, type VmxPart } from '../../../arch/vmx/offer-names.ts';
 
 /** Without TDP there is no second stage that L0 could shadow EPT12 on. */
 const NEEDS_TDP: ReadonlySet<ControlName> = new Set<ControlName>([
@@ -13,10 +14,14 @@ const NEEDS_TDP: ReadonlySet<ControlName> = new Set<ControlName>([
   'SECONDARY.ENABLE_VM_FUNCTIONS',
 ]);
 
-export function nestedOffer(tdp: boolean): VmxOffer {
+/** @param without  What the user took away. */
+export function nestedOffer(tdp: boolean, without: readonly VmxPart[] = []): VmxOffer {
   const controls = new Set([...FULL_OFFER.controls].filter((name) => tdp || !NEEDS_TDP.has(name)));
-  return { ...FULL_OFFER, controls, vmFunctions: tdp ? FULL_OFFER.vmFunctions : 0 };
+  return offerWithout({ ...FULL_OFFER, controls, vmFunctions: tdp ? FULL_OFFER.vmFunctions : 0 }, without);
 }
 
-export const nestedCapabilities = (tdp: boolean, cr4Allowed: number): VmxCapabilities =>
-  vmxCapabilities(nestedOffer(tdp), cr4Allowed);
+export const nestedCapabilities = (
+  tdp: boolean,
+  cr4Allowed: number,
+  without: readonly VmxPart[] = [],
+): VmxCapabilities => vmxCapabilities(nestedOffer(tdp, without), cr4Allowed);
