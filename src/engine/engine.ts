@@ -33,6 +33,7 @@ import { CodeCache } from './tiers/code-cache.ts';
 import { COMPILER_DEFAULTS, Compiler } from './tiers/compiler/compiler.ts';
 import { HOT } from './tiers/hot.ts';
 import { Interpreter, RUN_BUDGET } from './tiers/interpreter.ts';
+import type { StringKernels } from './tiers/string-kernels.ts';
 
 /** No second stage: what a vCPU has before L0 loads a root. */
 const NO_ROOT: SecondStageRoot = {
@@ -126,6 +127,7 @@ export class Engine {
       library,
       plan.accel === 'compiler' ? (plan.jitThreshold ?? COMPILER_DEFAULTS.threshold) : 0,
     );
+    cpu.strings = this.interpreter.exports as unknown as StringKernels;
     if (plan.accel === 'compiler') {
       this.compiler = new Compiler(this.memory, this.interpreter, this.code, {
         threshold: plan.jitThreshold ?? COMPILER_DEFAULTS.threshold,

@@ -4,6 +4,7 @@ import { CC } from '../isa/flags.ts';
 import { ACCESS, TRANSLATE } from '../paging/access.ts';
 import { TlbContexts } from '../paging/tlb.ts';
 import { type CodePages, PageWalker } from '../paging/walk.ts';
+import type { StringKernels } from '../tiers/string-kernels.ts';
 import type { EngineHost, EngineVcpu } from './cpu.ts';
 import { noteDataAccess } from './debug.ts';
 import { EXIT, type ExitReason, X } from './exits.ts';
@@ -45,6 +46,8 @@ export class Processor {
   readonly u32: Uint32Array;
   readonly i32: Int32Array;
   vcpu!: EngineVcpu;
+  /** Loops of the generated core. */
+  strings!: StringKernels;
   /** Result of the last read: low and high half. */
   low = 0;
   high = 0;

@@ -1,5 +1,6 @@
 import { CC } from '../isa/flags.ts';
 import { ACCESS } from '../paging/access.ts';
+import { FIXED, SEEK_EQUAL } from '../tiers/string-kernels.ts';
 import { segmentLinear } from './address.ts';
 import type { Helper } from './helpers.ts';
 import { AUX, gpr, S, SEG, STATUS } from './layout.ts';
@@ -128,14 +129,7 @@ function string(operation: Operation): Helper {
       if (direct) {
         if (operation === OPERATION.MOVS) {
           done = most;
-          const total = most * bytes;
-          if (step > 0 && (to <= from || to >= from + total)) u8.copyWithin(to, from, from + total);
-          else if (step > 0) {
-            // Forward over itself: the elements written are read again
-            for (let i = 0; i < most; i += 1) u8.copyWithin(to + i * bytes, from + i * bytes, from + (i + 1) * bytes);
-          } else {
-            for (let i = 0; i < most; i += 1) u8.copyWithin(to - i * bytes, from - i * bytes, from - i * bytes + bytes);
-          }
+          copyElements(u8, to, from, most, step);
         } else if (operation === OPERATION.STOS) {
           done = most;
           const start = step > 0 ? to : to - (most - 1) * bytes;
@@ -147,33 +141,16 @@ function string(operation: Operation): Helper {
           const at = from + (most - 1) * step;
           setAccumulator(cpu, at, bytes);
         } else {
-          const wanted = aux & AUX.REP ? 1 : 0;
-          let left = hasSource ? from : gpr(0);
-          let right = to;
-          for (;;) {
-            done += 1;
-            let equal = true;
-            for (let i = 0; i < bytes; i += 1) {
-              if (u8[left + i] !== u8[right + i]) {
-                equal = false;
-                break;
-              }
-            }
-            stop = repeat && equal !== (wanted === 1);
-            if (stop || done === most) {
-              compare(
-                cpu,
-                bytes,
-                word(u8, left, bytes),
-                bytes === 8 ? word(u8, left + 4, 4) : 0,
-                word(u8, right, bytes),
-                bytes === 8 ? word(u8, right + 4, 4) : 0,
-              );
-              break;
-            }
-            if (hasSource) left += step;
-            right += step;
-          }
+          const first = hasSource ? from : gpr(0);
+          const seek = aux & AUX.REP ? 0 : SEEK_EQUAL;
+          done = repeat ? cpu.strings.compareElements(first, to, most, step, seek | (hasSource ? 0 : FIXED)) : 1;
+          const left = hasSource ? from + (done - 1) * step : first;
+          const right = to + (done - 1) * step;
+          const [a, b] = [word(u8, left, bytes), word(u8, right, bytes)];
+          const aHigh = bytes === 8 ? word(u8, left + 4, 4) : 0;
+          const bHigh = bytes === 8 ? word(u8, right + 4, 4) : 0;
+          stop = repeat && (a === b && aHigh === bHigh) === (seek !== 0);
+          compare(cpu, bytes, a, aHigh, b, bHigh);
         }
       }
     }
@@ -229,6 +206,31 @@ function setAccumulator(cpu: Processor, at: number, bytes: number): void {
   if (bytes === 1) u8[gpr(0)] = u8[at]!;
   else if (bytes === 2) cpu.u16[gpr(0) >>> 1] = word(u8, at, 2);
   else cpu.set64(gpr(0), word(u8, at, 4), bytes === 8 ? word(u8, at + 4, 4) : 0);
+}
+
+/** `count` elements one after the other, of |step| bytes: where they overlap, what was written is read again. */
+function copyElements(u8: Uint8Array, to: number, from: number, count: number, step: number): void {
+  const bytes = Math.abs(step);
+  const total = count * bytes;
+  if (step < 0) {
+    const low = to - total + bytes;
+    const source = from - total + bytes;
+    if (to >= from || to + bytes <= source) u8.copyWithin(low, source, source + total);
+    else for (let i = 0; i < total; i += bytes) u8.copyWithin(to - i, from - i, from - i + bytes);
+    return;
+  }
+  const distance = to - from;
+  if (distance <= 0 || distance >= total) u8.copyWithin(to, from, from + total);
+  else if (distance < bytes) {
+    for (let i = 0; i < total; i += bytes) u8.copyWithin(to + i, from + i, from + i + bytes);
+  } else {
+    // The first `distance` bytes over and over
+    for (let filled = 0; filled < total; ) {
+      const now = Math.min(total - filled, filled + distance);
+      u8.copyWithin(to + filled, from, from + now);
+      filled += now;
+    }
+  }
 }
 
 /** `count` copies of the accumulator. */

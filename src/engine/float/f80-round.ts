@@ -1,5 +1,6 @@
 import { type Expr, I32, I64, i32, i64, select } from '../../wasm/expr.ts';
 import type { FunctionBuilder, Local } from '../../wasm/module.ts';
+import { divideLong } from './divide.ts';
 import {
   controlWord,
   type Definer,
@@ -61,37 +62,9 @@ export function defineRounding(d: Definer): void {
   });
 
   // (high < d, low, d with its top bit set) → (quotient, remainder) of the 128-bit dividend.
-  // Knuth, The Art of Computer Programming 2, 4.3.1, algorithm D, with two digits of 32 bits.
   d.define('f80.divide128', [I64, I64, I64], [I64, I64], (f) => {
     const [hi, lo, divisor] = f.parameters as [Local, Local, Local];
-    const s32 = i64.const(32);
-    const low = i64.halves(-1, 0);
-    const dh = f.let(i64.shrU(divisor.get, s32));
-    const dl = f.let(i64.and(divisor.get, low));
-    const quotient = f.let(ZERO64);
-    const digit = (next: Expr): void => {
-      const q = f.let(i64.divU(hi.get, dh.get));
-      const rest = f.let(i64.sub(hi.get, i64.mul(q.get, dh.get)));
-      const part = f.let(next);
-      f.loop((again) => {
-        const tooBig = i32.or(
-          i64.ne(i64.shrU(q.get, s32), ZERO64),
-          i64.gtU(i64.mul(q.get, dl.get), i64.or(i64.shl(rest.get, s32), part.get)),
-        );
-        f.if(tooBig, () => {
-          f.set(q, i64.sub(q.get, ONE64));
-          f.set(rest, i64.add(rest.get, dh.get));
-          f.brIf(again, i64.eqz(i64.shrU(rest.get, s32)));
-        });
-      });
-      f.set(hi, i64.sub(i64.or(i64.shl(hi.get, s32), part.get), i64.mul(q.get, divisor.get)));
-      f.set(quotient, i64.or(i64.shl(quotient.get, s32), q.get));
-      f.release(q);
-      f.release(rest);
-      f.release(part);
-    };
-    digit(i64.shrU(lo.get, s32));
-    digit(i64.and(lo.get, low));
+    const quotient = divideLong(f, hi, lo, divisor);
     f.ret(quotient.get, hi.get);
   });
 

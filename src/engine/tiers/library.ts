@@ -2,8 +2,10 @@ import { assert } from '../../base/assert.ts';
 import { type Callee, call, I32, I64, i32, i64, select } from '../../wasm/expr.ts';
 import { type FunctionBuilder, ModuleBuilder } from '../../wasm/module.ts';
 import { REC, S } from '../core/layout.ts';
+import { divideLong } from '../float/divide.ts';
 import { CC } from '../isa/flags.ts';
 import type { Library } from '../isa/semantics.ts';
+import { buildCompareElements, COMPARE_PARAMETERS } from './string-kernels.ts';
 
 /**
  * Functions of the core module that instruction code calls, and the imports behind them.
@@ -260,26 +262,19 @@ export function defineLibrary(
     const [low, high, divisor] = f.parameters;
     f.if(i64.geU(high!.get, divisor!.get), () => f.ret(zero));
     f.if(i64.eqz(high!.get), () => {
-      f.do(i64.store(zero, i64.divU(low!.get, divisor!.get), S.VALUE));
-      f.do(i64.store(zero, i64.remU(low!.get, divisor!.get), S.EA));
+      const q = f.let(i64.divU(low!.get, divisor!.get));
+      f.do(i64.store(zero, q.get, S.VALUE));
+      f.do(i64.store(zero, i64.sub(low!.get, i64.mul(q.get, divisor!.get)), S.EA));
       f.ret(i32.const(1));
     });
-    // Restoring division, a bit at a time; `out` is the bit that falls off the remainder's top
-    const n = f.let(i32.const(64));
-    const out = f.local(I64);
-    f.loop((top) => {
-      f.set(out, i64.shrU(high!.get, i64.const(63)));
-      f.set(high!, i64.or(i64.shl(high!.get, i64.const(1)), i64.shrU(low!.get, i64.const(63))));
-      f.set(low!, i64.shl(low!.get, i64.const(1)));
-      f.if(i32.or(i64.ne(out.get, i64.const(0)), i64.geU(high!.get, divisor!.get)), () => {
-        f.set(high!, i64.sub(high!.get, divisor!.get));
-        f.set(low!, i64.or(low!.get, i64.const(1)));
-      });
-      f.set(n, i32.sub(n.get, i32.const(1)));
-      f.brIf(top, n.get);
-    });
-    f.do(i64.store(zero, low!.get, S.VALUE));
-    f.do(i64.store(zero, high!.get, S.EA));
+    const shift = f.let(i64.clz(divisor!.get));
+    const spilled = i64.shrU(i64.shrU(low!.get, i64.const(1)), i64.xor(shift.get, i64.const(63)));
+    f.set(divisor!, i64.shl(divisor!.get, shift.get));
+    f.set(high!, i64.or(i64.shl(high!.get, shift.get), spilled));
+    f.set(low!, i64.shl(low!.get, shift.get));
+    const quotient = divideLong(f, high!, low!, divisor!);
+    f.do(i64.store(zero, quotient.get, S.VALUE));
+    f.do(i64.store(zero, i64.shrU(high!.get, shift.get), S.EA));
     f.ret(i32.const(1));
   });
   define('divide128S', [I64, I64, I64], [I32], (f) => {
@@ -303,6 +298,8 @@ export function defineLibrary(
     const limit = i64.halves(0, 0x8000_0000);
     f.ret(i32.or(i64.geS(q.get, i64.const(0)), i32.and(i64.eq(q.get, limit), i64.ne(sign.get, i64.const(0)))));
   });
+
+  define('compareElements', [...COMPARE_PARAMETERS], [I32], buildCompareElements);
 
   for (const [name, f] of Object.entries(more(m))) {
     m.export(name, f);

@@ -1,0 +1,109 @@
+import { describe, expect, test } from 'vitest';
+import { gpr } from './layout.ts';
+import { AT, TestMachine } from './machine-testbed.ts';
+
+/** Repeated string instructions do many elements at once: they must end as the manual's loop of single ones does. */
+
+const BYTES = 0x3000;
+const OPCODES = { movs: 0xa4, cmps: 0xa6, stos: 0xaa, lods: 0xac, scas: 0xae };
+type Name = keyof typeof OPCODES;
+
+class Random {
+  #state = 1;
+  below(limit: number): number {
+    this.#state = (Math.imul(this.#state, 1664525) + 1013904223) >>> 0;
+    return Math.floor((this.#state / 2 ** 32) * limit);
+  }
+}
+
+/** SDM 2B 4.3 "REP/REPE/REPZ/REPNE/REPNZ", element by element, over `memory`. */
+function reference(name: Name, memory: Uint8Array, r: number[], bytes: number, down: boolean, seek: boolean): void {
+  const step = down ? -bytes : bytes;
+  const accumulator = Uint8Array.of(1, 2, 3, 4, 1, 2, 3, 4);
+  while (r[1]! > 0) {
+    const from = r[6]!;
+    const to = r[7]!;
+    const source = name === 'stos' || name === 'scas' ? accumulator.slice(0, bytes) : memory.slice(from, from + bytes);
+    const target = memory.slice(to, to + bytes);
+    if (name === 'movs' || name === 'stos') memory.set(source, to);
+    if (name === 'movs' || name === 'cmps' || name === 'lods') r[6] = from + step;
+    if (name !== 'lods') r[7] = to + step;
+    r[1] = r[1]! - 1;
+    if (name === 'lods') accumulator.set(source);
+    if ((name === 'cmps' || name === 'scas') && source.every((byte, i) => byte === target[i]) === seek) return;
+  }
+}
+
+describe.each(Object.keys(OPCODES) as Name[])('REP %s', (name) => {
+  test('does what its elements do one by one, for overlaps, directions and sizes', () => {
+    const random = new Random();
+    const m = new TestMachine().longMode();
+    for (let round = 0; round < 300; round += 1) {
+      const [log, down, seek] = [random.below(4), random.below(2) === 1, random.below(2) === 1];
+      const bytes = 1 << log;
+      // Few values, so that comparisons go on for a while
+      const kinds = round % 3 === 0 ? 256 : 1 + (round % 3);
+      const memory = Uint8Array.from({ length: BYTES }, () => (random.below(200) === 0 ? 9 : 1 + random.below(kinds)));
+      const near = 0x1000 + random.below(0x1000);
+      const [rsi, rdi] = [near, round % 2 === 0 ? near - 24 + random.below(48) : 0x1000 + random.below(0x1000)];
+      const registers = [0x04030201, random.below(round % 5 === 0 ? 3 : 400), 0, 0, 0, 0, rsi, rdi];
+      m.write(AT.DATA, memory);
+      m.setReg(0, 0x04030201, 0x04030201);
+      m.setReg(1, registers[1]!);
+      m.setReg(6, AT.DATA + rsi);
+      m.setReg(7, AT.DATA + rdi);
+      m.setFlags(down ? 0x402 : 2);
+      const prefixes = log === 1 ? [0x66] : [];
+      const opcode = OPCODES[name] + (log === 0 ? 0 : 1);
+      m.write(AT.CODE, [...prefixes, seek ? 0xf2 : 0xf3, ...(log === 3 ? [0x48] : []), opcode, 0xf4]);
+      m.rip = AT.CODE;
+      m.engine.run(m.vcpu, 100_000);
+      reference(name, memory, registers, bytes, down, seek);
+      const what = `round ${round}: ${bytes} bytes${down ? ' down' : ''}, RSI ${rsi}, RDI ${rdi}`;
+      expect([m.reg(1), m.reg(6) - AT.DATA, m.reg(7) - AT.DATA], what).toEqual([1, 6, 7].map((i) => registers[i]));
+      const { u8, ram } = m.engine.memory;
+      expect(Buffer.compare(u8.subarray(ram + AT.DATA, ram + AT.DATA + BYTES), memory), what).toBe(0);
+    }
+  }, 60_000);
+});
+
+describe('DIV and IDIV by 64-bit divisors', () => {
+  const cases: [bigint, bigint][] = [];
+  const random = new Random();
+  const word = (): bigint => {
+    const value = (BigInt(random.below(2 ** 32)) << 32n) | BigInt(random.below(2 ** 32));
+    return [value, value >> BigInt(random.below(64)), (1n << 64n) - 1n, 1n << 63n, (1n << 64n) - (value >> 40n)][
+      random.below(5)
+    ]!;
+  };
+  for (let i = 0; i < 3000; i += 1) cases.push([(word() << 64n) | word(), word()]);
+
+  test.each([false, true])('give the quotient and remainder of exact arithmetic, or #DE (signed: %s)', (signed) => {
+    const m = new TestMachine().longMode();
+    const { u32 } = m.engine.memory;
+    m.code(signed ? '48f7fb f4' : '48f7f3 f4');
+    const halves = (x: bigint): [number, number] => [Number(x & 0xffff_ffffn), Number((x >> 32n) & 0xffff_ffffn)];
+    const big = (i: number): bigint => BigInt(u32[gpr(i) >>> 2]!) | (BigInt(u32[(gpr(i) >>> 2) + 1]!) << 32n);
+    const as = (bits: number, x: bigint): bigint => (signed ? BigInt.asIntN(bits, x) : BigInt.asUintN(bits, x));
+    let divided = 0;
+    for (const [dividend, divisor] of cases) {
+      // Every second one fits
+      const n = divided % 2 === 0 && divisor !== 0n ? (as(64, divisor) * as(64, dividend)) >> 1n : dividend;
+      const [a, b] = [as(128, n), as(64, divisor)];
+      const quotient = b === 0n ? 0n : a / b;
+      const fits = b !== 0n && as(64, quotient) === quotient;
+      m.setReg(0, ...halves(n));
+      m.setReg(2, ...halves(n >> 64n));
+      m.setReg(3, ...halves(divisor));
+      m.setReg(4, AT.STACK);
+      m.rip = AT.CODE;
+      m.engine.run(m.vcpu, 10);
+      const what = `${a} / ${b}`;
+      expect(m.stoppedAt === 0, what).toBe(!fits);
+      if (!fits) continue;
+      divided += 1;
+      expect([as(64, big(0)), as(64, big(2))], what).toEqual([quotient, a % b]);
+    }
+    expect(divided).toBeGreaterThan(500);
+  });
+});
