@@ -52,6 +52,7 @@ export const BASE_CAPABILITIES: ReadonlySet<Capability> = new Set<Capability>([
   'live',
   'hypervisor-leaf',
   'arch-capabilities',
+  'spec-ctrl',
 ]);
 
 const KIB = 1024;
@@ -140,12 +141,24 @@ const COMMON: readonly FeatureName[] = [
 ];
 
 /**
- * Bits for which the answer is "this machine does not speculate": with them Linux leaves page-table isolation and
- * buffer clearing off. True of the hardware, so no cheat.
+ * Bits for which the answer is "this machine does not speculate": with them Linux leaves page-table isolation, buffer
+ * clearing, retpolines and the clearing of branch history off, and has no weakness to warn of. True of the hardware, so
+ * no cheat.
  */
 const NOT_VULNERABLE: Readonly<Record<Vendor, readonly FeatureName[]>> = {
-  intel: ['arch_capabilities'],
-  amd: ['ssb_no', 'btc_no', 'srso_no', 'lfence_rdtsc', 'null_sel_clr_base'],
+  intel: ['arch_capabilities', 'spec_ctrl', 'stibp', 'ssbd', 'bhi_ctrl'],
+  amd: [
+    'ssb_no',
+    'btc_no',
+    'srso_no',
+    'lfence_rdtsc',
+    'null_sel_clr_base',
+    'ibpb',
+    'ibpb_ret',
+    'ibrs',
+    'amd_stibp',
+    'autoibrs',
+  ],
 };
 
 export const CPU_MODELS: readonly CpuModel[] = [
@@ -169,11 +182,12 @@ export const CPU_MODELS: readonly CpuModel[] = [
     name: 'amd',
     vendor: 'amd',
     vendorString: 'AuthenticAMD',
+    // Zen 2: Linux takes a Zen 1 for one with the errata "DIV0" and "FPDSS"
     family: 0x17,
-    model: 1,
-    stepping: 2,
+    model: 0x31,
+    stepping: 0,
     brand: 'Terrarium x86-64 Processor (AMD)',
-    microcode: 0x0800_126e,
+    microcode: 0x0830_107c,
     physicalAddressBits: 48,
     linearAddressBits: 48,
     features: [
@@ -220,7 +234,9 @@ const LEVEL_MODELS: readonly CpuModel[] = LEVELS.map((level, at) => {
     ...CPU_MODELS[0]!,
     name: level,
     brand: `Terrarium ${level} Processor`,
-    features: [...new Set([...LEVEL_BASE, ...ofLevel, ...(at >= 2 ? (['osxsave'] as const) : [])])],
+    features: [
+      ...new Set([...LEVEL_BASE, ...NOT_VULNERABLE.intel, ...ofLevel, ...(at >= 2 ? (['osxsave'] as const) : [])]),
+    ],
   };
 });
 

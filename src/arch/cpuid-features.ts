@@ -219,6 +219,12 @@ export const FEATURES = {
     lkgs: [18, 'never'],
     lam: [26, 'lam'],
   }),
+  ...register(7, 2, 'edx', {
+    psfd: [0, 'never'],
+    ipred_ctrl: [1, 'never'],
+    rrsba_ctrl: [2, 'never'],
+    bhi_ctrl: [4, 'spec-ctrl'],
+  }),
   ...register(0xd, 1, 'eax', {
     xsaveopt: [0, 'base'],
     xsavec: [1, 'xsavec'],
@@ -271,9 +277,10 @@ export const FEATURES = {
     ibrs: [14, 'spec-ctrl'],
     amd_stibp: [15, 'spec-ctrl'],
     amd_ssbd: [24, 'spec-ctrl'],
-    virt_ssbd: [25, 'spec-ctrl'],
+    virt_ssbd: [25, 'never'],
     ssb_no: [26, 'base', '', 'amd-no-ssb'],
     btc_no: [29, 'base'],
+    ibpb_ret: [30, 'spec-ctrl'],
   }),
   ...register(0x8000_000a, 0, 'edx', {
     npt: [0, 'svm'],
@@ -298,7 +305,7 @@ export const FEATURES = {
     no_nested_data_bp: [0, 'never'],
     lfence_rdtsc: [2, 'base', '', 'lfence-always-serializing'],
     null_sel_clr_base: [6, 'base'],
-    autoibrs: [8, 'never'],
+    autoibrs: [8, 'spec-ctrl'],
     srso_no: [29, 'base'],
   }),
 } as const satisfies Record<string, FeatureRow>;
@@ -335,6 +342,8 @@ export const FEATURE_REQUIRES: Partial<Readonly<Record<FeatureName, readonly Fea
   pdpe1gb: ['lm'],
   lahf_lm: ['lm'],
   mca: ['mce'],
+  bhi_ctrl: ['spec_ctrl'],
+  autoibrs: ['ibrs'],
   arat: ['apic'],
   npt: ['svm'],
   lbrv: ['svm'],

@@ -66,13 +66,20 @@ test('vmx appears with the capability, on Intel only, and -vmx takes it away', (
   expect(policy('amd,-svm', { capabilities }).has('npt')).toBe(false);
 });
 
+test('leaf 7 says which sub-leaves it has: the last one with a bit in it', () => {
+  expect(leaf(policy('intel'), 7)[0]).toBe(2);
+  expect(leaf(policy('intel'), 7, 2)).toEqual([0, 0, 0, 1 << 4]); // BHI_CTRL
+  expect(leaf(policy('intel,-bhi-ctrl'), 7)[0]).toBe(0);
+  expect(leaf(policy('intel,-bhi-ctrl'), 7, 2)).toEqual([0, 0, 0, 0]);
+});
+
 test('vendor, brand and version read as text and numbers', () => {
   const cpu = policy('intel');
   const [max, b, c, d] = leaf(cpu, 0);
   expect(max).toBe(0xd);
   expect(text([b!, d!, c!])).toBe('GenuineIntel');
   expect(leaf(cpu, 1)[0]).toBe(0x506e3);
-  expect(leaf(policy('amd'), 1)[0]).toBe(0x800f12);
+  expect(leaf(policy('amd'), 1)[0]).toBe(0x830f10);
   const brand = text([0, 1, 2].flatMap((part) => leaf(cpu, 0x8000_0002 + part)));
   expect(brand.replace(/\0+$/, '')).toBe('Terrarium x86-64 Processor (Intel)');
   expect(text(leaf(cpu, 0x4000_0000).slice(1))).toBe('TerrariumHV\0');

@@ -234,7 +234,7 @@ function layOut(
   };
 
   const vendor = words(model.vendorString);
-  const extended7 = featureBits(7, 1)[0] !== 0 ? 1 : 0;
+  const extended7 = [2, 1].find((subleaf) => featureBits(7, subleaf).some((register) => register !== 0)) ?? 0;
   const maxBasic = features.has('xsave') ? 0xd : features.has('x2apic') ? 0xb : 7;
   put(0, -1, maxBasic, vendor[0]!, vendor[2]!, vendor[1]!);
 
@@ -258,7 +258,7 @@ function layOut(
   put(6, -1, ...six);
   const seven = featureBits(7, 0);
   put(7, 0, extended7, seven[1], seven[2], seven[3]);
-  if (extended7 !== 0) put(7, 1, ...featureBits(7, 1));
+  for (let subleaf = 1; subleaf <= extended7; subleaf += 1) put(7, subleaf, ...featureBits(7, subleaf));
 
   if (features.has('x2apic')) {
     put(0xb, 0, threadShift, threadsPerCore, 0x100, apicId);

@@ -84,6 +84,17 @@ test('WRMSR is judged by reserved bits, canonical addresses, physical width and 
   expect(legal(0xc001_0010, 0xffff_ffff, 1, amd)).toBe(true);
 });
 
+test('IA32_SPEC_CTRL has the bits that CPUID announces, and exists where one of them is', () => {
+  const legal = (model: string, lo: number) => msrWriteIsLegal(msrRow(0x48)!, lo, 0, cpu(model));
+  expect([1, 2, 4, 0x400, 0x407, 8, 0x800].map((bits) => legal('intel', bits))).toEqual([
+    ...[true, true, true, true, true],
+    ...[false, false],
+  ]);
+  expect(legal('intel,-bhi-ctrl', 0x400)).toBe(false);
+  expect([1, 2, 4].map((bits) => legal('amd', bits))).toEqual([true, true, false]);
+  expect(legal('intel,-spec-ctrl,-stibp,-ssbd', 0)).toBe(false);
+});
+
 test('RFLAGS_DEFINED is the flags, IOPL and bit 1', () => {
   expect(Object.values(RFLAGS).reduce((all, bit) => all | bit, RFLAGS_IOPL)).toBe(RFLAGS_DEFINED);
   expect(CR0_DEFINED).toBe(0xe005_003f);

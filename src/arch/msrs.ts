@@ -13,10 +13,20 @@ import { EFER } from './registers.ts';
 
 /** `engine`: in the vCPU's architectural state. `apic`: the local APIC. `hypervisor`: kept or computed by L0. */
 export type MsrOwner = 'engine' | 'apic' | 'hypervisor';
-/** On which model: a vendor, a CPUID feature that must be shown, or nowhere (the row is there to say why not). */
-export type MsrPresence = 'both' | 'intel' | 'amd' | 'never' | FeatureName;
+/**
+ * On which model: a vendor, a CPUID feature that must be shown (of several, any), or nowhere (the row is there to say
+ * why not).
+ */
+export type MsrPresence = 'both' | 'intel' | 'amd' | 'never' | FeatureName | readonly FeatureName[];
 /** A rule beyond the mask. WRMSR of a value that breaks it is #GP(0). */
-export type MsrRule = 'any' | 'canonical' | 'physical' | 'memory types' | 'one memory type' | 'owner decides';
+export type MsrRule =
+  | 'any'
+  | 'canonical'
+  | 'physical'
+  | 'memory types'
+  | 'one memory type'
+  | 'speculation control'
+  | 'owner decides';
 
 /** Two u32 halves, upper first, as one writes them: `[hi, lo]`. */
 export type Halves = readonly [hi: number, lo: number];
@@ -43,10 +53,11 @@ const NONE: Halves = [0, 0];
 const FRAME: Halves = [0x000f_ffff, 0xffff_f000];
 
 /**
- * SDM 4 Table 2-2, IA32_ARCH_CAPABILITIES: RDCL_NO 0, SKIP_L1DFL_VMENTRY 3, SSB_NO 4, MDS_NO 5, PSCHANGE_MC_NO 6,
- * TAA_NO 8, SBDR_SSDP_NO 13, FBSDP_NO 14, PSDP_NO 15, BHI_NO 20, GDS_NO 26, RFDS_NO 27, ITS_NO 62.
+ * SDM 4 Table 2-2, IA32_ARCH_CAPABILITIES: RDCL_NO 0, IBRS_ALL 1, SKIP_L1DFL_VMENTRY 3, SSB_NO 4, MDS_NO 5,
+ * PSCHANGE_MC_NO 6, TAA_NO 8, SBDR_SSDP_NO 13, FBSDP_NO 14, PSDP_NO 15, BHI_NO 20, PBRSB_NO 24, GDS_NO 26, RFDS_NO 27,
+ * ITS_NO 62.
  */
-const NOT_VULNERABLE: Halves = [0x4000_0000, 0x0c10_e179];
+const NOT_VULNERABLE: Halves = [0x4000_0000, 0x0d10_e17b];
 
 interface Options {
   readonly reset?: Halves | 'model';
@@ -92,6 +103,14 @@ const FIXED_MTRRS: readonly (readonly [number, string])[] = [
 /** WB, WT, UC-, UC, twice: SDM 3A 11.12.4 "Programming the PAT". */
 export const PAT_RESET: Halves = [0x0007_0406, 0x0007_0406];
 
+/** Bits of IA32_SPEC_CTRL and the features that give them: SDM 4 Table 2-2; APM 2 3.2.9 "Speculation Control MSRs". */
+const SPEC_CTRL: readonly (readonly [bit: number, ...FeatureName[]])[] = [
+  [0, 'spec_ctrl', 'ibrs'],
+  [1, 'stibp', 'amd_stibp'],
+  [2, 'ssbd', 'amd_ssbd'],
+  [10, 'bhi_ctrl'],
+];
+
 /** By ascending index. */
 export const MSRS: readonly MsrRow[] = [
   msr(0x10, 'IA32_TIME_STAMP_COUNTER', 'hypervisor', 'tsc', ALL),
@@ -106,8 +125,11 @@ export const MSRS: readonly MsrRow[] = [
     because: 'once LOCK is set, WRMSR is #GP until RESET',
   }),
   msr(0x3b, 'IA32_TSC_ADJUST', 'hypervisor', 'tsc_adjust', ALL),
-  msr(0x48, 'IA32_SPEC_CTRL', 'hypervisor', 'spec_ctrl', [0, 0x7]),
-  msr(0x49, 'IA32_PRED_CMD', 'hypervisor', 'spec_ctrl', 'write-only'),
+  msr(0x48, 'IA32_SPEC_CTRL', 'hypervisor', ['spec_ctrl', 'ibrs'], LOW, {
+    rule: 'speculation control',
+    because: 'bits are kept and do nothing: nothing here speculates',
+  }),
+  msr(0x49, 'IA32_PRED_CMD', 'hypervisor', ['spec_ctrl', 'ibpb'], 'write-only'),
   msr(0x79, 'IA32_BIOS_UPDT_TRIG', 'hypervisor', 'intel', 'write-only', {
     because: 'a microcode update is accepted and changes nothing',
   }),
@@ -125,6 +147,7 @@ export const MSRS: readonly MsrRow[] = [
     reset: NOT_VULNERABLE,
     because: 'nothing here speculates',
   }),
+  msr(0x10b, 'IA32_FLUSH_CMD', 'hypervisor', 'flush_l1d', 'write-only'),
   ...absent(0x122, 1, 'IA32_TSX_CTRL', 'no TSX'),
   msr(0x140, 'MSR_MISC_FEATURES_ENABLES', 'hypervisor', 'intel', NONE, {
     because: 'bit 0 would be CPUID faulting, which MSR_PLATFORM_INFO[31] does not offer',
@@ -198,7 +221,7 @@ export const MSRS: readonly MsrRow[] = [
     'IA32_EFER',
     'engine',
     'lm',
-    [0, EFER.SCE | EFER.LME | EFER.LMA | EFER.NXE | EFER.SVME | EFER.FFXSR | EFER.TCE],
+    [0, EFER.SCE | EFER.LME | EFER.LMA | EFER.NXE | EFER.SVME | EFER.FFXSR | EFER.TCE | EFER.AIBRSE],
     {
       rule: 'owner decides',
       because: 'which bits are legal, EFER_NEEDS says; LME cannot change while CR0.PG is 1; a written LMA is ignored',
@@ -266,6 +289,7 @@ export interface MsrModel {
 }
 
 export function msrExists(row: MsrRow, model: MsrModel): boolean {
+  if (typeof row.exists === 'object') return row.exists.some((feature) => model.has(feature));
   switch (row.exists) {
     case 'both':
       return true;
@@ -299,10 +323,15 @@ export function msrWriteIsLegal(row: MsrRow, lo: number, hi: number, model: MsrM
       return fitsPhysical(hi, model.physicalAddressBits);
     case 'memory types':
       return memoryTypesAreLegal(lo, row.name === 'IA32_PAT') && memoryTypesAreLegal(hi, row.name === 'IA32_PAT');
+    case 'speculation control':
+      return (lo & ~specCtrlBits(model)) === 0;
     case 'one memory type':
       return isMemoryType(lo & 0xff, false) && fitsPhysical(hi, model.physicalAddressBits);
   }
 }
+
+const specCtrlBits = (model: MsrModel): number =>
+  SPEC_CTRL.reduce((mask, [bit, ...features]) => mask | (features.some((name) => model.has(name)) ? 1 << bit : 0), 0);
 
 /** Bits 63:`bits`-1 are all equal. `hi` is the upper half. `bits` is 48 or 57: SDM 1 3.3.7.1 "Canonical Addressing". */
 export const isCanonical = (hi: number, bits: number): boolean => {

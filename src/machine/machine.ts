@@ -6,10 +6,11 @@ import { zapAllFast } from '../hypervisor/mmu/zap.ts';
 import type { Vcpu } from '../hypervisor/vcpu/vcpu.ts';
 import { Vm } from '../hypervisor/vm/vm.ts';
 import type { BootModule, BootSegment, BootState } from '../pc/boot/boot-state.ts';
-import { SELF_TEST_PORT_WRITES } from '../pc/boot/firmware.ts';
+import { SELF_TEST_PORT_WRITES, selfTestMsrWrites } from '../pc/boot/firmware.ts';
 import { loadKernel } from '../pc/boot/load-kernel.ts';
 import { highRamBytes, lowRamBytes, PHYSICAL } from '../pc/layout.ts';
 import { createPlatform, type Platform } from '../pc/platform.ts';
+import type { Processor } from '../pc/smbios/structures.ts';
 import type { BlockStore } from '../pc/virtio/block.ts';
 import { MachineBus } from './bus.ts';
 
@@ -129,6 +130,7 @@ export class Machine {
       {
         ramBytes: options.ramBytes,
         cpus: options.cpus,
+        processor: this.#processor(),
         ...(options.serial ? { serial: options.serial } : {}),
         ...(options.debugText ? { debugText: options.debugText } : {}),
         ...(options.debugExit ? { debugExit: options.debugExit } : {}),
@@ -151,6 +153,19 @@ export class Machine {
       },
     );
     this.#boot();
+  }
+
+  /** The boot processor, as SMBIOS tells of it. */
+  #processor(): Processor {
+    const { policy } = this.vcpus[0]!;
+    const one = 4 * policy.find(1, 0);
+    return {
+      manufacturer: policy.model.vendorString,
+      version: policy.model.brand,
+      signature: policy.values[one]!,
+      features: policy.values[one + 3]!,
+      megahertz: TSC_HERTZ / 1e6,
+    };
   }
 
   get engine(): Engine {
@@ -265,6 +280,10 @@ export class Machine {
     const { kernel, modules, commandLine } = this.#options;
     this.vm.irq.leaveAsFirmware();
     for (const [port, value] of SELF_TEST_PORT_WRITES) this.bus.portWrite(port, 1, value);
+    for (const { msrs, policy } of this.vcpus) {
+      // A model without MTRRs refuses
+      for (const [index, hi, lo] of selfTestMsrWrites(policy.physicalAddressBits)) msrs.write(index, lo, hi);
+    }
     if (resume) {
       const { state } = this.vcpus[0]!;
       state.setU16(segment(SEG.CS) + SEG.SELECTOR, resume.segment);

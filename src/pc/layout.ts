@@ -12,6 +12,7 @@ import type { L1Physical } from '../base/address.ts';
  *   0xa0000    │ VGA window, no RAM   │  nothing answers: reads as ones
  *   0xc0000    │ reserved (ROM area)  │
  *   0xe0000    │ ACPI tables          │  RAM, reported as reserved
+ *   0xf0000    │ SMBIOS, BIOS routines│  RAM, reported as reserved
  *   0x100000   │ RAM, at most to 3 GiB│
  *   0xc0000000 │ PCI memory window    │
  *   0xfec00000 │ I/O APIC             │
@@ -26,7 +27,9 @@ export const PHYSICAL = {
   VGA_WINDOW: 0xa0000,
   ROM_AREA: 0xc0000,
   ACPI_TABLES: 0xe0000,
-  ACPI_TABLES_END: 0x100000,
+  ACPI_TABLES_END: 0xf0000,
+  SMBIOS: 0xf0000,
+  SMBIOS_END: 0xff000,
   HIGH_MEMORY: 0x100000,
   PCI_WINDOW: 0xc000_0000,
   PCI_WINDOW_END: 0xfec0_0000,

@@ -28,6 +28,8 @@ import { PciBus } from './pci/bus.ts';
 import { hostBridge, isaBridge, powerManagementFunction } from './pci/chipset.ts';
 import { Mc146818 } from './rtc/mc146818.ts';
 import { Uart16550 } from './serial/uart16550.ts';
+import { buildSmbios, writeSmbios } from './smbios/smbios.ts';
+import type { Processor } from './smbios/structures.ts';
 import { type BlockStore, VirtioBlock } from './virtio/block.ts';
 import type { VirtioDevice } from './virtio/device.ts';
 import { VirtioPci } from './virtio/pci-transport.ts';
@@ -76,6 +78,8 @@ export interface PlatformOptions {
   readonly pmTimerBits?: 24 | 32;
   /** Off: no tables are written. Default: on. */
   readonly acpi?: boolean;
+  /** What SMBIOS says of the CPUs. */
+  readonly processor?: Processor;
   /** `-fw_cfg name=,file=`. */
   readonly fwCfgFiles?: readonly { readonly name: string; readonly bytes: Uint8Array }[];
   /** `-drive if=virtio`: one virtio-blk each, in slots from 2 on. Default: none. */
@@ -232,6 +236,9 @@ export function createPlatform(wires: PlatformWires, options: PlatformOptions): 
   const e820 = e820Map(ramBytes);
   const fwCfg = new FwCfg(memory);
   describeMachine(fwCfg, options, e820);
+  const smbios = buildSmbios(options);
+  fwCfg.addFile('etc/smbios/smbios-anchor', smbios.anchor);
+  fwCfg.addFile('etc/smbios/smbios-tables', smbios.table);
   put(PORTS.FW_CFG, fwCfg, 'fw_cfg');
 
   const print = options.debugText ?? (() => {});
@@ -252,6 +259,7 @@ export function createPlatform(wires: PlatformWires, options: PlatformOptions): 
 
   const prepareMemory = (): number | undefined => {
     writeFirmwareRemains(memory, serial.length);
+    writeSmbios(memory, smbios);
     return (options.acpi ?? true)
       ? writeAcpiTables(memory, {
           cpus,

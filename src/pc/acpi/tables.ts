@@ -1,6 +1,7 @@
 import { assert } from '../../base/assert.ts';
 import type { GuestMemory } from '../../contracts/memory.ts';
 import { ByteWriter } from '../bytes.ts';
+import { checksum } from '../checksum.ts';
 import { BLOCK_ID, PERIODIC_TICKS_MIN } from '../hpet/registers.ts';
 import { ACPI_VALUES, IRQ, PHYSICAL, PORTS, physical } from '../layout.ts';
 import { dsdtBody } from './dsdt.ts';
@@ -16,10 +17,6 @@ export interface AcpiOptions {
   readonly hpet: boolean;
   readonly suspendToRam: boolean;
 }
-
-/** The value that makes the bytes add up to 0 modulo 256. */
-export const checksum = (bytes: Uint8Array): number =>
-  (256 - (bytes.reduce((sum, byte) => sum + byte, 0) & 0xff)) & 0xff;
 
 /** ACPI 6.4, 5.2.6 "System Description Table Header". */
 export function table(signature: string, revision: number, body: Uint8Array): Uint8Array {
@@ -153,7 +150,7 @@ export function writeAcpiTables(memory: GuestMemory, options: AcpiOptions): numb
   let free = rsdpAt + 0x40;
   const put = (bytes: Uint8Array): number => {
     const at = free;
-    assert(at + bytes.length <= PHYSICAL.ACPI_TABLES_END, 'the ACPI tables fit their 128 KiB');
+    assert(at + bytes.length <= PHYSICAL.ACPI_TABLES_END, 'the ACPI tables fit their 64 KiB');
     const copied = memory.copyIn(physical(at), bytes);
     assert(copied === bytes.length, 'there is RAM where the ACPI tables go');
     free = Math.ceil((at + bytes.length) / 64) * 64;

@@ -1,3 +1,4 @@
+import { msrIndex } from '../../arch/msrs.ts';
 import { assert } from '../../base/assert.ts';
 import type { GuestMemory } from '../../contracts/memory.ts';
 import { ByteWriter } from '../bytes.ts';
@@ -55,6 +56,41 @@ export const SELF_TEST_PORT_WRITES: readonly (readonly [port: number, value: num
   [0x40, 0x00],
   [0x21, 0xfa], // all masked but IRQ 0 and the cascade
 ];
+
+/** Memory types of MTRRs: SDM 3A 11.11, Table 11-8. */
+const MEMORY_TYPE = { UNCACHED: 0, WRITE_PROTECTED: 5, WRITE_BACK: 6 } as const;
+const MTRR_VALID = 0x800;
+/** Both kinds of MTRRs are on, and what none of them covers is write-back. */
+const MTRR_DEF_TYPE = 0xc00 | MEMORY_TYPE.WRITE_BACK;
+
+/**
+ * MSR writes of the self-test, the same on every processor: RAM is write-back, the VGA window and everything between
+ * the low RAM and 4 GiB uncached, the ROM area write-protected. Without them Linux takes the machine for one whose MTRRs
+ * nobody set, and leaves the PAT as it was after RESET.
+ *
+ * @param physicalAddressBits  MAXPHYADDR, 33 to 52.
+ */
+export function selfTestMsrWrites(
+  physicalAddressBits: number,
+): readonly (readonly [index: number, hi: number, lo: number])[] {
+  const fixed = (type: number) => Math.imul(type, 0x0101_0101);
+  const every = (name: string, type: number) => [msrIndex(name), fixed(type), fixed(type)] as const;
+  return [
+    every('IA32_MTRR_FIX64K_00000', MEMORY_TYPE.WRITE_BACK),
+    every('IA32_MTRR_FIX16K_80000', MEMORY_TYPE.WRITE_BACK),
+    every('IA32_MTRR_FIX16K_A0000', MEMORY_TYPE.UNCACHED),
+    ...Array.from({ length: 8 }, (_, n) =>
+      every(
+        `IA32_MTRR_FIX4K_${(PHYSICAL.ROM_AREA + n * 0x8000).toString(16).toUpperCase()}`,
+        MEMORY_TYPE.WRITE_PROTECTED,
+      ),
+    ),
+    [msrIndex('IA32_MTRR_PHYSBASE0'), 0, (PHYSICAL.PCI_WINDOW | MEMORY_TYPE.UNCACHED) >>> 0],
+    // From the window up to 4 GiB: a power of two, and aligned to it
+    [msrIndex('IA32_MTRR_PHYSMASK0'), 2 ** (physicalAddressBits - 32) - 1, (PHYSICAL.PCI_WINDOW | MTRR_VALID) >>> 0],
+    [msrIndex('IA32_MTRR_DEF_TYPE'), 0, MTRR_DEF_TYPE],
+  ];
+}
 
 /** Writes vectors, data areas and routines. The areas must be RAM. */
 export function writeFirmwareRemains(memory: GuestMemory, serialPorts: number): void {
