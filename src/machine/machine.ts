@@ -35,8 +35,12 @@ export interface MachineOptions {
   readonly nsPerInstruction?: number;
   /** Virtual nanoseconds that an access to a device's port or page takes; 500 by default, about a PC's. */
   readonly deviceNs?: number;
-  /** false: a reset ends the machine. */
+  /** false: a reset ends the machine, and so does a triple fault. */
   readonly reboot?: boolean;
+  /** What a triple fault is to a machine that may reboot; `reset` by default. */
+  readonly tripleFault?: 'reset' | 'end';
+  /** A sentence, without a full stop, about what happened to the machine and did not end it. */
+  readonly note?: (sentence: string) => void;
   readonly hpet?: boolean;
   readonly acpi?: boolean;
   /** Count executions by handler, for bench/hot-forms. */
@@ -75,6 +79,9 @@ export class Machine {
   ending: Ending | null = null;
   readonly #options: MachineOptions;
   #resetWanted: string | null = null;
+  /** Instructions of all CPUs when the machine started or was reset. */
+  #startedAt = 0;
+  #lastTripleFault: { readonly rip: bigint; readonly instructions: number } | null = null;
   /** In S3: no CPU runs until the platform has something that wakes it. */
   #suspended = false;
 
@@ -270,13 +277,34 @@ export class Machine {
     return true;
   }
 
+  /**
+   * The processor shuts down, and a PC's chipset resets it: how a 286 left protected mode, and how some kernels reboot.
+   *
+   * One that comes back to the same place after as many instructions as the time before would do so for ever: it ends.
+   */
   #tripleFault(vcpu: Vcpu): void {
-    const rip = vcpu.state.big(S.RIP).toString(16);
-    this.#end('triple-fault', STATUS_TRIPLE_FAULT, `vCPU ${vcpu.index} shut down by a triple fault at RIP 0x${rip}`);
+    const rip = vcpu.state.big(S.RIP);
+    const instructions = this.#instructions - this.#startedAt;
+    const what = `vCPU ${vcpu.index} shut down by a triple fault at RIP 0x${rip.toString(16)}`;
+    const last = this.#lastTripleFault;
+    this.#lastTripleFault = { rip, instructions };
+    const { reboot, tripleFault } = this.#options;
+    if (reboot === false || tripleFault === 'end') this.#end('triple-fault', STATUS_TRIPLE_FAULT, what);
+    else if (last?.rip === rip && last.instructions === instructions) {
+      this.#end('triple-fault', STATUS_TRIPLE_FAULT, `${what}, after a reset at the same instruction again`);
+    } else {
+      this.#options.note?.(`${what}: the machine is reset (-no-reboot ends it instead)`);
+      this.#reset('triple fault');
+    }
+  }
+
+  get #instructions(): number {
+    return this.vcpus.reduce((sum, { core }) => sum + core.instructions, 0);
   }
 
   /** @param resume  Where a guest asked to go on after its own reset (CMOS shutdown code), instead of booting. */
   #boot(resume: { readonly segment: number; readonly offset: number } | null = null): void {
+    this.#startedAt = this.#instructions;
     const { kernel, modules, commandLine } = this.#options;
     this.vm.irq.leaveAsFirmware();
     for (const [port, value] of SELF_TEST_PORT_WRITES) this.bus.portWrite(port, 1, value);

@@ -101,13 +101,28 @@ describe('what does not fit or does not exist ends in a sentence and status 2', 
 });
 
 describe('a guest that goes wrong ends as a machine does', () => {
-  test('a triple fault: status 4, where it happened, the registers', () => {
-    const { status, stdout, stderr } = terrarium(['run', '-kernel', path('tripleFault'), '-m', '16M']);
+  test('a triple fault with -no-reboot: status 4, where it happened, the registers', () => {
+    const { status, stdout, stderr } = terrarium(['run', '-kernel', path('tripleFault'), '-m', '16M', '-no-reboot']);
     expect(stdout).toBe('hi');
     expect(stderr).toMatch(/^terrarium: vCPU 0 shut down by a triple fault at RIP 0x10002e\.\n/);
     expect(stderr).toMatch(/EIP=0010002e EFL=00000002/);
     expect(stderr).toMatch(/Code at the instruction pointer: cc\b/);
     expect(status).toBe(4);
+  });
+
+  test('a triple fault resets the machine, as on a PC; the same one again ends it', () => {
+    const { status, stdout, stderr } = terrarium(['run', '-kernel', path('tripleFault'), '-m', '16M']);
+    expect(stdout).toBe('hihi');
+    expect(stderr).toMatch(/^terrarium: vCPU 0 shut down by a triple fault at RIP 0x10002e: the machine is reset/);
+    expect(stderr).toMatch(/\nterrarium: vCPU 0 .* at RIP 0x10002e, after a reset at the same instruction again\.\n/);
+    expect(stderr).toMatch(/EIP=0010002e/);
+    expect(status).toBe(4);
+  });
+
+  test('a guest that reboots by a triple fault comes up again: the second time it switches off', () => {
+    const { status, stdout } = terrarium(['run', '-kernel', path('rebootByTripleFault'), '-m', '16M']);
+    expect(stdout).toBe('up\nup\n');
+    expect(status).toBe(0);
   });
 
   test('a halt for ever: status 8 once no input can come', () => {
@@ -126,7 +141,7 @@ describe('a guest that goes wrong ends as a machine does', () => {
 
   // A processor fetches FF FF where nothing answers: #UD, and without an IDT a triple fault
   test.each(['jumpToNowhere', 'jumpBehindRam'] as const)('%s: a triple fault, not a bug of ours', (guest) => {
-    const { status, stderr } = terrarium(['run', '-kernel', path(guest), '-m', '16M']);
+    const { status, stderr } = terrarium(['run', '-kernel', path(guest), '-m', '16M', '-no-reboot']);
     expect(stderr).toMatch(/^terrarium: vCPU 0 shut down by a triple fault/);
     expect(status).toBe(4);
   });

@@ -33,9 +33,19 @@ const out = (port: number, byte: number): number[] => [0x66, 0xba, port & 0xff, 
 /** Prints on COM1. */
 export const print = (text: string): number[] => [...text].flatMap((c) => out(0x3f8, c.charCodeAt(0)));
 
+/** mov dx, 604h; mov ax, 2000h; out dx, ax; hlt. */
+const softOff = [0x66, 0xba, 0x04, 0x06, 0x66, 0xb8, 0x00, 0x20, 0x66, 0xef, 0xf4];
+
 export const GUESTS = {
   /** There is no IDT: #BP becomes #GP, #DF, shutdown. */
   tripleFault: [...print('hi'), 0xcc],
+  /** CMOS byte 0x40 outlives the reset: `in al, 71h; test al, al; jnz` to PM1a's soft off, else set it and fault. */
+  rebootByTripleFault: [
+    ...print('up\n'),
+    ...[...out(0x70, 0x40), 0xe4, 0x71, 0x84, 0xc0, 0x75, 0x05],
+    ...[0xb0, 0x01, 0xe6, 0x71, 0xcc],
+    ...softOff,
+  ],
   /** mov eax, 0xd0000000; jmp eax: the PCI window, where nothing answers. */
   jumpToNowhere: [0xb8, 0, 0, 0, 0xd0, 0xff, 0xe0],
   /** The same behind the end of RAM above 1 MiB. */
@@ -45,7 +55,7 @@ export const GUESTS = {
   /** The reset control register: out 0xcf9, 6. */
   reset: [...print('reset\n'), ...out(0xcf9, 6), 0xf4],
   /** PM1a control: SLP_TYP 0 and SLP_EN, soft off. */
-  powerOff: [0x66, 0xba, 0x04, 0x06, 0x66, 0xb8, 0x00, 0x20, 0x66, 0xef, 0xf4],
+  powerOff: softOff,
   /** isa-debug-exit with 0x15. */
   debugExit: [...out(0xf4, 0x15), 0xf4],
   /** in al, dx from COM1 until something is there (LSR.DR), echo it, and leave with it as the code. */

@@ -199,7 +199,8 @@ test(`${IMAGES} images of random bytes end or run on (seed ${SEED})`, () => {
     const batch = SEED + first / PER_MACHINE;
     const random = new Random(batch);
     const cpu = MODELS[(first / PER_MACHINE) % MODELS.length]!;
-    const fresh = () => new Machine({ cpu, ramBytes: RAM_BYTES, cpus: 1, epochMs: 0, testDevice: true });
+    const fresh = () =>
+      new Machine({ cpu, ramBytes: RAM_BYTES, cpus: 1, epochMs: 0, testDevice: true, tripleFault: 'end' });
     let machine = fresh();
     for (let i = first; i < Math.min(first + PER_MACHINE, IMAGES); i++) {
       const mode = random.pick(MODES);

@@ -85,6 +85,7 @@ function isaBridge(): aml.Aml {
     aml.name('_ADR', aml.integer(0x0001_0000)), // slot 1, function 0
     isaDevice('RTC', 'PNP0B00', ports(PORTS.CMOS), aml.isaIrq(IRQ.RTC)),
     isaDevice('KBD', 'PNP0303', ports(PORTS.KEYBOARD_DATA), ports(PORTS.KEYBOARD_COMMAND), aml.isaIrq(IRQ.KEYBOARD)),
+    isaDevice('MOU', 'PNP0F13', aml.isaIrq(IRQ.MOUSE)), // the port: nothing is plugged in
     isaDevice('PIC', 'PNP0000', aml.ioPorts(0x20, 2), aml.ioPorts(0xa0, 2), aml.isaIrq(2)),
     isaDevice('TIMR', 'PNP0100', aml.ioPorts(0x40, 4), aml.isaIrq(IRQ.PIT)),
     isaDevice('SPKR', 'PNP0800', aml.ioPorts(0x61, 1)),

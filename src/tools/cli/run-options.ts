@@ -423,9 +423,20 @@ export const RUN_OPTIONS: readonly OptionRow<RunOptions>[] = [
     names: ['no-reboot'],
     argument: null,
     default: '',
-    help: 'A reset ends the machine, with the state of its CPUs on stderr. (A triple fault always does.)',
+    help: 'A reset ends the machine, with the state of its CPUs on stderr; a triple fault, which is a reset, too.',
     take: (into) => {
       into.reboot = false;
+    },
+  },
+  {
+    names: ['action'],
+    argument: 'reboot=reset|shutdown',
+    default: 'reboot=reset',
+    help: 'reboot=shutdown is -no-reboot.',
+    take: (into, text) => {
+      const properties = parseProperties(text);
+      requireKnown('-action', properties, ['reboot']);
+      into.reboot = oneOf('-action reboot', properties.get('reboot') ?? 'reset', ['reset', 'shutdown']) === 'reset';
     },
   },
   {

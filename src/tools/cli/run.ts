@@ -165,6 +165,7 @@ function machineOptions(options: RunOptions, sinks: Sinks): MachineOptions {
     epochMs: options.epochMs ?? Date.now(),
     nsPerInstruction: options.nsPerInstruction,
     reboot: options.reboot,
+    note: (sentence) => complain(`${sentence}.`),
     hpet: options.hpet,
     acpi: options.acpi,
     accel: options.accel,

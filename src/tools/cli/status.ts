@@ -16,7 +16,7 @@ export const STATUS = {
 export const STATUS_HELP = `Exit status:
   ${STATUS.DONE}      the guest switched the machine off, or Ctrl-a x
   ${STATUS.USER_ERROR}      a mistake in the command line or in a file named there
-  ${STATUS.TRIPLE_FAULT}      a triple fault
+  ${STATUS.TRIPLE_FAULT}      a triple fault, with -no-reboot or the same twice
   ${STATUS.RESET}      a reset, with -no-reboot
   ${STATUS.HALTED}      all CPUs wait for what can never come, and stdin has ended
   ${STATUS.BUG}     a bug of Terrarium's
