@@ -33,6 +33,7 @@ import { CodeCache } from './tiers/code-cache.ts';
 import { COMPILER_DEFAULTS, Compiler } from './tiers/compiler/compiler.ts';
 import { HOT } from './tiers/hot.ts';
 import { Interpreter, RUN_BUDGET } from './tiers/interpreter.ts';
+import { Lockstep } from './tiers/lockstep/lockstep.ts';
 import type { StringKernels } from './tiers/string-kernels.ts';
 
 /** No second stage: what a vCPU has before L0 loads a root. */
@@ -59,6 +60,7 @@ export class Engine {
   readonly forms: FormTable;
   readonly interpreter: Interpreter;
   readonly compiler: Compiler | undefined;
+  readonly lockstep: Lockstep | undefined;
   #current: EngineVcpu | undefined;
   #commitLow = 0;
   #commitHigh = 0;
@@ -77,6 +79,8 @@ export class Engine {
     this.code.tlb = this.processor.tlb;
     this.forms = new FormTable(INSTRUCTIONS, features.has);
     const cpu = this.processor;
+    const compiles = (plan.accel ?? 'interpreter') !== 'interpreter';
+    const threshold = plan.jitThreshold ?? COMPILER_DEFAULTS.threshold;
     this.interpreter = new Interpreter(
       this.memory,
       {
@@ -120,21 +124,29 @@ export class Engine {
         lookup: () => this.#lookup(),
         stepTo: (record) => this.#stepTo(record),
         cross: (record) => this.#cross(record),
-        hot: (record) => this.compiler?.hot(record),
+        hot: (record) => {
+          if (this.lockstep?.replaying) this.memory.i32[(record + REC.HEAT) >>> 2] = threshold - 1;
+          else this.compiler?.hot(record);
+        },
         redo: (record) => this.code.redo(record),
       },
       hotVariants(this.forms),
       library,
-      plan.accel === 'compiler' ? (plan.jitThreshold ?? COMPILER_DEFAULTS.threshold) : 0,
+      compiles ? threshold : 0,
     );
     cpu.strings = this.interpreter.exports as unknown as StringKernels;
-    if (plan.accel === 'compiler') {
+    if (compiles) {
       this.compiler = new Compiler(this.memory, this.interpreter, this.code, {
-        threshold: plan.jitThreshold ?? COMPILER_DEFAULTS.threshold,
+        threshold,
         batch: plan.jitBatch ?? COMPILER_DEFAULTS.batch,
         bytesMax: plan.jitBytes ?? COMPILER_DEFAULTS.bytesMax,
       });
       this.code.regions = this.compiler;
+    }
+    if (this.compiler && plan.accel === 'lockstep') {
+      const lockstep = new Lockstep(cpu, this.code, this.interpreter, { from: plan.lockstepFrom ?? 0 });
+      this.compiler.guard = (slot, f) => lockstep.guard(slot, f);
+      this.lockstep = lockstep;
     }
     this.#wide = this.memory.u8.subarray(S.WIDE, S.WIDE + 64);
     this.code.decoder = new Decoder(

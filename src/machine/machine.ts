@@ -1,5 +1,6 @@
 import { parseCpu } from '../arch/cpu-models.ts';
 import { gpr, S, SEG, segment } from '../engine/core/layout.ts';
+import type { Accelerator } from '../engine/core/memory.ts';
 import type { Engine } from '../engine/engine.ts';
 import type { ComparisonMode } from '../hypervisor/mmu/vm-mmu.ts';
 import { zapAllFast } from '../hypervisor/mmu/zap.ts';
@@ -46,9 +47,13 @@ export interface MachineOptions {
   /** Count executions by handler, for bench/hot-forms. */
   readonly profile?: boolean;
   /** What runs hot code. */
-  readonly accel?: 'interpreter' | 'compiler';
+  readonly accel?: Accelerator;
+  /** Lockstep: instructions of a CPU before which nothing is compared. */
+  readonly lockstepFrom?: number;
   /** Times a run of instructions is entered before it is compiled. */
   readonly jitThreshold?: number;
+  /** Most bytes of compiled code alive. */
+  readonly jitBytes?: number;
   readonly nestedMmu?: ComparisonMode;
   readonly tdp?: boolean;
   readonly force?: boolean;
@@ -107,6 +112,8 @@ export class Machine {
         profile: options.profile ?? false,
         accel: options.accel ?? 'interpreter',
         ...(options.jitThreshold === undefined ? {} : { jitThreshold: options.jitThreshold }),
+        ...(options.jitBytes === undefined ? {} : { jitBytes: options.jitBytes }),
+        ...(options.lockstepFrom === undefined ? {} : { lockstepFrom: options.lockstepFrom }),
       },
     });
     const { irq, clock, ram } = this.vm;

@@ -5,6 +5,10 @@ import { CONTEXT_BYTES, TLB, TLB_EMPTY } from './layout.ts';
 const WASM_PAGE = 65_536;
 const LARGE_PAGE = 0x20_0000;
 
+/** What runs hot code: `lockstep` is the compiler with the interpreter behind it, compared at each region's end. */
+export const ACCELERATORS = ['interpreter', 'compiler', 'lockstep'] as const;
+export type Accelerator = (typeof ACCELERATORS)[number];
+
 /** How the linear memory is divided. All addresses are bytes, page-aligned. */
 export interface MemoryPlan {
   /** TLB contexts that can be alive at once, all vCPUs together. */
@@ -18,7 +22,9 @@ export interface MemoryPlan {
   /** Count executions by handler: bench/hot-forms. */
   readonly profile?: boolean;
   /** What runs hot code; the interpreter by default. */
-  readonly accel?: 'interpreter' | 'compiler';
+  readonly accel?: Accelerator;
+  /** Lockstep: instructions of a vCPU before which nothing is compared. */
+  readonly lockstepFrom?: number;
   /** Times a run of instructions is entered before it is compiled. */
   readonly jitThreshold?: number;
   /** Pages compiled together; 1: each as soon as it is hot. */
@@ -29,6 +35,20 @@ export interface MemoryPlan {
 
 /** Most regions of compiled code alive. */
 export const REGIONS_MAX = 4096;
+
+/** Most pages that lockstep can take back at once. */
+export const LOCKSTEP_PAGES = 4096;
+/** Its area: offsets from `lockstep`. */
+export const LOCKSTEP = {
+  STATE_BEFORE: 0,
+  STATE_FIRST: 0x1000,
+  STATE_MASK: 0x2000,
+  /** Host addresses of pages, u32 each; images of them as they were, and as the first run left them. */
+  HOSTS: 0x3000,
+  BEFORE: 0x3000 + 4 * LOCKSTEP_PAGES,
+  FIRST: 0x3000 + 4 * LOCKSTEP_PAGES + 4096 * LOCKSTEP_PAGES,
+  BYTES: 0x3000 + 4 * LOCKSTEP_PAGES + 2 * 4096 * LOCKSTEP_PAGES,
+} as const;
 
 const LIMIT_BYTES = 4 * 1024 ** 3 - WASM_PAGE;
 
@@ -54,6 +74,8 @@ export class EngineMemory {
   readonly ramBytes: number;
   /** For each region of compiled code, by slot: blocks by page offset, a byte each. 0: there is no compiler. */
   readonly regionMaps: number;
+  /** LOCKSTEP, or 0. */
+  readonly lockstep: number;
 
   constructor(plan: MemoryPlan) {
     this.parked = 0x1_0000;
@@ -64,8 +86,10 @@ export class EngineMemory {
     this.profile = plan.profile ? this.codeEnd : 0;
     // On 2 MiB, so that L0 can map RAM by large pages
     const maps = this.codeEnd + (plan.profile ? WASM_PAGE : 0);
-    this.regionMaps = plan.accel === 'compiler' ? Math.ceil(maps / 4096) * 4096 : 0;
-    const end = this.regionMaps === 0 ? maps : this.regionMaps + REGIONS_MAX * 4096;
+    this.regionMaps = (plan.accel ?? 'interpreter') !== 'interpreter' ? Math.ceil(maps / 4096) * 4096 : 0;
+    const regionsEnd = this.regionMaps === 0 ? maps : this.regionMaps + REGIONS_MAX * 4096;
+    this.lockstep = plan.accel === 'lockstep' ? regionsEnd : 0;
+    const end = this.lockstep === 0 ? regionsEnd : this.lockstep + LOCKSTEP.BYTES;
     this.ram = Math.ceil(end / LARGE_PAGE) * LARGE_PAGE;
     this.ramBytes = plan.ramBytes;
     const total = this.ram + plan.ramBytes;

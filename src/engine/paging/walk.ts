@@ -19,6 +19,16 @@ export interface CodePages {
   written(host: number, bytes: number): void;
 }
 
+/** Told what a walk is about to change, for who must be able to take it back: tiers/lockstep. */
+export interface WalkJournal {
+  /** The TLB entry at this address. */
+  entry(address: number, forWriting: boolean): void;
+  /** The page of this host address: it is written now, or from now on through a TLB entry. */
+  page(host: number): void;
+  /** Accessed and dirty `bits` of the table entry at this host address, on account of such an access. */
+  mark(host: number, bits: number, access: number): void;
+}
+
 /**
  * Walks the page tables of whoever is running: linear address in, host address or fault out, and a TLB entry filled.
  *
@@ -48,6 +58,8 @@ export class PageWalker {
 
   /** A data breakpoint is armed: data accesses leave no TLB entries, so that each one is seen. */
   watching = false;
+
+  journal: WalkJournal | undefined;
 
   // Result of the second stage
   #leafLow = 0;
@@ -218,6 +230,7 @@ export class PageWalker {
       if ((this.#raw[i]! & want) === want) continue;
       const host = this.#tableHost(vcpu, entries[2 * i]!, low, high, true);
       if (host < 0) return false;
+      this.journal?.mark(host, want, access);
       u32[host >>> 2] = u32[host >>> 2]! | want;
       this.#raw[i] = this.#raw[i]! | want;
       if (this.oddPage) {
@@ -411,6 +424,7 @@ export class PageWalker {
     }
     this.#install(vcpu, low, high, access, set, base, host, guest, rights, executeBit);
     if (access & ACCESS.WRITE) {
+      this.journal?.page(host);
       if (tracked) {
         this.oddPage = 2;
         this.physical = physical;
@@ -461,12 +475,18 @@ export class PageWalker {
       return;
     }
     if (guest & RIGHTS.READ && rights & SPTE.R) {
+      this.journal?.entry(index << 2, false);
       u32[index] = page;
       u32[index + 1] = high;
       u32[index + 2] = addend;
     }
     if (guest & RIGHTS.WRITE && rights & SPTE.W && !(rights & SPTE.TRACKED) && !this.#code.holds(host >>> 12)) {
       const at = index + (TLB.WRITE >>> 2);
+      if (this.journal) {
+        // A page that is only read is none of its business
+        if (!(access & ACCESS.WRITE)) return;
+        this.journal.entry(at << 2, true);
+      }
       u32[at] = page;
       u32[at + 1] = high;
       u32[at + 2] = addend;
@@ -526,6 +546,7 @@ export class PageWalker {
     const rights = RIGHTS.READ | (mayWrite ? RIGHTS.WRITE : 0) | (mayFetch ? RIGHTS.FETCH : 0);
     this.#install(vcpu, low, high, access, set, base, host, rights, entry | SPTE.R, SPTE.X);
     if (access & ACCESS.WRITE) {
+      this.journal?.page(host);
       if (entry & SPTE.TRACKED) {
         this.oddPage = 2;
       } else if (this.#code.holds(host >>> 12)) this.oddPage = 1;

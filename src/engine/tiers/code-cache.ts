@@ -67,6 +67,10 @@ export class CodeCache implements CodePages {
     return this.#top - this.#memory.code;
   }
 
+  get freeBytes(): number {
+    return this.#memory.codeEnd - this.#top;
+  }
+
   /** The page that holds a record's code, if it still does. */
   pageAt(hostPage: number, mode: number): CodePage | undefined {
     return this.#pages.get(hostPage * 4096 + mode);

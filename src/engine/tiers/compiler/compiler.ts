@@ -62,6 +62,8 @@ export class Compiler implements Regions, Reader {
   readonly counters = { compiled: 0, modules: 0, instructions: 0, bytes: 0, lost: 0, aged: 0, ms: 0 };
   /** The host's clock for `counters.ms`, if anyone wants to know. */
   clock: () => number = () => 0;
+  /** What stands in the handler table for a region's function, if it is not to run alone. */
+  guard: ((slot: number, f: unknown) => unknown) | undefined;
 
   constructor(memory: EngineMemory, interpreter: Interpreter, code: CodeCache, options: CompilerOptions) {
     this.memory = memory;
@@ -157,7 +159,7 @@ export class Compiler implements Regions, Reader {
     const { u8, u16, u32 } = this.memory;
     const map = this.#map(slot);
     u8.fill(0, map, map + 4096);
-    this.#interpreter.setHandler(slot, f);
+    this.#interpreter.setHandler(slot, this.guard ? this.guard(slot, f) : f);
     const originals = new Map<number, number>();
     blocks.forEach(({ record, offset, entry }, number) => {
       if (!entry) return;

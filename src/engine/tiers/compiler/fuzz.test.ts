@@ -2,6 +2,7 @@ import { describe, expect, test } from 'vitest';
 import { EXIT } from '../../core/exits.ts';
 import { gpr, S } from '../../core/layout.ts';
 import { AT, TestMachine } from '../../core/machine-testbed.ts';
+import type { Accelerator } from '../../core/memory.ts';
 
 /**
  * Random programs over two pages of code, with loops, calls, returns, jumps through registers and stores into their own
@@ -212,8 +213,7 @@ class Program {
   }
 }
 
-function machine(program: Program, threshold: number): TestMachine {
-  const accel = threshold === 0 ? 'interpreter' : 'compiler';
+function machine(program: Program, accel: Accelerator, threshold = 1): TestMachine {
   const m = new TestMachine({ plan: { accel, jitThreshold: threshold, jitBatch: 1 } });
   m.longMode();
   m.write(AT.DATA + 0x2000, program.bytes);
@@ -238,16 +238,23 @@ function stateOf(m: TestMachine): string {
 }
 
 describe('the compiler agrees with the interpreter', () => {
-  test.each([1, 3, 40])(
-    `on ${PROGRAMS} random programs, compiled after %i rounds (seed ${SEED})`,
-    (threshold) => {
+  test.each([
+    ['compiler', 1],
+    ['compiler', 3],
+    ['compiler', 40],
+    ['lockstep', 1],
+    ['lockstep', 3],
+  ] as const)(
+    `on ${PROGRAMS} random programs, by the %s after %i rounds (seed ${SEED})`,
+    (accel, threshold) => {
       let compiled = 0;
       let lost = 0;
+      let compared = 0;
       for (let seed = SEED; seed < SEED + PROGRAMS; seed += 1) {
         const random = new Random(seed);
         const program = new Program(random);
-        const one = machine(program, 0);
-        const other = machine(program, threshold);
+        const one = machine(program, 'interpreter');
+        const other = machine(program, accel, threshold);
         for (let slice = 0; slice < SLICES; slice += 1) {
           const budget = 1 + random.below(slice % 3 === 0 ? 20 : 3000);
           const before = stateOf(one);
@@ -258,10 +265,12 @@ describe('the compiler agrees with the interpreter', () => {
           if (reasons[0] !== EXIT.BUDGET) break;
         }
         compiled += other.engine.compiler!.counters.compiled;
+        compared += other.engine.lockstep?.counters.compared ?? 0;
         lost += other.engine.compiler!.counters.lost;
       }
       expect(compiled).toBeGreaterThan(0);
       if (threshold < 40) expect(lost).toBeGreaterThan(0);
+      if (accel === 'lockstep') expect(compared).toBeGreaterThan(1000);
     },
     60_000,
   );

@@ -1,0 +1,98 @@
+import { hex, hexBytes } from '../../base/format.ts';
+import { AUX, GPR, REC, S, SEG } from '../core/layout.ts';
+import type { EngineMemory } from '../core/memory.ts';
+import { PSEUDO, type Variant } from '../decode/decoder.ts';
+import { contextOf } from './interpreter.ts';
+
+const NAMES64 = ['rax', 'rcx', 'rdx', 'rbx', 'rsp', 'rbp', 'rsi', 'rdi'] as const;
+const SEGMENTS = ['es', 'cs', 'ss', 'ds', 'fs', 'gs'] as const;
+
+/** A decoded instruction in Intel's syntax, for reports: names and operands are those of its row and its record. */
+export function disassemble(memory: EngineMemory, record: number, variant: Variant, page: number): string {
+  const { u32 } = memory;
+  const { form } = variant;
+  const context = contextOf(variant);
+  const operands = form.operands.map((_, i): string => {
+    const operand = context.operands[i]!;
+    switch (operand.kind) {
+      case 'mem':
+        return memoryOperand(memory, record, operand.size);
+      case 'imm':
+        return immediate(memory, record);
+      case 'one':
+        return '1';
+      case 'rel':
+      case 'far':
+        return hex(page + memory.i32[(record + REC.EXTRA) >>> 2]!);
+      default: {
+        const cell = operand.slot < 0 ? operand.fixed : u32[(record + [REC.RA, REC.RB, REC.RC][operand.slot]!) >>> 2]!;
+        return registerName(operand.kind, cell, operand.size);
+      }
+    }
+  });
+  const aux = u32[(record + REC.AUX) >>> 2]!;
+  const prefix = aux & AUX.LOCK ? 'lock ' : aux & AUX.REP ? 'rep ' : aux & AUX.REPNE ? 'repne ' : '';
+  return `${prefix}${form.mnemonic.toLowerCase()} ${operands.join(', ')}`.trimEnd();
+}
+
+/** One line of a listing: place, bytes, instruction. `variant`: what the record's handler stands for. */
+export function listingLine(
+  memory: EngineMemory,
+  record: number,
+  variant: Variant | undefined,
+  bytes: Uint8Array,
+  page: number,
+): string {
+  const offset = memory.u16[(record + REC.OFFSET) >>> 1]!;
+  const handler = memory.u16[record >>> 1]!;
+  const text = variant ? disassemble(memory, record, variant, page) : (pseudoName(handler) ?? `handler ${handler}`);
+  return `${hex(page + offset, 3)}: ${hexBytes(bytes).padEnd(32)}  ${text}`;
+}
+
+const pseudoName = (handler: number): string | undefined =>
+  Object.entries(PSEUDO).find(([name, number]) => name !== 'COUNT' && number === handler)?.[0];
+
+function registerName(kind: string, cell: number, bytes: number): string {
+  if (kind === 'gpr') {
+    const index = (cell - GPR) >>> 3;
+    if (cell & 7) return `${'acdb'[index] ?? '?'}h`;
+    if (index >= 8) return `r${index}${bytes === 8 ? '' : bytes === 4 ? 'd' : bytes === 2 ? 'w' : 'b'}`;
+    const name = NAMES64[index]!;
+    if (bytes === 8) return name;
+    if (bytes === 4) return `e${name.slice(1)}`;
+    if (bytes === 2) return name.slice(1);
+    return index < 4 ? `${name[1]}l` : `${name.slice(1)}l`;
+  }
+  if (kind === 'xmm') return `${bytes === 32 ? 'ymm' : 'xmm'}${(cell - S.XMM) >>> 4}`;
+  if (kind === 'mm') return `mm${(cell - S.FPR) >>> 4}`;
+  if (kind === 'sreg') return SEGMENTS[(cell - S.SEGMENTS) / SEG.BYTES] ?? 'sreg';
+  return kind;
+}
+
+function memoryOperand(memory: EngineMemory, record: number, bytes: number): string {
+  const { u32, u8, i32 } = memory;
+  const at = record >>> 2;
+  const name = (cell: number): string =>
+    cell === S.RIP_PAGE ? 'page' : cell === S.ZERO ? '' : registerName('gpr', cell, 8);
+  const parts: string[] = [];
+  const base = u32[at + (REC.BASE >>> 2)]!;
+  if (base === record + REC.IMM) parts.push(immediate(memory, record));
+  else if (base !== S.ZERO) parts.push(name(base));
+  const index = u32[at + (REC.INDEX >>> 2)]!;
+  if (index !== S.ZERO) parts.push(`${name(index)}*${1 << u8[record + REC.SCALE]!}`);
+  const displacement = i32[at + (REC.DISP >>> 2)]!;
+  const sign = displacement < 0 ? '-' : '+';
+  let text = parts.join('+');
+  if (displacement !== 0 || text === '')
+    text += text === '' ? hex(displacement) : `${sign}${hex(Math.abs(displacement))}`;
+  const segment = u32[at + (REC.SEG >>> 2)]!;
+  const number = (segment - S.SEG_BASE) / 8;
+  const over = number === SEG.FS || number === SEG.GS ? `${SEGMENTS[number]}:` : '';
+  return `${{ 1: 'byte ', 2: 'word ', 4: 'dword ', 8: 'qword ', 16: 'xmmword ' }[bytes] ?? ''}${over}[${text}]`;
+}
+
+function immediate({ u32 }: EngineMemory, record: number): string {
+  const at = (record + REC.IMM) >>> 2;
+  const value = BigInt.asIntN(64, (BigInt(u32[at + 1]!) << 32n) | BigInt(u32[at]!));
+  return value < 0n ? `-${hex(-value)}` : hex(value);
+}
