@@ -4,7 +4,7 @@
  *
  * MMU_FUZZ_STEPS and MMU_FUZZ_SEEDS as in property.test.ts.
  */
-import { describe, expect, test, vi } from 'vitest';
+import { afterAll, describe, expect, test, vi } from 'vitest';
 import { CR0, CR4, EFER } from '../../arch/registers.ts';
 import { PFEC } from './access.ts';
 import { checkInvariants } from './invariants.ts';
@@ -12,10 +12,15 @@ import { compose, type OracleResult } from './oracle.ts';
 import { type Access, describeResult, FakeMachine, type FakeVcpu, type PagingMode } from './testing/fake-engine.ts';
 import { Random } from './testing/random.ts';
 import { TableBuilder } from './testing/tables.ts';
+import { type Doing, Tally } from './testing/tally.ts';
 import type { MmuConfig } from './vm-mmu.ts';
 
 const STEPS = Number(process.env['MMU_FUZZ_STEPS'] ?? 2000);
-const SEEDS = (process.env['MMU_FUZZ_SEEDS'] ?? '1,2').split(',').map(Number);
+const SEEDS = (process.env['MMU_FUZZ_SEEDS'] ?? `1,2,${Date.now() >>> 0}`).split(',').map(Number);
+const tally = new Tally();
+afterAll(() => {
+  if (process.env['MMU_FUZZ_SHOW']) console.log('linear addresses, seeds', SEEDS, tally.counts, tally.total);
+});
 
 vi.setConfig({ testTimeout: 600_000 });
 
@@ -214,8 +219,14 @@ class LinearFuzz {
   }
 
   step(): void {
+    const kind = this.random.below(100);
+    this.act(kind);
+    const doing: Doing = kind < 60 ? 'access' : kind < 82 ? 'edit' : kind < 95 || kind >= 97 ? 'invalidation' : 'other';
+    tally.add(this.cpu, doing);
+  }
+
+  act(kind: number): void {
     const { random, cpu, format } = this;
-    const kind = random.below(100);
     if (kind < 50) this.probe();
     else if (kind < 60) this.translate();
     else if (kind < 82) {

@@ -5,19 +5,26 @@
  * Unit of truth: a refusal must be exactly what a walk of current memory gives. A success must be what a walk of memory
  * gave at some moment since the last INVEPT of that EPTP: the "allowed stale set".
  *
- * MMU_FUZZ_STEPS sets the length (default 3000 per seed), MMU_FUZZ_SEEDS a list of seeds.
+ * MMU_FUZZ_STEPS sets the length (default 3000 per seed), MMU_FUZZ_SEEDS a list of seeds: by default three that never
+ * change and one that always does, and that a failure names. MMU_FUZZ_SHOW prints what was done in which state.
  */
-import { describe, expect, test, vi } from 'vitest';
+import { afterAll, describe, expect, test, vi } from 'vitest';
 import { checkInvariants } from './invariants.ts';
 import type { OracleWorld } from './oracle.ts';
 import { compose } from './oracle.ts';
 import { addSlot, deleteSlot, setDirtyLog, takeDirtyLog } from './slots.ts';
 import { type Access, describeResult, FakeMachine, type FakeVcpu, HOST_BASE } from './testing/fake-engine.ts';
 import { Random } from './testing/random.ts';
+import { type Doing, Tally } from './testing/tally.ts';
 import type { MmuConfig } from './vm-mmu.ts';
 
 const STEPS = Number(process.env['MMU_FUZZ_STEPS'] ?? 3000);
-const SEEDS = (process.env['MMU_FUZZ_SEEDS'] ?? '1,2,3').split(',').map(Number);
+const FIXED_SEEDS = [1, 2, 3];
+const SEEDS = process.env['MMU_FUZZ_SEEDS']?.split(',').map(Number) ?? [...FIXED_SEEDS, Date.now() >>> 0];
+const tally = new Tally();
+afterAll(() => {
+  if (process.env['MMU_FUZZ_SHOW']) console.log('EPT02, seeds', SEEDS, tally.counts, tally.total);
+});
 
 // Long runs are asked for by environment; and a busy machine is no failure.
 vi.setConfig({ testTimeout: 600_000 });
@@ -162,10 +169,17 @@ class Fuzz {
 
   step(): void {
     const { random, machine } = this;
-    const { vm } = machine;
     const cpu = random.oneIn(4) ? machine.vcpus[1]! : machine.vcpus[0]!;
     const inL2 = cpu.nested.guestMode;
     const kind = random.below(100);
+    this.act(cpu, inL2, kind);
+    const doing: Doing = kind < 53 ? 'access' : kind < 82 ? 'edit' : kind >= 86 && kind < 92 ? 'invalidation' : 'other';
+    tally.add(cpu, doing);
+  }
+
+  act(cpu: FakeVcpu, inL2: boolean, kind: number): void {
+    const { random, machine } = this;
+    const { vm } = machine;
     if (kind < 50) {
       if (!inL2) this.enter(cpu);
       this.probe(cpu, 'access');
@@ -234,7 +248,8 @@ describe('EPT02 under random edits, invalidations and accesses', () => {
   test.each(SEEDS)('gives what the oracle allows, and keeps the invariants (seed %i)', (seed) => {
     const { seen, machine } = run(seed, {});
     if (process.env['MMU_FUZZ_SHOW']) console.log(seed, seen, machine.vm.counters);
-    // The world must have been worth the trouble.
+    // The world must have been worth the trouble; whether a new one is, is not known before.
+    if (!FIXED_SEEDS.includes(seed)) return;
     for (const kind of ['ram', 'mmio', 'violation', 'misconfiguration', 'stale'] as const) {
       expect(seen[kind], kind).toBeGreaterThan(0);
     }

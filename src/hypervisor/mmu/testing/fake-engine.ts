@@ -207,6 +207,8 @@ export class FakeVcpu {
   /** L1's registers while L2 runs. */
   l1: PagingMode = FLAT;
   violations = 0;
+  /** How often an L2 was entered. */
+  entries = 0;
   readonly #fault: EngineViolation = { gpa: 0, qualification: 0, linearLo: 0, linearHi: 0, mmio: false };
 
   constructor(machine: FakeMachine) {
@@ -247,6 +249,7 @@ export class FakeVcpu {
   enterL2(options: EnterOptions = {}): void {
     const { mmu, nested, regs } = this;
     assert(!nested.guestMode, 'entry is from L1');
+    this.entries += 1;
     this.l1 = { cr0: regs.cr0, cr4: regs.cr4, efer: regs.efer, cr3: regs.cr3Hi * 2 ** 32 + regs.cr3Lo };
     mmu.serviceLocalRequests();
     nested.usesEpt = options.eptp !== undefined;
