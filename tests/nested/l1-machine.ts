@@ -148,6 +148,12 @@ export class L1Machine {
     vcpu.engine.activate(vcpu.core);
     this.nested.reset();
     vcpu.mmu.nestedEptUninit();
+    this.restoreRegisters();
+  }
+
+  /** The same while L1 runs, and it stays in VMX operation with its current VMCS. */
+  restoreRegisters(): void {
+    const { vcpu } = this;
     vcpu.state.bytes().set(this.#start);
     vcpu.pendingEvent = 0;
     vcpu.activity = 'running';
@@ -180,8 +186,13 @@ export class L1Machine {
 
   /** Runs code at `at` until the vCPU halts; at most `budget` ns. */
   run(code: readonly number[], at: number = AT.CODE, budget = 100_000): Outcome {
-    const { vcpu, vm, nested } = this;
     this.bytes(at, [...code, 0xf4]);
+    return this.go(at, budget);
+  }
+
+  /** Runs what is at `at`. */
+  go(at: number, budget: number): Outcome {
+    const { vcpu, vm, nested } = this;
     vcpu.state.setU64(S.RIP, at, 0);
     const end = vm.clock.roundNs + budget;
     vcpu.activity = 'running';
