@@ -18,11 +18,13 @@ export interface FormRow {
 }
 
 export interface Vex {
-  readonly length: 0 | 1;
+  /** Undefined: ignored. */
+  readonly length: 0 | 1 | undefined;
   /** 0 none, 1 66, 2 F3, 3 F2. */
   readonly pp: number;
   /** 1 0F, 2 0F38, 3 0F3A. */
   readonly map: number;
+  /** Undefined: ignored, or the operand size. */
   readonly w: 0 | 1 | undefined;
 }
 
@@ -105,13 +107,14 @@ export function parseForm(row: FormRow): Form | string {
     else return `${token} is no part of the notation`;
   }
   if (bytes.length === 0) return 'there is no opcode byte';
-  if (rexW || vex?.w === 1) modes.delete(32);
-
   const text = operands.join(' ');
+  // VEX.W chooses the form in every mode, unless it is the width of a general register
+  if (rexW || (vex?.w === 1 && namesGeneralRegister(text))) modes.delete(32);
+
   const variable = /\b(r|r\/m|m|imm)?v\b|\brv|\br\/mv|immz|relz|\b[re]AX\b|\biz\b/.test(
     `${text} ${immediates.join(' ')}`,
   );
-  const yWide = /\bry\b|r\/my\b/.test(text);
+  const yWide = /\bryV?\b|r\/my\b/.test(text);
   const sizes = (mode: 32 | 64): readonly number[] => {
     if (rexW) return [64];
     if (fixedSize !== undefined) return [fixedSize];
@@ -125,13 +128,17 @@ export function parseForm(row: FormRow): Form | string {
   return { ...found, modes: [...modes], sizes };
 }
 
+/** Operands among which is a general register. */
+export const namesGeneralRegister = (operands: string): boolean =>
+  /\br[ydqvw]?V?\b|\br(8|16|32|64)\b|\br(32|y)?\/m/.test(operands);
+
 function parseVex(token: string): Vex | undefined {
   const parts = token.split('.').slice(1);
   const has = (...names: string[]) => names.some((name) => parts.includes(name));
   const map = has('0F38') ? 2 : has('0F3A') ? 3 : has('0F') ? 1 : 0;
   if (map === 0) return undefined;
   return {
-    length: has('256', 'L1') ? 1 : 0,
+    length: has('LIG') ? undefined : has('256', 'L1') ? 1 : 0,
     pp: has('66') ? 1 : has('F3') ? 2 : has('F2') ? 3 : 0,
     map,
     w: has('W1') ? 1 : has('W0') ? 0 : undefined,
@@ -167,7 +174,10 @@ export interface Choice {
   readonly reg: number;
   /** Register in ModRM.rm or in the opcode; or memory. */
   readonly rm: number | Memory;
+  /** Four bits: an operand, or what should be 0 (1111b as encoded). */
   readonly vvvv: number;
+  /** VEX.W and VEX.L where the form ignores them, and C4 where C5 would do. */
+  readonly vex: { readonly w: 0 | 1; readonly length: 0 | 1; readonly long: boolean };
   /** Prefix bytes before everything else: segment overrides, LOCK, REP, 67h. */
   readonly prefixes: readonly number[];
   readonly redundantRex: boolean;
@@ -192,7 +202,7 @@ export function encode(form: Form, choice: Choice): Uint8Array {
   const out: number[] = [...choice.prefixes];
   if (choice.addressSizeOverride) out.push(0x67);
   if (size === 16 && form.mandatory !== 0x66 && !form.vex) out.push(0x66);
-  if (form.vex) out.push(...vexPrefix(form.vex, r, x, b, choice.vvvv));
+  if (form.vex) out.push(...vexPrefix(form.vex, r, x, b, choice));
   else {
     if (form.mandatory !== undefined) out.push(form.mandatory);
     const rex = (w ? 8 : 0) | (r << 2) | (x << 1) | b;
@@ -243,10 +253,10 @@ export function immediateBytes(kind: string, size: number): number {
 /** 64-bit by default needs no REX.W. */
 const wideByRex = (form: Form) => !/\b[df]64\b/.test(form.row.opcode);
 
-function vexPrefix(vex: Vex, r: number, x: number, b: number, vvvv: number): number[] {
-  const w = vex.w ?? 0;
-  const tail = ((~vvvv & 15) << 3) | (vex.length << 2) | vex.pp;
-  if (x === 0 && b === 0 && w === 0 && vex.map === 1) return [0xc5, ((r ^ 1) << 7) | tail];
+function vexPrefix(vex: Vex, r: number, x: number, b: number, { vvvv, vex: free }: Choice): number[] {
+  const w = vex.w ?? free.w;
+  const tail = ((~vvvv & 15) << 3) | ((vex.length ?? free.length) << 2) | vex.pp;
+  if (x === 0 && b === 0 && w === 0 && vex.map === 1 && !free.long) return [0xc5, ((r ^ 1) << 7) | tail];
   return [0xc4, ((r ^ 1) << 7) | ((x ^ 1) << 6) | ((b ^ 1) << 5) | vex.map, (w << 7) | tail];
 }
 

@@ -142,14 +142,13 @@ class Builder {
     const shiftCount = this.#shiftCount(immediates);
     // SDM 2B "SHLD": "If a count is greater than the operand size, the result is undefined."
     if (/^SH[LR]D$/.test(form.mnemonic) && (shiftCount & 31) > this.#size && this.#size === 16) return undefined;
-    const threeRegisters = form.operands.filter((operand) => !/^(imm|rel|CL|1$)/.test(operand)).length >= 3;
 
     const choice: Choice = {
       mode: this.#mode,
       size: this.#size,
       reg,
       rm: memory ?? plain,
-      vvvv: threeRegisters ? register() : 0,
+      ...this.#vexFields(),
       prefixes: this.#prefixes,
       redundantRex: random.chance(25),
       addressSizeOverride: this.#override67,
@@ -165,6 +164,20 @@ class Builder {
       undefinedStatus: undefinedStatus(form.mnemonic),
       case: made,
     };
+  }
+
+  /** VEX.vvvv, W, L: where a form does not use one, it is ignored or #UD, which is tried. */
+  #vexFields(): Pick<Choice, 'vvvv' | 'vex'> {
+    const random = this.#random;
+    const { operands, vex } = this.#form;
+    const long = random.chance(20);
+    const used = operands.some((operand) => operand.endsWith('V'));
+    let vvvv = used ? random.below(this.#mode === 64 ? 16 : 8) : vex && random.chance(2) ? random.below(16) : 0;
+    const widthIsW = this.#size !== 0;
+    const w = widthIsW && this.#mode === 64 ? this.#size === 64 : random.chance(30);
+    // C5 has no room for W; in 32-bit mode it has none for the top bit of vvvv either
+    if (!long && this.#mode === 32) vvvv &= 7;
+    return { vvvv, vex: { w: w ? 1 : 0, length: random.chance(50) ? 1 : 0, long } };
   }
 
   /** The register in ModRM.reg; for a bit test of memory, made a small bit number. */

@@ -217,9 +217,12 @@ export class Decoder {
     const isMemory = modrm < 0xc0;
     const rexW = (rex & 8) !== 0;
     const form = this.#choose(candidates, prefix, modrm, rexW, long, vexL, rep, (rex & 1) !== 0);
-    if (!form) return this.#fail(record, UD, start, offset);
+    // SDM 2A 2.3.5.6: a VEX.vvvv that is no operand must be 1111b; vvvv is complemented here
+    if (!form || (vvvv !== 0 && !form.vvvv)) return this.#fail(record, UD, start, offset);
     if (!form.modrm) this.#at = modrmAt;
     if (this.#short) return DECODED.NEXT;
+    // Outside 64-bit mode only VEX.W can be set: it may choose a form, but widens nothing
+    const wide = rexW && long;
 
     const why = this.#unavailable(form, mode);
     // A mandatory 66 is not an operand size
@@ -227,8 +230,8 @@ export class Decoder {
     const default32 = (mode & MODE.DEFAULT32) !== 0;
     let v: number;
     if (long) {
-      if (form.wide === 'f64') v = narrow && !rexW && this.#shortBranches ? 2 : 8;
-      else if (rexW) v = 8;
+      if (form.wide === 'f64') v = narrow && !wide && this.#shortBranches ? 2 : 8;
+      else if (wide) v = 8;
       else if (form.wide === 'd64') v = narrow ? 2 : 8;
       else v = narrow ? 2 : 4;
     } else v = default32 !== narrow ? 4 : 2;
@@ -289,7 +292,7 @@ export class Decoder {
     let memory = hasMemory;
     for (const operand of form.operands) {
       const rule = operand.encoding === 'modrm.rm' && hasMemory ? operand.memorySize : operand.size;
-      const bytes = sizeOf(rule, v, rexW);
+      const bytes = sizeOf(rule, v, wide);
       let address = -1;
       switch (operand.encoding) {
         case 'modrm.reg':
@@ -323,7 +326,7 @@ export class Decoder {
         operand.kind !== 'far' &&
         size === 0
       )
-        size = sizeOf(operand.size, v, rexW);
+        size = sizeOf(operand.size, v, wide);
     }
     if (size === 0) {
       const first = form.operands[0];
@@ -333,7 +336,7 @@ export class Decoder {
           ? first.size
           : v;
       if (first?.kind === 'xmm' || first?.kind === 'mm' || first?.kind === 'mem')
-        size = Math.min(8, sizeOf(first.memorySize, v, rexW) || v);
+        size = Math.min(8, sizeOf(first.memorySize, v, wide) || v);
     }
 
     // Immediates
@@ -368,7 +371,7 @@ export class Decoder {
       (rep === 0xf3 ? AUX.REP : rep === 0xf2 ? AUX.REPNE : 0) |
       (lock ? AUX.LOCK : 0) |
       (operand16 ? AUX.OPERAND16 : 0) |
-      (rexW ? AUX.REX_W : 0) |
+      (wide ? AUX.REX_W : 0) |
       (memory ? AUX.MEMORY : 0) |
       (regNumber << AUX.REG_SHIFT) |
       ((form.plusR ? opNumber : rmNumber) << AUX.RM_SHIFT);
@@ -437,7 +440,7 @@ export class Decoder {
       if (form.modrmByte >= 0 && form.modrmByte !== modrm) continue;
       if (form.modrm && form.digit >= 0 && ((modrm >>> 3) & 7) !== form.digit) continue;
       if (form.rm === 'm' ? !memory : form.rm === 'r' && memory) continue;
-      if (form.w >= 0 && (form.w === 1) !== rexW) continue;
+      if (form.w >= 0 && (form.w === 1) !== (rexW && (long || !form.vexGpr))) continue;
       if (long ? form.not64 : form.only64) continue;
       if (form.noRexB && rexB) continue;
       if (form.vex && form.l >= 0 && form.l !== vexL) continue;

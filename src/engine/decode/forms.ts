@@ -51,6 +51,10 @@ export interface Form {
   readonly vex: boolean;
   /** VEX.L: 0, 1, or -1 ignored. */
   readonly l: number;
+  /** VEX.vvvv names an operand; where it does not, it must be 1111b. */
+  readonly vvvv: boolean;
+  /** VEX.W is a general register's width: outside 64-bit mode it is ignored. */
+  readonly vexGpr: boolean;
   readonly immediates: readonly string[];
   readonly only64: boolean;
   /** REX.B must be clear. */
@@ -278,6 +282,8 @@ export function parseForm(instruction: Instruction, opcodeText: string, text: st
     w,
     vex,
     l,
+    vvvv: operands.some(({ encoding }) => encoding === 'vvvv'),
+    vexGpr: vex && operands.some(({ kind }) => kind === 'gpr'),
     immediates,
     only64,
     noRexB,

@@ -1,4 +1,5 @@
 import { ARITHMETIC } from './arithmetic.ts';
+import { BMI } from './bmi.ts';
 import { CONTROL_TRANSFER } from './control-transfer.ts';
 import { DATA_TRANSFER } from './data-transfer.ts';
 import { DECIMAL } from './decimal.ts';
@@ -14,6 +15,7 @@ export const INSTRUCTIONS: readonly Instruction[] = [
   ...ARITHMETIC,
   ...DECIMAL,
   ...SHIFTS,
+  ...BMI,
   ...DATA_TRANSFER,
   ...CONTROL_TRANSFER,
   ...STRINGS,
