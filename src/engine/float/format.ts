@@ -36,8 +36,8 @@ export const RAISED = S.FLOAT_SCRATCH + 0xb8;
  * A binary interchange format. Values travel as i64 in both: a single has its bits in the low half, zero above.
  * SDM 1 4.2.2 "Floating-Point Data Types".
  */
-export interface Format {
-  readonly name: 'f32' | 'f64';
+export interface Binary {
+  readonly name: 'f16' | 'f32' | 'f64';
   /** Bits of the stored fraction. */
   readonly fraction: number;
   /** Largest biased exponent: infinities and NaNs. */
@@ -46,15 +46,22 @@ export interface Format {
   readonly signBit: number;
 }
 
+/** A format that there is arithmetic in. */
+export interface Format extends Binary {
+  readonly name: 'f32' | 'f64';
+}
+
+/** For conversions only. */
+export const HALF: Binary = { name: 'f16', fraction: 10, exponentMax: 0x1f, bias: 15, signBit: 15 };
 export const SINGLE: Format = { name: 'f32', fraction: 23, exponentMax: 0xff, bias: 127, signBit: 31 };
 export const DOUBLE: Format = { name: 'f64', fraction: 52, exponentMax: 0x7ff, bias: 1023, signBit: 63 };
 
-export const fractionMask = (format: Format): bigint => (1n << BigInt(format.fraction)) - 1n;
-export const infinity = (format: Format): bigint => BigInt(format.exponentMax) << BigInt(format.fraction);
-export const quietBit = (format: Format): bigint => 1n << BigInt(format.fraction - 1);
-export const signMask = (format: Format): bigint => 1n << BigInt(format.signBit);
+export const fractionMask = (format: Binary): bigint => (1n << BigInt(format.fraction)) - 1n;
+export const infinity = (format: Binary): bigint => BigInt(format.exponentMax) << BigInt(format.fraction);
+export const quietBit = (format: Binary): bigint => 1n << BigInt(format.fraction - 1);
+export const signMask = (format: Binary): bigint => 1n << BigInt(format.signBit);
 /** QNaN floating-point indefinite: SDM 1 4.8.3.7. */
-export const indefinite = (format: Format): bigint => signMask(format) | infinity(format) | quietBit(format);
+export const indefinite = (format: Binary): bigint => signMask(format) | infinity(format) | quietBit(format);
 
 export const c = (value: bigint): Expr => i64.big(value);
 export const n = (value: number): Expr => i32.const(value);

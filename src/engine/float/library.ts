@@ -2,7 +2,9 @@ import { call, type Expr, I32, I64, i32, i64 } from '../../wasm/expr.ts';
 import type { FunctionBuilder, Local, ModuleBuilder } from '../../wasm/module.ts';
 import { defineEstimate } from './approximate.ts';
 import { defineCompare, defineConversions, defineMinMax } from './convert.ts';
+import { defineFma } from './fma.ts';
 import { DOUBLE, type Format, n, SINGLE } from './format.ts';
+import { defineHalf } from './half.ts';
 import { type Core, defineArithmetic, defineCore } from './softfloat.ts';
 import { defineAddSubtract, defineCommit, defineDot, defineLanewise, defineStops } from './vector.ts';
 
@@ -15,6 +17,8 @@ import { defineAddSubtract, defineCommit, defineDot, defineLanewise, defineStops
  *   f32.toI32, .toI64 (bits, RC) → integer; f32.fromI64
  *   f32.to.f64, f64.to.f32; f32.rcp, f32.rsqrt (estimates)
  *   f32.roundInt      (bits, RC, suppress PE)
+ *   f32.fma           (x, y, z, NEGATE) → ±(x·y) ± z, rounded once
+ *   f16.to.f32, f32.to.f16 (bits, RC)
  *   f32x4.add …       the same on v128, lane by lane; f32x4.predicate gives masks
  *   float.commit      () → status: ends an instruction, see vector.ts
  *
@@ -40,10 +44,11 @@ export function defineFloat(m: ModuleBuilder): Record<string, FunctionBuilder> {
     functions.push(
       defineAddSubtract(m, core.format, named('add'), named('sub')),
       defineDot(m, core.format, named('mul'), named('add'), stops),
+      ...defineFma(m, core),
     );
   }
   const conversions = defineConversions(m, single, double);
-  functions.push(...conversions);
+  functions.push(...conversions, ...defineHalf(m, single));
   for (const scalar of conversions.filter(({ name }) => name.endsWith('.roundInt'))) {
     functions.push(defineVector(m, scalar.name.startsWith('f32') ? SINGLE : DOUBLE, scalar));
   }

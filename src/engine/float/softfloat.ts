@@ -1,6 +1,7 @@
 import { call, type Expr, F64, f32, f64, I32, I64, i32, i64, select } from '../../wasm/expr.ts';
 import type { FunctionBuilder, Local, ModuleBuilder } from '../../wasm/module.ts';
 import {
+  type Binary,
   c,
   DOUBLE,
   type Format,
@@ -38,7 +39,7 @@ export interface Parts {
 }
 
 /** Takes an operand apart; with DAZ a denormal becomes a zero of its sign. */
-export function unpack(f: FunctionBuilder, format: Format, bits: Local, mxcsr: Local): Parts {
+export function unpack(f: FunctionBuilder, format: Binary, bits: Local, mxcsr: Local): Parts {
   const exponent = f.let(i32.and(i32.wrap(i64.shrU(bits.get, i64.const(format.fraction))), n(format.exponentMax)));
   const fraction = f.let(i64.and(bits.get, c(fractionMask(format))));
   f.if(i32.and(i32.eqz(exponent.get), i32.ne(i32.and(mxcsr.get, n(MXCSR.DAZ)), n(0))), () => {
@@ -48,13 +49,13 @@ export function unpack(f: FunctionBuilder, format: Format, bits: Local, mxcsr: L
   return { bits, exponent, fraction };
 }
 
-export const signOf = (format: Format, bits: Expr): Expr =>
+export const signOf = (format: Binary, bits: Expr): Expr =>
   i32.and(i32.wrap(i64.shrU(bits, i64.const(format.signBit))), n(1));
 export const isZero = ({ exponent, fraction }: Parts): Expr =>
   i64.eqz(i64.or(i64.extendI32U(exponent.get), fraction.get));
 const isDenormal = ({ exponent, fraction }: Parts): Expr =>
   i32.and(i32.eqz(exponent.get), i64.ne(fraction.get, i64.const(0)));
-export const isNan = (format: Format, { exponent, fraction }: Parts): Expr =>
+export const isNan = (format: Binary, { exponent, fraction }: Parts): Expr =>
   i32.and(i32.eq(exponent.get, n(format.exponentMax)), i64.ne(fraction.get, i64.const(0)));
 /** DE if one of the operands is denormal, else 0. After DAZ nothing is. */
 export const denormalFlag = (...operands: Parts[]): Expr =>
@@ -62,11 +63,11 @@ export const denormalFlag = (...operands: Parts[]): Expr =>
     operands.map(isDenormal).reduce((a, b) => i32.or(a, b)),
     n(1),
   );
-const signed = (format: Format, sign: Expr, magnitude: Expr): Expr =>
+export const signed = (format: Binary, sign: Expr, magnitude: Expr): Expr =>
   i64.or(i64.shl(i64.extendI32U(sign), i64.const(format.signBit)), magnitude);
 
 /** Significand with its leading bit at 62 and the exponent to go with it, also of a denormal. Not of zero. */
-export function normalise(f: FunctionBuilder, format: Format, parts: Parts): { exponent: Local; sig: Local } {
+export function normalise(f: FunctionBuilder, format: Binary, parts: Parts): { exponent: Local; sig: Local } {
   const exponent = f.let(parts.exponent.get);
   const sig = f.let(i64.shl(parts.fraction.get, i64.const(LEAD - format.fraction)));
   f.if(
@@ -96,16 +97,19 @@ export interface Core {
  * smallest normal number were the exponent unbounded. Masked: UE only if also inexact, and FTZ makes it a zero, which
  * is inexact. Unmasked: UE whenever tiny, and no result; after an unmasked UE or OE, PE tells of the rounding to an
  * unbounded exponent (so the real CPU; SDM 1 4.9.1.5 and 4.9.1.4 speak of the x87's scaled result).
+ *
+ * To half precision the rounding control is a parameter, and FTZ has no say (SDM 2D "VCVTPS2PH").
  */
-function defineRound(m: ModuleBuilder, format: Format): FunctionBuilder {
-  const f = m.func(`${format.name}.round`, [I32, I32, I64], [I64]);
+export function defineRound(m: ModuleBuilder, format: Binary): FunctionBuilder {
+  const half = format.name === 'f16';
+  const f = m.func(`${format.name}.round`, half ? [I32, I32, I64, I32] : [I32, I32, I64], [I64]);
   const [sign, exponent, sig] = f.parameters as [Local, Local, Local];
   const low = LEAD - format.fraction;
-  const half = 1n << BigInt(low - 1);
-  const mask = 2n * half - 1n;
+  const middle = 1n << BigInt(low - 1);
+  const mask = 2n * middle - 1n;
   const mxcsr = f.let(loadMxcsr());
-  const rc = f.let(rounding(mxcsr.get));
-  const increment = f.let(c(half));
+  const rc = f.let(half ? f.parameters[3]!.get : rounding(mxcsr.get));
+  const increment = f.let(c(middle));
   f.if(rc.get, () => {
     // Away from zero is UP for positive and DOWN for negative numbers: RC.UP - sign.
     f.set(increment, select(i32.eq(rc.get, i32.sub(n(RC.UP), sign.get)), c(mask), i64.const(0)));
@@ -121,6 +125,7 @@ function defineRound(m: ModuleBuilder, format: Format): FunctionBuilder {
         raise(f, i32.or(n(MXCSR.UE), i32.shl(inexact, n(5))));
         f.ret(i64.const(0));
       });
+      if (half) return;
       f.if(i32.and(mxcsr.get, n(MXCSR.FTZ)), () => {
         raise(f, MXCSR.UE | MXCSR.PE);
         f.ret(signed(format, sign.get, i64.const(0)));
@@ -133,7 +138,7 @@ function defineRound(m: ModuleBuilder, format: Format): FunctionBuilder {
   const rest = f.let(i64.and(sig.get, c(mask)));
   f.if(i64.ne(rest.get, i64.const(0)), () => raise(f, i32.or(n(MXCSR.PE), i32.shl(tiny.get, n(4)))));
   f.set(sig, i64.shrU(i64.add(sig.get, increment.get), i64.const(low)));
-  f.if(i32.and(i32.eqz(rc.get), i64.eq(rest.get, c(half))), () => f.set(sig, i64.and(sig.get, i64.const(-2))));
+  f.if(i32.and(i32.eqz(rc.get), i64.eq(rest.get, c(middle))), () => f.set(sig, i64.and(sig.get, i64.const(-2))));
   // The significand's leading bit adds one to the exponent field, and so does a carry out of it.
   const result = f.let(
     i64.add(i64.shl(i64.extendI32U(i32.sub(exponent.get, n(1))), i64.const(format.fraction)), sig.get),
@@ -162,7 +167,7 @@ export function defineCore(m: ModuleBuilder, format: Format): Core {
   return { format, round: defineRound(m, format), nan: defineNan(m, format) };
 }
 
-function invalid(f: FunctionBuilder, format: Format): void {
+export function invalid(f: FunctionBuilder, format: Format): void {
   raise(f, MXCSR.IE);
   f.ret(c(indefinite(format)));
 }
@@ -301,7 +306,7 @@ function defineAdd({ format, round, nan }: Core, m: ModuleBuilder): FunctionBuil
 }
 
 /** High 64 bits of an unsigned product and whether the low ones are not zero, into locals. */
-function multiplyWide(f: FunctionBuilder, a: Local, b: Local): { high: Local; low: Local } {
+export function multiplyWide(f: FunctionBuilder, a: Local, b: Local): { high: Local; low: Local } {
   const low32 = (x: Expr): Expr => i64.and(x, i64.halves(-1, 0));
   const high32 = (x: Expr): Expr => i64.shrU(x, i64.const(32));
   const ll = f.let(i64.mul(low32(a.get), low32(b.get)));

@@ -6,6 +6,7 @@ import { DECIMAL } from './decimal.ts';
 import type { Instruction } from './instruction.ts';
 import { SHIFTS } from './shifts.ts';
 import { VECTOR } from './sse.ts';
+import { FMA_F16C } from './sse-fma.ts';
 import { STRINGS } from './strings.ts';
 import { SYSTEM_ROWS } from './system-rows.ts';
 import { X87 } from './x87.ts';
@@ -21,5 +22,6 @@ export const INSTRUCTIONS: readonly Instruction[] = [
   ...STRINGS,
   ...SYSTEM_ROWS,
   ...VECTOR,
+  ...FMA_F16C,
   ...X87,
 ];

@@ -3,7 +3,7 @@ import { S } from '../core/layout.ts';
 import { DOUBLE, RC, SINGLE } from '../float/format.ts';
 import { lane, withLane } from '../float/vector.ts';
 import { RFLAGS } from './flags.ts';
-import { type Instruction, instruction } from './instruction.ts';
+import type { Instruction } from './instruction.ts';
 import type { Semantics } from './semantics.ts';
 import { SSE_COMPARE } from './sse-compare.ts';
 import { SSE_CONVERT } from './sse-convert.ts';
@@ -26,6 +26,7 @@ import {
 } from './sse-operands.ts';
 import { SSE_SHUFFLE, SSE41_SHUFFLE, SSE42_TEXT } from './sse-shuffle.ts';
 import { loadHalf, storeYmm, type VexSpec, vexRows } from './sse-vex.ts';
+import { both, halves, row } from './sse-vex-words.ts';
 
 /** AVX and AVX2. Most rows are legacy rows seen through sse-vex.ts; the rest, which exist as VEX only, follow. */
 
@@ -117,49 +118,6 @@ const DERIVED: readonly Instruction[] = LEGACY.flatMap((row) => {
 });
 
 // ---- VEX only ---------------------------------------------------------------------------------------------------
-
-const row = (
-  name: string,
-  title: string,
-  forms: Readonly<Record<string, string>>,
-  feature: string,
-  execute: (m: Semantics) => void,
-): Instruction => instruction({ name, source: `SDM 2 "${name}—${title}"`, forms, needs: 'avx', feature, execute });
-
-/** Applies `half` to one or both halves of the source operands and writes operand 0. */
-function halves(
-  m: Semantics,
-  wide: boolean,
-  sources: readonly number[],
-  compute: (half: 0 | 1, ...v: Expr[]) => Expr,
-): void {
-  const low = sources.map((i) => loadHalf(m, i, 0));
-  const high = wide ? sources.map((i) => loadHalf(m, i, 1)) : [];
-  const first = bind(m, compute(0, ...low));
-  const second = wide ? bind(m, compute(1, ...high)) : ZERO_VECTOR;
-  storeYmm(m, first, second);
-}
-
-/** Both lengths of a form `VEX.{L}.66.0F38.W0 xx /r`: `NAME v, v, v/m`. */
-const both = (
-  name: string,
-  title: string,
-  opcode: string,
-  operands: string,
-  feature: string,
-  execute: (m: Semantics, wide: boolean) => void,
-): Instruction[] =>
-  ([false, true] as const).map((wide) =>
-    row(
-      name,
-      title,
-      {
-        [`VEX.${wide ? '256' : '128'}.66.${opcode}`]: `${name} ${wide ? operands.replace(/xmm/g, 'ymm').replace(/m128/g, 'm256') : operands}`,
-      },
-      feature,
-      (m) => execute(m, wide),
-    ),
-  );
 
 const shuffle = (a: Expr, b: Expr, byte: (i: number) => number): Expr => v128.shuffle(a, b, lanes8(byte));
 const signs32 = (v: Expr): Expr => v128.i32x4ShrS(v, i32.const(31));
