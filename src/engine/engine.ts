@@ -11,6 +11,7 @@ import { HELPERS } from './core/helpers.ts';
 import {
   AUX,
   JUMP_CACHE,
+  PROBE_ACCESS,
   REC,
   REGION_ACCESS,
   S,
@@ -21,6 +22,7 @@ import {
   STATE_BYTES,
   STATUS,
   segment,
+  UNALIGNED_ACCESS,
 } from './core/layout.ts';
 import { EngineMemory, type MemoryPlan } from './core/memory.ts';
 import { Processor, type ProcessorFeatures } from './core/processor.ts';
@@ -85,7 +87,11 @@ export class Engine {
       this.memory,
       {
         load: (access) => {
-          if (!cpu.read(cpu.get(S.EA), cpu.get(S.EA + 4), access & 0xff)) {
+          const { aligning } = cpu;
+          if (access & UNALIGNED_ACCESS) cpu.aligning = false;
+          const done = cpu.read(cpu.get(S.EA), cpu.get(S.EA + 4), access & 0xff);
+          cpu.aligning = aligning;
+          if (!done) {
             if (access & STACK_ACCESS) cpu.outsideStack();
             return cpu.accessStatus;
           }
@@ -94,12 +100,17 @@ export class Engine {
         },
         store: (access) => {
           if (access & REGION_ACCESS && this.#isOdd(access & 0xff)) return STATUS.REDO;
-          if (cpu.write(cpu.get(S.EA), cpu.get(S.EA + 4), access & 0xff, cpu.get(S.VALUE), cpu.get(S.VALUE + 4)))
-            return STATUS.NEXT;
+          const { aligning } = cpu;
+          if (access & UNALIGNED_ACCESS) cpu.aligning = false;
+          const bytes = access & 0xff;
+          const done = cpu.write(cpu.get(S.EA), cpu.get(S.EA + 4), bytes, cpu.get(S.VALUE), cpu.get(S.VALUE + 4));
+          cpu.aligning = aligning;
+          if (done) return STATUS.NEXT;
           if (access & STACK_ACCESS) cpu.outsideStack();
           return cpu.accessStatus;
         },
         modify: (access) => {
+          if (access & PROBE_ACCESS) return this.#probe(access & 0xff);
           if (!(access & REGION_ACCESS) || !this.#isOdd(access & 0xff)) return this.#modify(access & 0xff);
           cpu.set(S.ACCESS_STATUS, STATUS.REDO);
           return 0;
@@ -419,6 +430,16 @@ export class Engine {
     const host = cpu.translate(low, cpu.get(S.EA + 4), cpu.dataAccess | ACCESS.WRITE);
     // A fault is found again
     return host === TRANSLATE.MMIO || (host >= 0 && cpu.walker.oddPage !== 0);
+  }
+
+  /** Not 0 if `bytes` at S.EA can be written, whatever their alignment. */
+  #probe(bytes: number): number {
+    const cpu = this.processor;
+    const { aligning } = cpu;
+    cpu.aligning = false;
+    const writable = cpu.probeWrite(cpu.get(S.EA), cpu.get(S.EA + 4), bytes);
+    cpu.aligning = aligning;
+    return writable ? SCRATCH : 0;
   }
 
   #modify(bytes: number): number {

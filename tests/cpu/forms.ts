@@ -148,6 +148,7 @@ function parseVex(token: string): Vex | undefined {
 /** The memory operand's size in bytes; undefined if the form has none, 0 if the notation does not say. */
 export function memoryBytes(form: Form, size: number): number | undefined {
   for (const operand of form.operands) {
+    if (/^vm(32|64)[xy]$/.test(operand)) return form.vex?.w ? 8 : 4;
     if (operand.startsWith('moffs')) return operand === 'moffsv' ? size / 8 : Number(operand.slice(5)) / 8;
     const match = /(?:^|\/)m(\d+|v|y|z)?(?:fp|int|bcd|dec|ptr)?$/.exec(operand);
     if (!match) continue;
@@ -159,6 +160,7 @@ export function memoryBytes(form: Form, size: number): number | undefined {
 
 export interface Memory {
   readonly base: number | undefined;
+  /** A vector register's number with VSIB. */
   readonly index: number | undefined;
   /** 0–3. */
   readonly scale: number;

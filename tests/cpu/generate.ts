@@ -28,7 +28,7 @@ const LEFT_OUT: readonly [pattern: RegExp, why: string][] = [
     'it needs descriptors or areas of its own',
   ],
   [
-    /^(VM.*|INV(EPT|VPID|LPGA)|STGI|CLGI|SKINIT|MONITORX?|MWAITX?|GETSEC|ENCL.*|RSM|XBEGIN|XABORT|XTEST)$/,
+    /^(VM(CALL|CLEAR|FUNC|LAUNCH|PTRLD|PTRST|READ|RESUME|WRITE|XOFF|XON|MCALL|RUN|LOAD|SAVE)|INV(EPT|VPID|LPGA)|STGI|CLGI|SKINIT|MONITORX?|MWAITX?|GETSEC|ENCL.*|RSM|XBEGIN|XABORT|XTEST)$/,
     'the CPU decides whether it exists',
   ],
   [/^(FN?SAVE|FN?STENV)$/, 'it stores FIP and FDP, which vendors keep differently'],
@@ -115,7 +115,7 @@ class Builder {
       0x202 |
       (random.u32() & 0x8d5) |
       (random.chance(15) ? 0x400 : 0) |
-      (random.chance(3) && !form.mnemonic.includes('MASKMOV') ? AC : 0);
+      (random.chance(3) && !this.#isMaskedStore ? AC : 0);
     this.#implicitOperands();
     const fp = isFp(form);
     const ymm = form.vex !== undefined || form.operands.some((operand) => operand.includes('ymm'));
@@ -134,7 +134,12 @@ class Builder {
     const operandBytes = bytes === 0 ? 64 : (bytes ?? 0);
     const lock = form.row.lockable === true && wantsMemory && random.chance(15);
     if (lock) this.#prefixes.push(0xf0);
-    const memory = wantsMemory ? this.#memoryOperand(operandBytes, reg) : undefined;
+    const vsib = form.operands.find((operand) => operand.startsWith('vm'));
+    const memory = vsib
+      ? this.#vectorOperand(Number(vsib.slice(2, 4)) / 8, operandBytes)
+      : wantsMemory
+        ? this.#memoryOperand(operandBytes, reg)
+        : undefined;
     const moffs = form.operands.some((operand) => operand.startsWith('moffs')) ? this.#moffs(operandBytes) : undefined;
     const plain = /\bmm\b|mm\/|STi|Sreg/.test(regNames) ? random.below(8) : register();
     const immediates = form.immediates.map((kind) => this.#immediate(kind));
@@ -164,6 +169,11 @@ class Builder {
       undefinedStatus: undefinedStatus(form.mnemonic),
       case: made,
     };
+  }
+
+  /** MASKMOVQ, MASKMOVDQU, VMASKMOVDQU: through RDI. */
+  get #isMaskedStore(): boolean {
+    return /MASKMOV(Q|DQU)$/.test(this.#form.mnemonic) && this.#form.operands.length === 2;
   }
 
   /** VEX.vvvv, W, L: where a form does not use one, it is ignored or #UD, which is tried. */
@@ -254,7 +264,8 @@ class Builder {
     // Legacy SHA needs alignment by the manual (SDM 2A table 2-21); MEASURED on AMD family 25: it does not.
     if (this.#form.mnemonic.startsWith('SHA')) return PAGES.DATA + 64 + 16 * random.below(0x1f0);
     // Whether bytes that the mask leaves out can fault is the processor's choice: SDM 2B "MASKMOVQ".
-    if (/MASKMOV/.test(this.#form.mnemonic)) return PAGES.DATA + 64 + random.below(0x1f00);
+    if (/MASKMOV(Q|DQU)$/.test(this.#form.mnemonic) && this.#form.operands.length === 2)
+      return PAGES.DATA + 64 + random.below(0x1f00);
     // An unaligned access where nothing is mapped: whether #AC or #PF comes first is the vendor's choice.
     const kind = this.#state.rflags & AC ? random.below(72) : random.below(100);
     if (kind < 62) return aligned(PAGES.DATA + 64 + random.below(0x2000 - 128 - bytes));
@@ -406,6 +417,46 @@ class Builder {
     const wide = this.#form.mnemonic !== 'CMPXCHG';
     this.#set(RAX, word(0, wide ? bytes / 2 : bytes));
     if (wide) this.#set(2, word(bytes / 2, bytes / 2));
+  }
+
+  /** A base in reach of DATA and a vector of indices, each of which leads to a place of its own. */
+  #vectorOperand(indexBytes: number, bytes: number): Memory {
+    const random = this.#random;
+    const long = this.#mode === 64;
+    this.#override67 = random.chance(long ? 6 : 2);
+    const wide = long && !this.#override67;
+    const high = wide && random.chance(35) ? PAGES.HIGH : 0n;
+    const mask = wide ? MASK_64 : MASK_32;
+    const scale = random.below(4);
+    const index = random.below(long ? 16 : 8);
+    if (random.chance(10)) this.#segment(random.pick(long ? [0x64, 0x65] : [0x2e, 0x36, 0x3e, 0x26]));
+    const segmentBase = this.#prefixes.includes(0x64)
+      ? this.#state.fsBase
+      : this.#prefixes.includes(0x65)
+        ? this.#state.gsBase
+        : 0n;
+    const displacementBytes = random.pick<0 | 1 | 4>([1, 4]);
+    const displacement = displacementBytes === 1 ? random.below(256) - 128 : (random.u32() | 0) >> random.below(24);
+    const origin = BigInt(PAGES.DATA + 8 * random.below(1024));
+    const base = random.below(long ? 16 : 8);
+    this.#aim(base, (origin + high - segmentBase - BigInt(displacement)) & mask, wide);
+    const vector = { low: new DataView(this.#state.fxsave.buffer), high: new DataView(this.#state.ymmHigh.buffer) };
+    const faulty = random.chance(50);
+    for (let at = 0; at < 32; at += indexBytes) {
+      const target = BigInt(
+        faulty && random.chance(25) ? this.#place(bytes) : PAGES.DATA + random.below(0x2000 - bytes),
+      );
+      let value = (target - origin) >> BigInt(scale);
+      // What is shifted out of the address does not matter, and neither do wild addresses of elements that are left out
+      if (indexBytes === 8 && random.chance(10)) value ^= random.u64() << BigInt(64 - scale);
+      if (random.chance(2)) value = random.u64();
+      const view = at < 16 ? vector.low : vector.high;
+      const offset = at < 16 ? 160 + 16 * index + at : 16 * index + at - 16;
+      if (indexBytes === 8) view.setBigUint64(offset, value & MASK_64, true);
+      else view.setUint32(offset, Number(value & MASK_32), true);
+    }
+    const indexed = random.chance(98);
+    return { base, index: indexed ? index : undefined, scale, displacement, ripRelative: false, displacementBytes };
   }
 
   #moffs(bytes: number): bigint {

@@ -17,7 +17,7 @@ import type { Vector, VectorHeader } from './vectors.ts';
 
 const HOST_OWN = PAGES.HIGH + (1n << 32n);
 /** Forms that make several accesses in an order of the processor's own. */
-const OWN_ORDER = /MASKMOV|FRSTOR|FLDENV|ENTER|PUSHA|MOVS[BWDQ]? |MOVS$|CMPS|\bm80/;
+const OWN_ORDER = /MASKMOV(Q|DQU) [a-z]+, [a-z]+$|FRSTOR|FLDENV|ENTER|PUSHA|MOVS[BWDQ]? |MOVS$|CMPS|\bm80/;
 
 export interface Machine {
   run(one: CpuCase): CpuOutcome;

@@ -261,6 +261,10 @@ export const CONTEXT_BYTES = TLB.SETS * TLB.SET_BYTES + 2 * JUMP_CACHE.BYTES;
 export const STACK_ACCESS = 0x100;
 /** Added likewise: compiled code stores, and wants STATUS.REDO instead of a store to a page that holds code. */
 export const REGION_ACCESS = 0x200;
+/** Added likewise: #AC is not for this load or store. */
+export const UNALIGNED_ACCESS = 0x400;
+/** Added likewise where memory is to be modified: only asks whether it can be written, whatever its alignment. */
+export const PROBE_ACCESS = 0x800;
 
 /** What a handler or a helper tells the dispatcher. */
 export const STATUS = {

@@ -253,6 +253,9 @@ export class Decoder {
     let ripRelative = false;
     const hasMemory =
       form.modrm && form.modrmByte < 0 && isMemory && !form.operands.some(({ kind }) => kind === 'cr' || kind === 'dr');
+    // VSIB needs a SIB byte, of which 16-bit addresses have none: SDM 2A 2.3.12
+    if (form.vsib && (addressSize === 2 || (modrm & 7) !== 4)) return this.#fail(record, UD, start, offset);
+    let vectorIndex = 0;
     if (hasMemory) {
       if (addressSize === 2) seg = this.#address16(record, modrm);
       else {
@@ -261,7 +264,9 @@ export class Decoder {
         if (base === 4) {
           const sib = this.#byte();
           const index = ((sib >>> 3) & 7) | (rex & 2 ? 8 : 0);
-          if (index !== 4) {
+          vectorIndex = index;
+          if (form.vsib) u8[record + REC.SCALE] = sib >>> 6;
+          else if (index !== 4) {
             u32[(record + REC.INDEX) >>> 2] = gpr(index);
             u8[record + REC.SCALE] = sib >>> 6;
           }
@@ -337,6 +342,13 @@ export class Decoder {
           : v;
       if (first?.kind === 'xmm' || first?.kind === 'mm' || first?.kind === 'mem')
         size = Math.min(8, sizeOf(first.memorySize, v, wide) || v);
+    }
+
+    if (form.vsib) {
+      // Destination, mask and index must be three registers: SDM 2D 6.1 "VGATHERDPS/VGATHERDPD"
+      const distinct = regNumber !== vvvv && regNumber !== vectorIndex && vvvv !== vectorIndex;
+      if (!distinct) return this.#fail(record, UD, start, offset);
+      u32[(record + REC.RC) >>> 2] = S.XMM + 16 * vectorIndex;
     }
 
     // Immediates

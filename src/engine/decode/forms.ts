@@ -53,6 +53,8 @@ export interface Form {
   readonly l: number;
   /** VEX.vvvv names an operand; where it does not, it must be 1111b. */
   readonly vvvv: boolean;
+  /** The memory operand has a vector of indices: SDM 2A 2.3.12 "Vector SIB (VSIB) Memory Addressing". */
+  readonly vsib: boolean;
   /** VEX.W is a general register's width: outside 64-bit mode it is ignored. */
   readonly vexGpr: boolean;
   readonly immediates: readonly string[];
@@ -139,6 +141,7 @@ function operand(
     const size: SizeRule = bits === undefined ? 0 : /^\d+$/.test(bits) ? Number(bits) / 8 : LETTER[bits]!;
     return make('mem', 'modrm.rm', size);
   }
+  if (/^vm(32|64)[xy]$/.test(text)) return make('mem', 'modrm.rm', 0);
   if (/^m(14|28|94|108|16:\w+|\d+(int|fp|bcd|byte))$/.test(text)) {
     const bits = /^m(\d+)(int|fp|bcd)$/.exec(text);
     return make('mem', 'modrm.rm', bits ? Number(bits[1]) / 8 : 0);
@@ -283,6 +286,7 @@ export function parseForm(instruction: Instruction, opcodeText: string, text: st
     vex,
     l,
     vvvv: operands.some(({ encoding }) => encoding === 'vvvv'),
+    vsib: /\bvm(32|64)[xy]\b/.test(text),
     vexGpr: vex && operands.some(({ kind }) => kind === 'gpr'),
     immediates,
     only64,

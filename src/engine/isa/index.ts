@@ -7,6 +7,7 @@ import type { Instruction } from './instruction.ts';
 import { SHIFTS } from './shifts.ts';
 import { VECTOR } from './sse.ts';
 import { FMA_F16C } from './sse-fma.ts';
+import { GATHER } from './sse-gather.ts';
 import { STRINGS } from './strings.ts';
 import { SYSTEM_ROWS } from './system-rows.ts';
 import { X87 } from './x87.ts';
@@ -23,5 +24,6 @@ export const INSTRUCTIONS: readonly Instruction[] = [
   ...SYSTEM_ROWS,
   ...VECTOR,
   ...FMA_F16C,
+  ...GATHER,
   ...X87,
 ];

@@ -19,7 +19,7 @@ export interface Instruction {
    *
    * Instruction column: mnemonic and operands. `r/m8`, `r/mv`, `r8`, `rv` (v: 16, 32 or 64 bits by operand size, a
    * form for each), `ry` (32 or 64), `rd`, `rq`, `rw`, `imm8`, `immz`, `rel8`, `AL`, `rAX`, `CL`, `DX`, `1`, `m`,
-   * `m8` … `m512`, `moffs8`, `xmm`, `xmm/m128`, `mm`, `mm/m64`, `Sreg`, `CRn`, `DRn`, `ST0`, `STi`, `eAX`.
+   * `m8` … `m512`, `vm32x` … `vm64y` (a vector of indices), `moffs8`, `xmm`, `xmm/m128`, `mm`, `mm/m64`, `xmmV`, `ryV` (in VEX.vvvv), `Sreg`, `CRn`, `DRn`, `ST0`, `STi`, `eAX`.
    */
   readonly forms: Readonly<Record<string, string>>;
   /** LOCK is allowed when the destination is memory. */

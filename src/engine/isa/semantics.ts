@@ -2,7 +2,18 @@ import { assert } from '../../base/assert.ts';
 import { type Callee, call, type Expr, I32, I64, i32, i64, V128, v128 } from '../../wasm/expr.ts';
 import type { FunctionBuilder, Local } from '../../wasm/module.ts';
 import { type Helper, helperNumber } from '../core/helpers.ts';
-import { type AUX, gpr, REC, S, SCRATCH, STACK_ACCESS, STATUS, TLB } from '../core/layout.ts';
+import {
+  type AUX,
+  gpr,
+  PROBE_ACCESS,
+  REC,
+  S,
+  SCRATCH,
+  STACK_ACCESS,
+  STATUS,
+  TLB,
+  UNALIGNED_ACCESS,
+} from '../core/layout.ts';
 import { CC } from './flags.ts';
 import type { Operand } from './instruction.ts';
 
@@ -121,9 +132,19 @@ export abstract class Semantics {
     return i64.load(this.record, REC.IMM);
   }
 
+  /** Binary logarithm of the scale: an i64. */
+  scale(): Expr {
+    return i64.load8U(this.record, REC.SCALE);
+  }
+
+  /** Address of the vector register that is the index of a VSIB operand: an i32. */
+  vectorIndex(): Expr {
+    return this.field32(REC.RC);
+  }
+
   /** Base + index × scale + displacement: an i64. */
   addressSum(): Expr {
-    const scaled = i64.shl(i64.load(this.field32(REC.INDEX)), i64.load8U(this.record, REC.SCALE));
+    const scaled = i64.shl(i64.load(this.field32(REC.INDEX)), this.scale());
     const base = i64.load(this.field32(REC.BASE));
     return i64.add(i64.add(base, scaled), i64.load32S(this.record, REC.DISP));
   }
@@ -317,10 +338,25 @@ export abstract class Semantics {
     this.f.set(linear, i64.load(i32.const(0), S.EA));
   }
 
+  /**
+   * Linear address of `bytes` at `offset` (i64) in a memory operand of several elements, each of which is checked for
+   * itself. Comes instead of `address`.
+   */
+  elementAddress(offset: Expr, bytes: number, write = false): Local {
+    assert(this.#address === undefined, `${this.form}: its elements have addresses, not the operand`);
+    if (this.#context.generalAddress) {
+      this.f.do(i64.store(i32.const(0), offset, S.VALUE));
+      this.#generalAddress(write, 0x200, bytes);
+      return this.let(i64.load(i32.const(0), S.EA));
+    }
+    const sum = i64.add(this.addressSum(), offset);
+    return this.let(this.long ? this.withSegment(sum) : i64.and(sum, i64.halves(-1, 0)));
+  }
+
   /** Segment checks in TypeScript; leaves with their fault. The address is in S.EA. */
-  #generalAddress(write: boolean, more = 0): void {
+  #generalAddress(write: boolean, more = 0, bytes?: number): void {
     const operand = this.operands.find(({ kind }) => kind === 'mem');
-    const access = (operand?.size ?? 0) | (write ? 0x100 : 0) | more;
+    const access = (bytes ?? operand?.size ?? 0) | (write ? 0x100 : 0) | more;
     const status = this.let(call(this.lib.linear, this.record, i32.const(access)));
     this.f.if(status.get, () => this.leave(status.get));
     this.f.release(status);
@@ -362,8 +398,32 @@ export abstract class Semantics {
     return i32.add(i32.wrap(linear.get), i32.load(entry.get, array + TLB.ADDEND));
   }
 
+  /**
+   * Leaves with the fault if `bytes` at an element's address cannot be written; comes before the first of several stores.
+   * #AC is not checked.
+   */
+  probeElement(linear: Local, bytes: number): void {
+    const entry = this.let(this.#entry(linear.get));
+    this.f.if(i32.eqz(this.#hit(entry, linear, bytes, TLB.WRITE)), () => {
+      const host = call(this.lib.modifySlow, linear.get, i32.const(bytes | PROBE_ACCESS));
+      this.f.if(i32.eqz(host), () => this.leave(i32.load(i32.const(0), S.ACCESS_STATUS)));
+      this.afterSlowAccess();
+    });
+    this.f.release(entry);
+  }
+
+  /** Writes an element that was probed. */
+  storeElement(linear: Local, value: Expr, bytes: number): void {
+    this.storeMemory(linear, value, bytes, false, UNALIGNED_ACCESS);
+  }
+
+  /** Reads an element of a gather or of a masked move: #AC is not checked (for gathers: MEASURED on AMD family 25). */
+  loadElement(linear: Local, bytes: number): Expr {
+    return this.loadMemory(linear, bytes, false, false, UNALIGNED_ACCESS);
+  }
+
   /** Reads memory; leaves with the fault if it cannot. The value is in a local already. */
-  loadMemory(linear: Local, bytes: number, signed = false, stack = false): Expr {
+  loadMemory(linear: Local, bytes: number, signed = false, stack = false, more = 0): Expr {
     assert(
       bytes === 1 || bytes === 2 || bytes === 4 || bytes === 8,
       `${this.form}: a scalar access has 1, 2, 4 or 8 bytes`,
@@ -374,7 +434,7 @@ export abstract class Semantics {
       this.#hit(entry, linear, bytes, 0),
       () => this.f.set(value, this.fixedLoad(this.#host(entry, linear, 0), 0, bytes, signed)),
       () => {
-        const slow = call(this.lib.loadSlow, linear.get, i32.const(bytes | (stack ? STACK_ACCESS : 0)));
+        const slow = call(this.lib.loadSlow, linear.get, i32.const(bytes | (stack ? STACK_ACCESS : 0) | more));
         this.f.set(value, slow);
         this.f.if(i32.load(i32.const(0), S.ACCESS_STATUS), () => this.leave(i32.load(i32.const(0), S.ACCESS_STATUS)));
         this.afterSlowAccess();
@@ -386,7 +446,7 @@ export abstract class Semantics {
   }
 
   /** Writes memory; leaves with the fault if it cannot, and then nothing was written. */
-  storeMemory(linear: Local, value: Expr, bytes: number, stack = false): void {
+  storeMemory(linear: Local, value: Expr, bytes: number, stack = false, more = 0): void {
     this.#checkWrite(linear);
     assert(
       bytes === 1 || bytes === 2 || bytes === 4 || bytes === 8,
@@ -409,7 +469,7 @@ export abstract class Semantics {
         );
       },
       () => {
-        const access = i32.const(bytes | (stack ? STACK_ACCESS : 0) | this.storeAccess);
+        const access = i32.const(bytes | (stack ? STACK_ACCESS : 0) | this.storeAccess | more);
         const status = this.let(call(this.lib.storeSlow, linear.get, bound, access));
         this.f.if(status.get, () => this.leave(status.get));
         this.afterSlowAccess();

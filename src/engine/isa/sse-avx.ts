@@ -456,11 +456,12 @@ const maskedMove = (name: string, load: string, store: string, bytes: 4 | 8, fea
       m: Semantics,
       mask: readonly Expr[],
       i: number,
+      write: boolean,
       then: (linear: ReturnType<Semantics['let']>) => void,
     ): void => {
       const bitmask = bytes === 4 ? v128.i32x4Bitmask : v128.i64x2Bitmask;
       const bit = i32.and(bitmask(mask[Math.floor(i / perHalf)]!), i32.const(1 << (i % perHalf)));
-      m.f.if(bit, () => then(m.let(i64.add(m.address().get, i64.const(i * bytes)))));
+      m.f.if(bit, () => then(m.elementAddress(i64.const(i * bytes), bytes, write)));
     };
     const maskOf = (m: Semantics): Expr[] => [loadHalf(m, 1, 0), loadHalf(m, 1, 1)];
     return [
@@ -471,13 +472,12 @@ const maskedMove = (name: string, load: string, store: string, bytes: 4 | 8, fea
         feature,
         (m) => {
           const mask = maskOf(m);
-          m.address();
           const result = [m.f.local(V128), m.f.local(V128)];
           for (const half of result) m.f.set(half, ZERO_VECTOR);
           for (let i = 0; i < (wide ? 2 : 1) * perHalf; i++) {
-            element(m, mask, i, (linear) => {
+            element(m, mask, i, false, (linear) => {
               const part = result[Math.floor(i / perHalf)]!;
-              const value = m.loadMemory(linear, bytes);
+              const value = m.loadElement(linear, bytes);
               m.f.set(part, withLane(bytes === 4 ? SINGLE : DOUBLE, part.get, i % perHalf, value));
             });
           }
@@ -491,12 +491,14 @@ const maskedMove = (name: string, load: string, store: string, bytes: 4 | 8, fea
         feature,
         (m) => {
           const mask = maskOf(m);
-          m.address(true);
           const data = [loadHalf(m, 2, 0), loadHalf(m, 2, 1)];
-          for (let i = 0; i < (wide ? 2 : 1) * perHalf; i++) {
-            element(m, mask, i, (linear) => {
+          const count = (wide ? 2 : 1) * perHalf;
+          // MEASURED on AMD family 25: if an element cannot be written, none is
+          for (let i = 0; i < count; i++) element(m, mask, i, true, (linear) => m.probeElement(linear, bytes));
+          for (let i = 0; i < count; i++) {
+            element(m, mask, i, true, (linear) => {
               const value = lane(bytes === 4 ? SINGLE : DOUBLE, data[Math.floor(i / perHalf)]!, i % perHalf);
-              m.storeMemory(linear, value, bytes);
+              m.storeElement(linear, value, bytes);
             });
           }
         },

@@ -136,7 +136,7 @@ function executeVex(m: Semantics, legacy: Instruction, spec: VexSpec, wide: bool
     storeYmm(m, low, written[1] ?? ZERO_VECTOR);
     return;
   }
-  const linear = m.address();
+  const linear = m.address(true);
   if (spec.aligned) requireAlignment(m, wide ? 32 : 16);
   if (written[1]) storeMemoryYmm(m, linear, low, written[1]);
   else m.storeMemoryV(linear, low);

@@ -117,6 +117,10 @@ export class RegionSemantics extends Semantics {
     return i64.halves(u32[at]!, u32[at + 1]!);
   }
 
+  override scale(): Expr {
+    return i64.const(this.#frame.memory.u8[this.#at + REC.SCALE]!);
+  }
+
   override nextOffset(): Expr {
     const { u8, u16 } = this.#frame.memory;
     return i64.const(u16[(this.#at + REC.OFFSET) >>> 1]! + u8[this.#at + REC.LENGTH]!);
