@@ -5,6 +5,8 @@
  * out     KVM_EXIT_IO to this program
  * hlt     KVM_EXIT_HLT to this program (there is no irqchip)
  * touch   writes a page after the other that nobody has touched: the host's memory management answers
+ *
+ * `trips` does one of them in 64-bit mode, between two lines from which a host can take its own time.
  */
 #include "vmm.h"
 
@@ -34,8 +36,11 @@ static const struct {
     [MODE_LONG] = {"long", code_64, 0x200000, 0x1000},
 };
 
-/** @returns  1 if the guest left as often as it should and left behind what it should. */
-static int one(int mode, int kind, u64 count) {
+/**
+ * @param marks  Print a line before the guest starts and one when it is done.
+ * @returns      1 if the guest left as often as it should and left behind what it should.
+ */
+static int one(int mode, int kind, u64 count, int marks) {
   Vm vm;
   Vcpu vcpu;
   open_vm(&vm, 0x1400000, 1, 0);
@@ -60,6 +65,7 @@ static int one(int mode, int kind, u64 count) {
   must_ioctl(vcpu.fd, KVM_SET_REGS, &regs, "KVM_SET_REGS");
 
   u64 exits[2] = {0, 0}, sum = 0;
+  if (marks) print("small-vmm: %s begins\n", kind_names[kind]);
   u64 ns = now_ns(), ticks = rdtsc();
   for (;;) {
     u32 reason = enter(&vcpu);
@@ -79,6 +85,7 @@ static int one(int mode, int kind, u64 count) {
   }
   ticks = rdtsc() - ticks;
   ns = now_ns() - ns;
+  if (marks) print("small-vmm: %s ends\n", kind_names[kind]);
 
   int right = 1;
   if (kind == OUT) {
@@ -100,13 +107,25 @@ static int one(int mode, int kind, u64 count) {
   return right;
 }
 
-int bench(int argc, char **argv) {
+static u64 count_of(const char *text) {
   u64 count = 0;
-  for (const char *at = argc > 0 ? argv[0] : "2000"; *at >= '0' && *at <= '9'; at++) count = count * 10 + (u64)(*at - '0');
-  if (!count) fail("bench wants a number above 0");
+  for (const char *at = text; *at >= '0' && *at <= '9'; at++) count = count * 10 + (u64)(*at - '0');
+  if (!count) fail("%s is no number above 0", text);
+  return count;
+}
+
+int bench(int argc, char **argv) {
+  u64 count = count_of(argc > 0 ? argv[0] : "2000");
   int right = 1;
   for (int mode = 0; mode < MODES; mode++)
-    for (int kind = 0; kind < KINDS; kind++) right &= one(mode, kind, count);
+    for (int kind = 0; kind < KINDS; kind++) right &= one(mode, kind, count, 0);
   print("small-vmm: bench %s\n", right ? "all right" : "WRONG");
   return right ? 0 : 1;
+}
+
+int trips(int argc, char **argv) {
+  if (argc < 1) fail("trips wants a kind: cpuid, out, hlt or touch");
+  for (int kind = 0; kind < KINDS; kind++)
+    if (same(argv[0], kind_names[kind])) return one(MODE_LONG, kind, count_of(argc > 1 ? argv[1] : "2000"), 1) ? 0 : 1;
+  fail("no kind %s", argv[0]);
 }

@@ -167,9 +167,12 @@ void set_mode(Vcpu *vcpu, int mode, u64 tables) {
 
 int vmm_main(int argc, char **argv) {
   if (argc >= 2 && same(argv[1], "bench")) return bench(argc - 2, argv + 2);
+  if (argc >= 2 && same(argv[1], "trips")) return trips(argc - 2, argv + 2);
   if (argc >= 2 && same(argv[1], "run")) return run_linux(argc - 2, argv + 2);
   print("usage: vmm bench [COUNT]\n"
         "         micro-guests in every mode; COUNT exits each (default 2000)\n"
+        "       vmm trips KIND [COUNT]\n"
+        "         one micro-guest in 64-bit mode: cpuid, out, hlt or touch\n"
         "       vmm run --kernel BZIMAGE [--initrd FILE] [--append TEXT] [--mem MIB] [--smp N]\n"
         "         boots Linux; Ctrl-] ends it. Status 0: power-off, 3: reset, 4: triple fault, 1: an error\n");
   return 2;

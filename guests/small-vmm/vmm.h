@@ -39,6 +39,7 @@ enum { MODE_REAL, MODE_PROTECTED, MODE_PAGED_32, MODE_PAE, MODE_LONG, MODES };
 void set_mode(Vcpu *vcpu, int mode, u64 tables);
 
 int bench(int argc, char **argv);
+int trips(int argc, char **argv);
 int run_linux(int argc, char **argv);
 
 /** What an OUT or IN of the guest means; devices.c. */

@@ -1,4 +1,5 @@
 import { beforeAll, describe, expect, test } from 'vitest';
+import { EXIT } from '../../src/engine/core/exits.ts';
 import { S } from '../../src/engine/core/layout.ts';
 import { AT, L1Machine, type Outcome, UNMAPPED, USER_PAGE } from './l1-machine.ts';
 import { field, fillValid } from './valid-vmcs12.ts';
@@ -246,6 +247,38 @@ describe('VMREAD and VMWRITE', () => {
     expect([m.read32(OPERAND), m.read32(OPERAND + 4)]).toEqual([0x1111_1111, 0x3333_3333]);
     run('VMREAD', 0x2801);
     expect([m.read32(OPERAND), m.read32(OPERAND + 4)]).toEqual([0x3333_3333, 0]);
+  });
+  test('of every encoding do the same in the engine as in L0, flags and all', () => {
+    const tried = (encoding: number, opened: boolean) => {
+      m.restartInVmx();
+      if (!opened) m.vcpu.state.setU32(S.VMCS, 0);
+      const exits = m.vcpu.exits[EXIT.VMREAD]! + m.vcpu.exits[EXIT.VMWRITE]!;
+      const written = run('VMWRITE', encoding, 0x89ab_cdef, 0x0123_4567);
+      if (!opened) m.vcpu.state.setU32(S.VMCS, 0);
+      const read = run('VMREAD', encoding, 0x5555_5555, 0x5555_5555);
+      const left = m.vcpu.exits[EXIT.VMREAD]! + m.vcpu.exits[EXIT.VMWRITE]! - exits;
+      return { left, all: [written, read, m.read32(OPERAND), m.read32(OPERAND + 4), [...m.nested.v.image.words]] };
+    };
+    let inEngine = 0;
+    for (let encoding = 0; encoding < 0x8100; encoding += 1) {
+      // Any index up to where fields end, a few beyond
+      if ((encoding & 0x3fe) > 0x60 && (encoding & 0x7f) !== 0) continue;
+      const engine = tried(encoding, true);
+      const l0 = tried(encoding, false);
+      expect(engine.all, `encoding ${encoding.toString(16)}`).toEqual(l0.all);
+      expect(l0.left).toBe(2);
+      if (engine.left === 0) inEngine += 1;
+    }
+    expect(inEngine).toBe(m.nested.fieldExists.reduce((sum, exists) => sum + exists, 0));
+  });
+  test('a field that VMWRITE changed in the engine is checked by the next VM entry', () => {
+    m.restartInVmx();
+    fillValid(m);
+    expect(run('VMLAUNCH')).toMatchObject({ exited: true });
+    const exits = m.vcpu.exits[EXIT.VMWRITE];
+    run('VMWRITE', 0x6c16, 0, 0x8000);
+    expect(m.vcpu.exits[EXIT.VMWRITE]).toBe(exits);
+    expect(run('VMRESUME')).toMatchObject(valid(8));
   });
   test('exit-information fields can be written: IA32_VMX_MISC[29]', () => {
     m.restartInVmx();

@@ -170,6 +170,7 @@ export class L1Machine {
     for (const region of [AT.VMXON, AT.VMCS, AT.OTHER_VMCS]) this.write32(region, revision);
     this.nested.enterVmxOperation(AT.VMXON);
     if (current) this.nested.v.load(AT.VMCS);
+    this.nested.openVmcs();
   }
 
   set(register: number, lo: number, hi = 0): void {

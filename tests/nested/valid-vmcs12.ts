@@ -64,8 +64,7 @@ export const VALID: { readonly [F in VmcsField]?: number | bigint } = {
 /** Fills the current VMCS with it. */
 export function fillValid(m: L1Machine): void {
   const { v } = m.nested;
-  v.image.low.fill(0);
-  v.image.high.fill(0);
+  v.image.words.fill(0);
   setFields(v.image, VALID);
   v.flush();
   v.load(v.address);

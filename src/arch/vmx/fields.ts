@@ -250,34 +250,38 @@ export interface VmcsReader {
   hi(row: number): number;
 }
 
-/** A VMCS as two arrays, indexed by row. */
+/** A VMCS as an array of u32, two for each row. */
 export class VmcsImage implements VmcsReader {
-  readonly low = new Uint32Array(VMCS_FIELD_COUNT);
-  readonly high = new Uint32Array(VMCS_FIELD_COUNT);
+  readonly words: Uint32Array;
+
+  /** @param words  Where the fields are; at least two for each row. */
+  constructor(words: Uint32Array = new Uint32Array(2 * VMCS_FIELD_COUNT)) {
+    this.words = words;
+  }
 
   lo(row: number): number {
-    return this.low[row]!;
+    return this.words[2 * row]!;
   }
 
   hi(row: number): number {
-    return this.high[row]!;
+    return this.words[2 * row + 1]!;
   }
 
   /** Stores what the field's width keeps. */
   write(row: number, lo: number, hi: number): void {
-    const width = WIDTHS[row]!;
-    this.low[row] = width === 16 ? lo & 0xffff : lo;
-    this.high[row] = width === 64 ? hi : 0;
+    const { words } = this;
+    words[2 * row] = lo & FIELD_MASKS[2 * row]!;
+    words[2 * row + 1] = hi & FIELD_MASKS[2 * row + 1]!;
   }
 
   copyFrom(other: VmcsImage): void {
-    this.low.set(other.low);
-    this.high.set(other.high);
+    this.words.set(other.words);
   }
 }
 
-/** 16, 32 or 64. Natural width is 64: the processor supports Intel 64 architecture. */
-const WIDTHS = Uint8Array.from(VMCS_FIELD_NAMES, (name) => {
-  const width = VMCS_FIELDS[name][1];
-  return width === 'u16' ? 16 : width === 'u32' ? 32 : 64;
+/** What a field's width keeps of a value, two words for each row. Natural width is 64: the processor supports Intel 64. */
+export const FIELD_MASKS = Uint32Array.from({ length: 2 * VMCS_FIELD_COUNT }, (_, word) => {
+  const width = VMCS_FIELDS[VMCS_FIELD_NAMES[word >>> 1]!][1];
+  if ((word & 1) !== 0) return width === 'u64' || width === 'natural' ? 0xffff_ffff : 0;
+  return width === 'u16' ? 0xffff : 0xffff_ffff;
 });

@@ -143,6 +143,10 @@ export const S = {
   DEBUGCTL: at(0x784),
   /** Bits of DR6 for a #DB of trap class that is due behind the instruction that runs: core/debug.ts. u32 */
   PENDING_DEBUG: at(0x788),
+  /** Fields that VMREAD and VMWRITE reach without leaving: address of the VMCS_CELLS block in force, or 0: all leave. u32 */
+  VMCS: at(0x78c),
+  /** Address of the VMCS_MAP that says which encoding is which cell. u32 */
+  VMCS_MAP: at(0x790),
 } as const;
 
 /** Segment register records at S.SEGMENTS. The order is the instruction encoding's, then LDTR and TR. */
@@ -166,6 +170,27 @@ export const SEG = {
   BASE: 16,
 } as const;
 export const segment = (index: number): number => S.SEGMENTS + SEG.BYTES * index;
+
+/**
+ * Which VMREADs and VMWRITEs do not leave, and where their fields are: what VMCS shadowing is on a processor
+ * (SDM 3C 24.10 "VMCS Types: Ordinary and Shadow"), with L0's choice of fields.
+ *
+ *   map     READ and WRITE: u16 by slot, offset of the field's cell in the block, or 0: leaves. A slot is made of an
+ *           encoding's index, kind and width; encodings with any other bit set leave
+ *   block   a cell of 8 bytes a field, from 8 on; DIRTY: a bit for each cell that VMWRITE has changed
+ */
+export const VMCS_MAP = {
+  READ: 0,
+  WRITE: 0x800,
+  /** i64 by cell offset: what a VMWRITE keeps. */
+  MASK: 0x1000,
+  BYTES: 0x1800,
+  /** Bits of an encoding that make the slot: index 6:1, kind 11:10, width 14:13. */
+  ENCODING_BITS: 0x6c7e,
+} as const;
+export const VMCS_CELLS = { DIRTY: 0x7e0, BYTES: 0x800 } as const;
+export const vmcsSlot = (encoding: number): number =>
+  ((encoding >>> 1) & 0x3f) | ((encoding >>> 4) & 0xc0) | ((encoding >>> 5) & 0x300);
 
 /** A place for accesses that cannot use guest memory directly: 64 bytes. */
 export const SCRATCH = 0x2000;

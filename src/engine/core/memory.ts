@@ -1,6 +1,6 @@
 import { assert, UserError } from '../../base/assert.ts';
 import { byteSize } from '../../base/format.ts';
-import { CONTEXT_BYTES, TLB, TLB_EMPTY } from './layout.ts';
+import { CONTEXT_BYTES, TLB, TLB_EMPTY, VMCS_CELLS, VMCS_MAP } from './layout.ts';
 
 const WASM_PAGE = 65_536;
 const LARGE_PAGE = 0x20_0000;
@@ -50,6 +50,10 @@ export const LOCKSTEP = {
   BYTES: 0x3000 + 4 * LOCKSTEP_PAGES + 2 * 4096 * LOCKSTEP_PAGES,
 } as const;
 
+/** VMCSs of one vCPU whose fields are in linear memory at once. */
+export const VMCS_BLOCKS = 8;
+const VMCS_BYTES = VMCS_MAP.BYTES + VMCS_BLOCKS * VMCS_CELLS.BYTES;
+
 const LIMIT_BYTES = 4 * 1024 ** 3 - WASM_PAGE;
 
 /**
@@ -64,6 +68,8 @@ export class EngineMemory {
   readonly i32: Int32Array;
   readonly f64: Float64Array;
   readonly parked: number;
+  /** For each vCPU: a VMCS_MAP, then VMCS_BLOCKS blocks of VMCS_CELLS. */
+  readonly vmcs: number;
   readonly contexts: number;
   readonly contextCount: number;
   readonly code: number;
@@ -79,7 +85,8 @@ export class EngineMemory {
 
   constructor(plan: MemoryPlan) {
     this.parked = 0x1_0000;
-    this.contexts = (this.parked + plan.vcpus * 0x1000 + 0xffff) & ~0xffff;
+    this.vmcs = this.parked + plan.vcpus * 0x1000;
+    this.contexts = (this.vmcs + plan.vcpus * VMCS_BYTES + 0xffff) & ~0xffff;
     this.contextCount = plan.contexts;
     this.code = this.contexts + plan.contexts * CONTEXT_BYTES;
     this.codeEnd = this.code + plan.codeBytes;
@@ -109,5 +116,13 @@ export class EngineMemory {
     this.f64 = new Float64Array(buffer);
     this.u8.fill(0xff, TLB_EMPTY, TLB_EMPTY + TLB.EXECUTE);
     assert(this.ram % 4096 === 0, 'guest RAM starts on a page');
+  }
+
+  vmcsMap(vcpu: number): number {
+    return this.vmcs + vcpu * VMCS_BYTES;
+  }
+
+  vmcsCells(vcpu: number, block: number): number {
+    return this.vmcsMap(vcpu) + VMCS_MAP.BYTES + block * VMCS_CELLS.BYTES;
   }
 }

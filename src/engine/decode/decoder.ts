@@ -559,7 +559,7 @@ function sizeOf(rule: SizeRule, v: number, rexW: boolean): number {
   if (typeof rule === 'number') return rule;
   if (rule === 'v') return v;
   if (rule === 'z') return Math.min(v, 4);
-  return rexW ? 8 : 4;
+  return rexW || v === 8 ? 8 : 4;
 }
 
 /** State address of a register. */

@@ -653,6 +653,11 @@ export abstract class Semantics {
     this.leave(call(this.lib.helper, i32.const(helperNumber(helper)), this.record));
   }
 
+  /** The instruction is `helper`'s after all: for a branch of a form whose frequent cases are written out. */
+  helperInstead(helper: Helper): void {
+    this.leave(call(this.lib.helper, i32.const(helperNumber(helper)), this.record));
+  }
+
   /** A field of the record's AUX word: an i32. */
   aux(shift: number, width: number): Expr {
     return i32.and(i32.shrU(this.field32(REC.AUX), i32.const(shift)), i32.const((1 << width) - 1));

@@ -1,10 +1,14 @@
 import { VECTOR } from '../../arch/exceptions.ts';
 import { CR4, EFER } from '../../arch/registers.ts';
+import { type Expr, i32, i64 } from '../../wasm/expr.ts';
+import type { Local } from '../../wasm/module.ts';
 import { memoryOperandExit } from '../core/exit-information.ts';
 import { EXIT, type ExitReason } from '../core/exits.ts';
 import type { Helper } from '../core/helpers.ts';
+import { S, VMCS_CELLS, VMCS_MAP } from '../core/layout.ts';
 import type { Processor } from '../core/processor.ts';
 import { type Instruction, instruction } from './instruction.ts';
+import type { Semantics } from './semantics.ts';
 
 /**
  * VMX and SVM instructions: the engine knows when they are #UD, everything else is L0's.
@@ -52,14 +56,66 @@ const row = (name: string, form: string, operands: string, helper: Helper, featu
     },
   });
 
+/**
+ * VMREAD and VMWRITE: a field that L0 has laid open (S.VMCS, which is 0 outside VMX root operation) is read and written
+ * here; all else leaves. SDM 3C 30.3 "VMREAD", "VMWRITE", Operation, as far as it goes without an error.
+ */
+const vmcsAccess = (name: string, form: string, operands: string, field: number, body: FieldAccess): Instruction => {
+  const leaves = vmx(name === 'VMREAD' ? EXIT.VMREAD : EXIT.VMWRITE);
+  return instruction({
+    name,
+    source: `SDM 3C 30.3 "${name}"`,
+    forms: { [form]: `${name} ${operands}` },
+    feature: 'vmx',
+    execute(m) {
+      if (!m.long) {
+        m.helper(leaves);
+        return;
+      }
+      const zero = i32.const(0);
+      const block = m.let(i32.load(zero, S.VMCS));
+      const encoding = m.let(m.loadU(field));
+      const isOther = i64.ne(i64.and(encoding.get, i64.const(~VMCS_MAP.ENCODING_BITS)), i64.const(0));
+      m.f.if(i32.or(i32.or(i32.eqz(block.get), i32.load(zero, S.CPL)), isOther), () => m.helperInstead(leaves));
+      const bits = (shift: number, mask: number): Expr =>
+        i32.and(i32.shrU(i32.wrap(encoding.get), i32.const(shift)), i32.const(mask));
+      const slot = i32.or(i32.or(bits(1, 0x3f), bits(4, 0xc0)), bits(5, 0x300));
+      const map = i32.add(i32.load(zero, S.VMCS_MAP), i32.shl(slot, i32.const(1)));
+      const cell = m.let(i32.load16U(map, name === 'VMREAD' ? VMCS_MAP.READ : VMCS_MAP.WRITE));
+      m.f.if(i32.eqz(cell.get), () => m.helperInstead(leaves));
+      body(m, block, cell);
+      m.flagsExplicit(i64.const(0));
+    },
+  });
+};
+type FieldAccess = (m: Semantics, block: Local, cell: Local) => void;
+
+const readField: FieldAccess = (m, block, cell) => {
+  m.store(0, i64.load(i32.add(block.get, cell.get)));
+};
+
+/** A value that the field has already changes nothing, and L0 need not look at it again. */
+const writeField: FieldAccess = (m, block, cell) => {
+  const mask = i64.load(i32.add(i32.load(i32.const(0), S.VMCS_MAP), cell.get), VMCS_MAP.MASK);
+  const value = m.let(i64.and(m.loadU(1), mask));
+  const at = m.let(i32.add(block.get, cell.get));
+  m.f.if(i64.ne(i64.load(at.get), value.get), () => {
+    m.f.do(i64.store(at.get, value.get));
+    // Cell offset: 8 bytes a cell, 32 bits a word of DIRTY
+    const word = m.let(i32.add(block.get, i32.and(i32.shrU(cell.get, i32.const(6)), i32.const(0x3c))));
+    const bit = i32.shl(i32.const(1), i32.shrU(cell.get, i32.const(3)));
+    m.f.do(i32.store(word.get, i32.or(i32.load(word.get, VMCS_CELLS.DIRTY), bit), VMCS_CELLS.DIRTY));
+  });
+};
+
 export const VIRTUALIZATION: readonly Instruction[] = [
   row('VMCALL', 'NP 0F 01 C1', '', call(EXIT.VMCALL)),
   row('VMFUNC', 'NP 0F 01 D4', '', call(EXIT.VMFUNC), 'vmx'),
   row('VMLAUNCH', 'NP 0F 01 C2', '', vmx(EXIT.VMLAUNCH), 'vmx'),
   row('VMRESUME', 'NP 0F 01 C3', '', vmx(EXIT.VMRESUME), 'vmx'),
   row('VMXOFF', 'NP 0F 01 C4', '', vmx(EXIT.VMXOFF), 'vmx'),
-  row('VMREAD', 'NP 0F 78 /r', 'r/my, ry', vmx(EXIT.VMREAD), 'vmx'),
-  row('VMWRITE', 'NP 0F 79 /r', 'ry, r/my', vmx(EXIT.VMWRITE), 'vmx'),
+  vmcsAccess('VMREAD', 'NP 0F 78 /r f64', 'r/my, ry', 1, readField),
+  vmcsAccess('VMWRITE', 'NP 0F 79 /r f64', 'ry, r/my', 0, writeField),
   row('VMPTRLD', 'NP 0F C7 /6:m', 'm64', vmx(EXIT.VMPTRLD), 'vmx'),
   row('VMPTRST', 'NP 0F C7 /7:m', 'm64', vmx(EXIT.VMPTRST), 'vmx'),
   row('VMCLEAR', '66 0F C7 /6:m', 'm64', vmx(EXIT.VMCLEAR), 'vmx'),

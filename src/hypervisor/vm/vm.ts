@@ -176,7 +176,7 @@ export class Vm {
       tsc,
     });
     policies.forEach((each, index) => {
-      const nested = vmx === null ? null : new NestedVmx(this, each, vmx);
+      const nested = vmx === null ? null : new NestedVmx(this, index, each, vmx);
       const vcpu = new Vcpu(
         this,
         index,

@@ -325,6 +325,10 @@ export class RegionSemantics extends Semantics {
     throw new NotInline();
   }
 
+  override helperInstead(): void {
+    this.leave(i32.const(STATUS.REDO));
+  }
+
   override implicitAddress(): void {
     throw new NotInline();
   }

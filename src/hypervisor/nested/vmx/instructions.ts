@@ -128,6 +128,7 @@ function vmclear(n: NestedVmx): boolean {
     n.v.launched = false;
     n.v.flush();
     n.v.address = -1;
+    n.openVmcs();
     n.vcpu.mmu.releaseVmcs12();
   } else n.memory.write32(address + REGION.LAUNCHED, 0);
   return succeed(n);
@@ -149,6 +150,7 @@ function vmptrld(n: NestedVmx): boolean {
       n.vcpu.mmu.releaseVmcs12();
     }
     n.v.load(address);
+    n.openVmcs();
   }
   return succeed(n);
 }

@@ -20,9 +20,12 @@ import { CR0, CR4 } from '../../../arch/registers.ts';
 import type { VmxCapabilities } from '../../../arch/vmx/capabilities.ts';
 import type { EntryContext, NumberedCheck } from '../../../arch/vmx/checks.ts';
 import { PIN, PRIMARY, SECONDARY, VMFUNC } from '../../../arch/vmx/controls.ts';
-import { FIELD } from '../../../arch/vmx/fields.ts';
+import { FIELD, FIELD_MASKS, fieldEncoding, fieldKind, VMCS_FIELD_COUNT } from '../../../arch/vmx/fields.ts';
+import { assert } from '../../../base/assert.ts';
 import type { Timer } from '../../../contracts/clock.ts';
 import { type InterceptControls, noIntercepts } from '../../../engine/core/cpu.ts';
+import { S, VMCS_MAP, vmcsSlot } from '../../../engine/core/layout.ts';
+import type { EngineMemory } from '../../../engine/core/memory.ts';
 import type { Processor } from '../../../engine/core/processor.ts';
 import type { VirtualTsc } from '../../irq/virtual-tsc.ts';
 import type { NestedPort } from '../../mmu/ports.ts';
@@ -35,7 +38,7 @@ import { existingFields, rootExit } from './instructions.ts';
 import { TscOfL2 } from './l2-tsc.ts';
 import { l2Exit } from './routes.ts';
 import { vmExitForEpt } from './vm-exit.ts';
-import { Vmcs12 } from './vmcs12.ts';
+import { cellOf, Vmcs12 } from './vmcs12.ts';
 
 /**
  * Virtual time that an entry takes, and an exit. A processor needs some hundred cycles; software that compares the
@@ -52,6 +55,7 @@ export class NestedVmx implements NestedLayer, NestedPort {
   readonly v: Vmcs12;
   readonly context: EntryContext;
   readonly fieldExists: Uint8Array;
+  readonly #vmcsMap: number;
   readonly tsc = new TscOfL2();
   vcpu!: Vcpu;
   cpu!: Processor;
@@ -101,12 +105,14 @@ export class NestedVmx implements NestedLayer, NestedPort {
   merges = 0;
   lastFailedCheck: NumberedCheck | undefined;
 
-  constructor(vm: Vm, policy: CpuidPolicy, caps: VmxCapabilities) {
+  constructor(vm: Vm, index: number, policy: CpuidPolicy, caps: VmxCapabilities) {
     this.caps = caps;
     this.fieldExists = existingFields(caps);
     this.policy = policy;
     this.memory = new GuestPhysical(vm.mmu, vm.ram);
-    this.v = new Vmcs12(this.memory, caps.offer.revision);
+    this.#vmcsMap = vm.engine.memory.vmcsMap(index);
+    this.v = new Vmcs12(this.memory, vm.engine.memory.vmcsCells(index, 0), caps.offer.revision);
+    this.#fillVmcsMap(vm.engine.memory);
     const { memory } = this;
     this.context = {
       vmx: caps,
@@ -118,6 +124,30 @@ export class NestedVmx implements NestedLayer, NestedPort {
       currentVmcs: -1,
       readPhysical32: (address) => memory.read32(address),
     };
+  }
+
+  /** VMREAD and VMWRITE of the fields that exist; what cannot be written leaves, and fails. */
+  #fillVmcsMap({ u16, u32 }: EngineMemory): void {
+    const map = this.#vmcsMap;
+    for (let row = 0; row < VMCS_FIELD_COUNT; row += 1) {
+      if (this.fieldExists[row] === 0) continue;
+      const slot = vmcsSlot(fieldEncoding(row));
+      const cell = cellOf(row);
+      assert(u16[(map + VMCS_MAP.READ + 2 * slot) >>> 1] === 0, 'two fields have two slots');
+      u16[(map + VMCS_MAP.READ + 2 * slot) >>> 1] = cell;
+      if (this.caps.offer.vmwriteAnyField || fieldKind(row) !== 'exit information') {
+        u16[(map + VMCS_MAP.WRITE + 2 * slot) >>> 1] = cell;
+      }
+      u32[(map + VMCS_MAP.MASK + cell) >>> 2] = FIELD_MASKS[2 * row]!;
+      u32[(map + VMCS_MAP.MASK + cell + 4) >>> 2] = FIELD_MASKS[2 * row + 1]!;
+    }
+  }
+
+  /** Tells the engine which VMCS L1 reads and writes; after each change of level or of the current VMCS. */
+  openVmcs(): void {
+    const { state } = this.vcpu;
+    state.setU32(S.VMCS_MAP, this.#vmcsMap);
+    state.setU32(S.VMCS, this.vmxOn && !this.guestMode && this.v.address >= 0 ? this.v.cells : 0);
   }
 
   attach(vcpu: Vcpu): void {
@@ -229,6 +259,7 @@ export class NestedVmx implements NestedLayer, NestedPort {
     this.vmxOn = true;
     this.vmxonPointer = pointer;
     this.v.address = -1;
+    this.openVmcs();
     const l1 = this.l1Intercepts;
     l1.cr0Mask = CR0_FIXED;
     l1.cr0Shadow = CR0_FIXED;
@@ -250,6 +281,7 @@ export class NestedVmx implements NestedLayer, NestedPort {
     this.vmxOn = false;
     this.vmxonPointer = -1;
     this.v.address = -1;
+    this.openVmcs();
     const l1 = this.l1Intercepts;
     l1.cr0Mask = 0;
     l1.cr4Mask = 0;

@@ -29,6 +29,7 @@ export function vmEntry(n: NestedVmx, isLaunch: boolean): boolean {
   if (isLaunch && v.launched) return fail(n, 4);
   if (!isLaunch && !v.launched) return fail(n, 5);
 
+  v.absorb();
   context.lma = cpu.ia32e;
   context.currentVmcs = v.address;
   const badControl = VMX_CHECKS.firstFailureAmong(v.vmxSuspects, v, context);
@@ -67,6 +68,7 @@ function enterL2(n: NestedVmx): boolean {
   mmu.serviceLocalRequests(); // they are about L1
   n.rightsOfL1 = rightsKey(cpu);
   n.guestMode = true;
+  n.openVmcs();
   vcpu.core.intercepts = n.l2Intercepts;
   mmu.transitionTlbFlush(true);
   const usesEpt = n.usesEpt;

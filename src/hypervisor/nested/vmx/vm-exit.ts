@@ -93,6 +93,7 @@ function returnToL1(n: NestedVmx): true {
   const { v, vcpu, cpu } = n;
   const { mmu } = vcpu;
   n.guestMode = false;
+  n.openVmcs();
   vcpu.activity = 'running';
   vcpu.core.intercepts = n.l1Intercepts;
   loadHostControlRegisters(n);

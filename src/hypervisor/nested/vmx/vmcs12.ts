@@ -1,7 +1,9 @@
 /**
- * The VMCS that L1 has made current, cached as two arrays while it is, and its place in L1's memory while it is not.
+ * The VMCS that L1 has made current: in the engine's memory while it is, so that VMREAD and VMWRITE need not leave, and in
+ * L1's memory while it is not.
  *
  * Owns    our layout of a VMCS region, the launch state, and which entry checks are due again because a field changed.
+ * Knows   that generated code writes fields too, and notes them in DIRTY: `absorb` before any of this is asked for.
  *
  *   region   0  revision identifier (bit 31: shadow VMCS)     SDM 3C 24.2 "Format of the VMCS Region"
  *            4  VMX-abort indicator
@@ -11,6 +13,8 @@
 import { GUEST_CHECKS, VMX_CHECKS } from '../../../arch/vmx/entry-checks.ts';
 import { FIELD, fieldKind, VMCS_FIELD_COUNT, VmcsImage, type VmcsReader } from '../../../arch/vmx/fields.ts';
 import type { L1Physical } from '../../../base/address.ts';
+import { assert } from '../../../base/assert.ts';
+import { VMCS_CELLS } from '../../../engine/core/layout.ts';
 import type { GuestPhysical } from './guest-physical.ts';
 
 export const REGION = { REVISION: 0, ABORT: 4, LAUNCHED: 8, FIELDS: 64 } as const;
@@ -38,6 +42,12 @@ const GROUP = Uint8Array.from({ length: VMCS_FIELD_COUNT }, (_, row) =>
   fieldKind(row) === 'control' && !NOT_MERGED.has(row) ? DIRTY.CONTROLS : 0,
 );
 
+/** Offset of a row's cell in a VMCS_CELLS block: 0 means "leaves" in the engine's map. */
+export const cellOf = (row: number): number => 8 * (row + 1);
+assert(cellOf(VMCS_FIELD_COUNT) <= VMCS_CELLS.DIRTY, 'all fields have cells');
+
+const DIRTY_WORDS = (VMCS_CELLS.BYTES - VMCS_CELLS.DIRTY) / 4;
+
 export class Vmcs12 implements VmcsReader {
   /** L1-physical address of the current VMCS, or -1: there is none (FFFFFFFF_FFFFFFFFH). */
   address = -1;
@@ -45,40 +55,68 @@ export class Vmcs12 implements VmcsReader {
   /** The current VMCS is a shadow VMCS: VM entry refuses it. */
   isShadow = false;
   dirty: number = DIRTY.CONTROLS;
-  readonly image = new VmcsImage();
+  /** Address of the VMCS_CELLS block. */
+  readonly cells: number;
+  readonly image: VmcsImage;
+  readonly #words: Uint32Array;
+  /** A bit for each cell, as the engine writes it. */
+  readonly #changed: Uint32Array;
   readonly vmxSuspects = VMX_CHECKS.suspects();
   readonly guestSuspects = GUEST_CHECKS.suspects();
   readonly #memory: GuestPhysical;
   readonly #revision: number;
   readonly #staging = new Uint8Array(REGION.FIELDS + 8 * VMCS_FIELD_COUNT);
-  readonly #words = new DataView(this.#staging.buffer);
+  readonly #stagingWords = new DataView(this.#staging.buffer);
 
-  constructor(memory: GuestPhysical, revision: number) {
+  /** @param cells  Address of a VMCS_CELLS block in linear memory. */
+  constructor(memory: GuestPhysical, cells: number, revision: number) {
     this.#memory = memory;
     this.#revision = revision;
+    this.cells = cells;
+    const first = (cells + cellOf(0)) >>> 2;
+    this.#words = memory.words.subarray(first, first + 2 * VMCS_FIELD_COUNT);
+    this.image = new VmcsImage(this.#words);
+    const dirty = (cells + VMCS_CELLS.DIRTY) >>> 2;
+    this.#changed = memory.words.subarray(dirty, dirty + DIRTY_WORDS);
   }
 
   lo(row: number): number {
-    return this.image.low[row]!;
+    return this.#words[2 * row]!;
   }
 
   hi(row: number): number {
-    return this.image.high[row]!;
+    return this.#words[2 * row + 1]!;
   }
 
   /** A value of at most 53 bits: addresses. */
   number(row: number): number {
-    return this.image.high[row]! * 0x1_0000_0000 + this.image.low[row]!;
+    return this.#words[2 * row + 1]! * 0x1_0000_0000 + this.#words[2 * row]!;
   }
 
-  /** Stores what the field's width keeps, and notes what depends on it. */
+  /** Stores what the field's width keeps, and notes that it has changed. */
   set(row: number, lo: number, hi = 0): void {
-    const { low, high } = this.image;
-    if (low[row] === lo >>> 0 && high[row] === hi >>> 0) return;
-    this.image.write(row, lo >>> 0, hi >>> 0);
-    VMX_CHECKS.suspect(this.vmxSuspects, row);
-    GUEST_CHECKS.suspect(this.guestSuspects, row);
-    this.dirty |= GROUP[row]!;
+    const words = this.#words;
+    if (words[2 * row] === lo >>> 0 && words[2 * row + 1] === hi >>> 0) return;
+    this.image.write(row, lo, hi);
+    this.#changed[(row + 1) >>> 5]! |= 1 << ((row + 1) & 31);
+  }
+
+  /** Brings up to date what depends on fields: which checks are due, what must be merged. */
+  absorb(): void {
+    const changed = this.#changed;
+    for (let word = 0; word < DIRTY_WORDS; word += 1) {
+      let bits = changed[word]!;
+      if (bits === 0) continue;
+      changed[word] = 0;
+      while (bits !== 0) {
+        const bit = bits & -bits;
+        bits ^= bit;
+        const row = 32 * word + 30 - Math.clz32(bit);
+        VMX_CHECKS.suspect(this.vmxSuspects, row);
+        GUEST_CHECKS.suspect(this.guestSuspects, row);
+        this.dirty |= GROUP[row]!;
+      }
+    }
   }
 
   /** VMPTRLD: reads the region. */
@@ -93,20 +131,19 @@ export class Vmcs12 implements VmcsReader {
     }
     VMX_CHECKS.suspectAll(this.vmxSuspects);
     GUEST_CHECKS.suspectAll(this.guestSuspects);
+    this.#changed.fill(0);
     this.dirty = DIRTY.CONTROLS;
   }
 
   /** Puts the current VMCS back into its region; it stays current. */
   flush(): void {
     if (this.address < 0) return;
-    const words = this.#words;
+    const words = this.#stagingWords;
     words.setUint32(REGION.REVISION, (this.#revision | (this.isShadow ? SHADOW_VMCS : 0)) >>> 0, true);
     words.setUint32(REGION.ABORT, this.#memory.read32(this.address + REGION.ABORT), true);
     words.setUint32(REGION.LAUNCHED, this.launched ? 1 : 0, true);
-    const { low, high } = this.image;
-    for (let row = 0; row < VMCS_FIELD_COUNT; row += 1) {
-      words.setUint32(REGION.FIELDS + 8 * row, low[row]!, true);
-      words.setUint32(REGION.FIELDS + 8 * row + 4, high[row]!, true);
+    for (let word = 0; word < 2 * VMCS_FIELD_COUNT; word += 1) {
+      words.setUint32(REGION.FIELDS + 4 * word, this.#words[word]!, true);
     }
     this.#memory.ram.copyIn(this.address as L1Physical, this.#staging);
   }
