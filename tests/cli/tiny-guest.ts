@@ -34,7 +34,7 @@ const out = (port: number, byte: number): number[] => [0x66, 0xba, port & 0xff, 
 export const print = (text: string): number[] => [...text].flatMap((c) => out(0x3f8, c.charCodeAt(0)));
 
 /** mov dx, 604h; mov ax, 2000h; out dx, ax; hlt. */
-const softOff = [0x66, 0xba, 0x04, 0x06, 0x66, 0xb8, 0x00, 0x20, 0x66, 0xef, 0xf4];
+export const softOff = [0x66, 0xba, 0x04, 0x06, 0x66, 0xb8, 0x00, 0x20, 0x66, 0xef, 0xf4];
 
 export const GUESTS = {
   /** There is no IDT: #BP becomes #GP, #DF, shutdown. */

@@ -41,7 +41,6 @@ export class TlbContexts {
     this.#pcid = new Int32Array(this.count);
     this.#dirty = new Uint8Array(this.count);
     this.#used = new Float64Array(this.count);
-    memory.u8.fill(0xff, memory.contexts, memory.contexts + this.count * CONTEXT_BYTES);
   }
 
   address(context: number): number {
@@ -61,8 +60,14 @@ export class TlbContexts {
       if (this.#used[i]! < this.#used[oldest]!) oldest = i;
     }
     this.counters.contextsMade += 1;
-    if (this.#vcpu[oldest] !== -1) this.counters.contextsRecycled += 1;
-    this.flush(oldest);
+    if (this.#vcpu[oldest] !== -1) {
+      this.counters.contextsRecycled += 1;
+      this.flush(oldest);
+    } else {
+      // Its first use: until then it costs no memory
+      const at = this.address(oldest);
+      this.#memory.u8.fill(0xff, at, at + CONTEXT_BYTES);
+    }
     this.#vcpu[oldest] = vcpu;
     this.#vpid[oldest] = vpid;
     this.#root[oldest] = root;

@@ -8,6 +8,9 @@ import type { CodePages } from '../paging/walk.ts';
 const RUN_MAX = 64;
 /** A page whose bytes are written this often while it holds code is data for the moment: its code is dropped. */
 const WRITES_MAX = 256;
+const ENTRIES_BYTES = 4096 * 4;
+/** Tables of entries may take this part of what the records may: a page that is jumped into here and there costs both. */
+const ENTRIES_SHARE = 0.75;
 
 export interface CodePage {
   readonly hostPage: number;
@@ -45,6 +48,9 @@ export class CodeCache implements CodePages {
   /** 1 where a host page holds code. */
   readonly #holds: Uint8Array;
   #top: number;
+  /** Of all tables of entries. */
+  #entryBytes = 0;
+  readonly #entryBytesMax: number;
   readonly #bytes = new Uint8Array(32);
   /** First instruction of each run of a decoded stretch. */
   readonly #starts = new Uint32Array(RUN_MAX + 2);
@@ -57,6 +63,7 @@ export class CodeCache implements CodePages {
     this.#memory = memory;
     this.#holds = new Uint8Array(memory.u8.length >>> 12);
     this.#top = memory.code;
+    this.#entryBytesMax = (memory.codeEnd - memory.code) * ENTRIES_SHARE;
   }
 
   holds(hostPage: number): boolean {
@@ -104,6 +111,7 @@ export class CodeCache implements CodePages {
     this.#pages.set(key, page);
     this.#heads.set(hostPage, page);
     this.counters.pages += 1;
+    this.#entryBytes += ENTRIES_BYTES;
     return page;
   }
 
@@ -113,7 +121,7 @@ export class CodeCache implements CodePages {
   #decodeRun(page: CodePage, host: number): number {
     const { u8, u16 } = this.#memory;
     // Room for a whole run, and the parts of a crossing instruction
-    if (this.#top + (RUN_MAX + 4) * REC.BYTES > this.#memory.codeEnd) {
+    if (this.#top + (RUN_MAX + 4) * REC.BYTES > this.#memory.codeEnd || this.#entryBytes > this.#entryBytesMax) {
       this.flush();
       return this.entry(host, page.mode);
     }
@@ -296,6 +304,7 @@ export class CodeCache implements CodePages {
         const record = page.entries[at]!;
         if (record !== 0) this.#stale(page, at, record);
       }
+      this.#entryBytes -= ENTRIES_BYTES;
       this.#pages.delete(page.hostPage * 4096 + page.mode);
     }
     this.#heads.delete(hostPage);
@@ -311,6 +320,7 @@ export class CodeCache implements CodePages {
     this.#heads.clear();
     this.#holds.fill(0);
     this.#top = this.#memory.code;
+    this.#entryBytes = 0;
     for (const { context } of this.tlb.names()) this.tlb.flushJumps(context);
   }
 }

@@ -22,7 +22,8 @@ export function reasonOf(error: unknown): string {
 /** The whole file. @throws UserError naming the option and the reason. */
 export function readWhole(option: string, path: string): Uint8Array {
   try {
-    return new Uint8Array(readFileSync(path));
+    const { buffer, byteOffset, length } = readFileSync(path);
+    return new Uint8Array(buffer, byteOffset, length); // a view: a large file is in memory once
   } catch (error) {
     throw new UserError(`${option} ${path} cannot be read: ${reasonOf(error)}.`);
   }
