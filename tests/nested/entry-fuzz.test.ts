@@ -138,10 +138,10 @@ function readRegisters(m: L1Machine): Uint32Array {
 }
 const area = new Uint32Array(2 * GUEST_FIELDS.length);
 function readGuestArea(m: L1Machine): Uint32Array {
-  const { low, high } = m.nested.v.image;
+  const { v } = m.nested;
   for (let i = 0; i < GUEST_FIELDS.length; i += 1) {
-    area[2 * i] = low[GUEST_FIELDS[i]!]!;
-    area[2 * i + 1] = high[GUEST_FIELDS[i]!]!;
+    area[2 * i] = v.lo(GUEST_FIELDS[i]!);
+    area[2 * i + 1] = v.hi(GUEST_FIELDS[i]!);
   }
   return area;
 }
