@@ -330,8 +330,16 @@ export function msrWriteIsLegal(row: MsrRow, lo: number, hi: number, model: MsrM
   }
 }
 
-const specCtrlBits = (model: MsrModel): number =>
-  SPEC_CTRL.reduce((mask, [bit, ...features]) => mask | (features.some((name) => model.has(name)) ? 1 << bit : 0), 0);
+function specCtrlBits(model: MsrModel): number {
+  const known = specCtrlOf.get(model);
+  if (known !== undefined) return known;
+  let mask = 0;
+  for (const [bit, ...features] of SPEC_CTRL) if (features.some((name) => model.has(name))) mask |= 1 << bit;
+  specCtrlOf.set(model, mask);
+  return mask;
+}
+/** Hypervisors write the register at each exit of their guests. */
+const specCtrlOf = new WeakMap<MsrModel, number>();
 
 /** Bits 63:`bits`-1 are all equal. `hi` is the upper half. `bits` is 48 or 57: SDM 1 3.3.7.1 "Canonical Addressing". */
 export const isCanonical = (hi: number, bits: number): boolean => {

@@ -58,6 +58,10 @@ export class EngineMachine implements Machine {
         trackWrite() {},
         tsc: (n) => n,
         tscHigh: 0,
+        msrRead: () => false,
+        msrWrite: () => false,
+        msrLow: 0,
+        msrHigh: 0,
       },
     );
     this.vcpu = this.engine.createVcpu(0);

@@ -17,6 +17,15 @@ export interface EngineHost {
   /** Time-stamp counter as the running guest reads it, at instruction count `instructions`: low half; high in `tscHigh`. */
   tsc(instructions: number): number;
   readonly tscHigh: number;
+  /**
+   * RDMSR at CPL 0, on the spot: true if L0 has done it, with the value in `msrLow`, `msrHigh`. False: the instruction
+   * leaves. What a processor's MSR bitmaps are for.
+   */
+  msrRead(index: number): boolean;
+  readonly msrLow: number;
+  readonly msrHigh: number;
+  /** WRMSR likewise; of MSRs whose change is over when it is stored. */
+  msrWrite(index: number, low: number, high: number): boolean;
 }
 
 /** Interception by L0: which instructions and events leave the guest. One object per vCPU, read live. */

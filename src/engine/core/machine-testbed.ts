@@ -56,6 +56,10 @@ export class TestMachine implements EngineHost {
   readonly ports: string[] = [];
   portValue = 0;
   tscHigh = 0;
+  readonly msrRead = (): boolean => false;
+  readonly msrWrite = (): boolean => false;
+  readonly msrLow = 0;
+  readonly msrHigh = 0;
   readonly #ram: number;
 
   constructor(

@@ -30,6 +30,19 @@ const privileged =
   (cpu, record) =>
     cpu.cpl !== 0 ? cpu.fault(VECTOR.GP, 0) : cpu.exitBefore(reason, record);
 
+const rdmsr: Helper = (cpu, record) => {
+  if (cpu.cpl !== 0) return cpu.fault(VECTOR.GP, 0);
+  if (!cpu.host.msrRead(cpu.get(gpr(1)))) return cpu.exitBefore(EXIT.RDMSR, record);
+  setEdxEax(cpu, cpu.host.msrLow, cpu.host.msrHigh);
+  return STATUS.NEXT;
+};
+
+const wrmsr: Helper = (cpu, record) => {
+  if (cpu.cpl !== 0) return cpu.fault(VECTOR.GP, 0);
+  if (!cpu.host.msrWrite(cpu.get(gpr(1)), cpu.get(gpr(0)), cpu.get(gpr(2)))) return cpu.exitBefore(EXIT.WRMSR, record);
+  return STATUS.NEXT;
+};
+
 function readTsc(cpu: Processor, record: number): void {
   const low = cpu.host.tsc(cpu.instructionsAt(record));
   setEdxEax(cpu, low, cpu.host.tscHigh);
@@ -164,8 +177,8 @@ const row = (
 
 export const IDENTIFICATION: readonly Instruction[] = [
   row('CPUID', 'SDM 2A 3.2 "CPUID—CPU Identification"', { '0F A2': 'CPUID' }, always(EXIT.CPUID)),
-  row('RDMSR', 'SDM 2B 4.3 "RDMSR—Read from Model Specific Register"', { '0F 32': 'RDMSR' }, privileged(EXIT.RDMSR)),
-  row('WRMSR', 'SDM 2D 6.1 "WRMSR—Write to Model Specific Register"', { '0F 30': 'WRMSR' }, privileged(EXIT.WRMSR)),
+  row('RDMSR', 'SDM 2B 4.3 "RDMSR—Read from Model Specific Register"', { '0F 32': 'RDMSR' }, rdmsr),
+  row('WRMSR', 'SDM 2D 6.1 "WRMSR—Write to Model Specific Register"', { '0F 30': 'WRMSR' }, wrmsr),
   row('HLT', 'SDM 2A 3.2 "HLT—Halt"', { F4: 'HLT' }, privileged(EXIT.HLT)),
   row('RDTSC', 'SDM 2B 4.3 "RDTSC—Read Time-Stamp Counter"', { '0F 31': 'RDTSC' }, rdtsc),
   row(

@@ -1,7 +1,36 @@
 import type { CpuidPolicy } from '../../arch/cpuid.ts';
-import { MSRS, type MsrRow, MTRR_VARIABLE_COUNT, msrExists, msrRow, msrWriteIsLegal } from '../../arch/msrs.ts';
+import {
+  MSRS,
+  type MsrRow,
+  MTRR_VARIABLE_COUNT,
+  msrExists,
+  msrIndex,
+  msrRow,
+  msrWriteIsLegal,
+} from '../../arch/msrs.ts';
 import { LocalApic } from '../irq/local-apic.ts';
 import type { VirtualTsc } from '../irq/virtual-tsc.ts';
+
+/** MSRs whose write is over when the value is kept: nobody else waits for it. */
+const PLAIN = new Set(
+  (
+    [
+      'IA32_SPEC_CTRL',
+      'IA32_PRED_CMD',
+      'IA32_SYSENTER_CS',
+      'IA32_SYSENTER_ESP',
+      'IA32_SYSENTER_EIP',
+      'IA32_STAR',
+      'IA32_LSTAR',
+      'IA32_CSTAR',
+      'IA32_FMASK',
+      'IA32_FS_BASE',
+      'IA32_GS_BASE',
+      'IA32_KERNEL_GS_BASE',
+      'IA32_TSC_AUX',
+    ] as const
+  ).map(msrIndex),
+);
 
 const TSC = 0x10;
 const FEATURE_CONTROL = 0x3a;
@@ -47,6 +76,15 @@ export class VcpuMsrs {
       this.#values.set(row.index, Uint32Array.of(row.reset[1], row.reset[0]));
     }
     this.#values.set(MTRRCAP, Uint32Array.of(0x500 | MTRR_VARIABLE_COUNT, 0));
+  }
+
+  /** The value does not depend on the time, which inside a run is only known to who asks for it. */
+  static readIsPlain(index: number): boolean {
+    return index !== TSC && !LocalApic.ownsMsr(index);
+  }
+
+  static writeIsPlain(index: number): boolean {
+    return PLAIN.has(index);
   }
 
   /** Into `lo`, `hi`; false is #GP(0). */

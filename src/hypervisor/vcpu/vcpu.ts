@@ -45,6 +45,8 @@ export interface NestedLayer {
   /** Something other than an interrupt ends L2's inactive state. */
   readonly wakes: boolean;
   /** INIT or SIPI came. True: it was blocked, or became an exit to L1. */
+  /** RDMSR or WRMSR of the running level is an exit to L1. */
+  leavesForMsr(index: number, write: boolean): boolean;
   takesInit(): boolean;
   takesStartup(vector: number): boolean;
   /** An access of L2 to a page that is no memory. True: it became an exit to L1. */
@@ -504,6 +506,17 @@ export class Vcpu {
         // Virtualization instructions that the nested layer did not take
         this.raise(6, 0, false);
     }
+  }
+
+  /** RDMSR without leaving: nothing but the value comes of it. */
+  readsMsr(index: number): boolean {
+    if (!VcpuMsrs.readIsPlain(index) || this.nested?.leavesForMsr(index, false)) return false;
+    return this.msrs.read(index);
+  }
+
+  writesMsr(index: number, lo: number, hi: number): boolean {
+    if (!VcpuMsrs.writeIsPlain(index) || this.nested?.leavesForMsr(index, true)) return false;
+    return this.msrs.write(index, lo, hi);
   }
 
   /** Runs the instruction that left, with what it may now do; handles what comes of it. */

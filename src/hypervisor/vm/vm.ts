@@ -292,6 +292,14 @@ export class Vm {
       get tscHigh() {
         return vm.#tscHigh;
       },
+      msrRead: (index) => vm.running!.readsMsr(index),
+      get msrLow() {
+        return vm.running!.msrs.lo;
+      },
+      get msrHigh() {
+        return vm.running!.msrs.hi;
+      },
+      msrWrite: (index, low, high) => vm.running!.writesMsr(index, low, high),
     };
   }
 

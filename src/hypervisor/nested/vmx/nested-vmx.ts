@@ -36,7 +36,7 @@ import * as events from './events.ts';
 import { GuestPhysical } from './guest-physical.ts';
 import { existingFields, rootExit } from './instructions.ts';
 import { TscOfL2 } from './l2-tsc.ts';
-import { l2Exit } from './routes.ts';
+import { l2Exit, wantsMsr } from './routes.ts';
 import { vmExitForEpt } from './vm-exit.ts';
 import { cellOf, Vmcs12 } from './vmcs12.ts';
 
@@ -205,6 +205,10 @@ export class NestedVmx implements NestedLayer, NestedPort {
 
   get wakes(): boolean {
     return this.guestMode && events.wakes(this);
+  }
+
+  leavesForMsr(index: number, write: boolean): boolean {
+    return this.guestMode && wantsMsr(this, index, write);
   }
 
   takesInit(): boolean {

@@ -76,7 +76,7 @@ function byFilter(n: NestedVmx, reason: number): boolean {
       return wantsPort(n) ? vmExitByInstruction(n, reason) : false;
     case EXIT.RDMSR:
     case EXIT.WRMSR:
-      return wantsMsr(n, reason === EXIT.WRMSR)
+      return wantsMsr(n, n.cpu.get(gpr(1)), reason === EXIT.WRMSR)
         ? vmExitByInstruction(n, reason)
         : virtualizeMsr(n, reason === EXIT.WRMSR);
     case EXIT.VMREAD:
@@ -106,9 +106,8 @@ function wantsPort(n: NestedVmx): boolean {
 }
 
 /** SDM 3C 24.6.9 "MSR-Bitmap Address": low and high MSRs, read bitmaps, then write bitmaps, 1 KiB each. */
-function wantsMsr(n: NestedVmx, write: boolean): boolean {
+export function wantsMsr(n: NestedVmx, index: number, write: boolean): boolean {
   if ((n.primary & PRIMARY.USE_MSR_BITMAPS) === 0) return true;
-  const index = n.cpu.get(gpr(1));
   const high = index >= 0xc000_0000;
   if ((index & 0x1fff) !== (high ? index - 0xc000_0000 : index)) return true;
   const page = n.v.number(FIELD.MSR_BITMAP) + (write ? 2048 : 0) + (high ? 1024 : 0);
