@@ -5,6 +5,7 @@ import { CR0, CR4, EFER, RFLAGS } from '../../src/arch/registers.ts';
 import type { EngineVcpu } from '../../src/engine/core/cpu.ts';
 import { EXIT, X } from '../../src/engine/core/exits.ts';
 import { gpr, REC, S, SEG, segment } from '../../src/engine/core/layout.ts';
+import type { Accelerator } from '../../src/engine/core/memory.ts';
 import { Engine } from '../../src/engine/engine.ts';
 import type { Machine } from './lockstep.ts';
 import { type CpuCase, type CpuOutcome, type CpuState, DONE, PAGES, TIMEOUT, untouchedMemory } from './protocol.ts';
@@ -24,19 +25,20 @@ export class EngineMachine implements Machine {
 
   readonly #compiled: boolean;
 
-  /** @param options.compiled  The instruction runs as a region, with the INT3 behind it. */
+  /** @param options.accel  Not the interpreter: the instruction runs as a region, with the INT3 behind it. */
   constructor(
     has: (feature: string) => boolean = () => true,
-    options: { vendor?: 'intel' | 'amd'; compiled?: boolean } = {},
+    options: { vendor?: 'intel' | 'amd'; accel?: Accelerator } = {},
   ) {
-    this.#compiled = options.compiled ?? false;
+    const accel = options.accel ?? 'interpreter';
+    this.#compiled = accel !== 'interpreter';
     this.engine = new Engine(
       {
         contexts: 4,
         codeBytes: 4 << 20,
         ramBytes: RAM_BYTES,
         vcpus: 1,
-        accel: this.#compiled ? 'compiler' : 'interpreter',
+        accel,
         jitThreshold: 1,
         jitBatch: 1,
       },

@@ -9,16 +9,16 @@ const SEED = Number(process.env['TERRARIUM_SEED'] ?? 1);
 const ONLY = process.env['TERRARIUM_FORMS'];
 
 describe.skipIf(Oracle.missing())('every form that user mode can run', () => {
-  test.each([false, true])(
-    `does what the processor of this machine does (${COUNT} cases a form, seed ${SEED}); compiled: %s`,
-    async (compiled) => {
+  test.each(['interpreter', 'compiler'] as const)(
+    `does what the processor of this machine does (${COUNT} cases a form, seed ${SEED}) by the %s`,
+    async (accel) => {
       const rows = INSTRUCTIONS.flatMap((row) =>
         Object.entries(row.forms).map(([opcode, instruction]) => ({ opcode, instruction })),
       ).filter(({ opcode, instruction }) => !ONLY || `${opcode} ${instruction}`.includes(ONLY));
       const oracle = Oracle.start();
       const made = await record(oracle, rows, COUNT, SEED);
       await oracle.stop();
-      const machine = new EngineMachine(() => true, { compiled });
+      const machine = new EngineMachine(() => true, { accel });
       const found = replay(machine, made.vectors);
       const byForm = new Map<string, number>();
       for (const { form } of found) byForm.set(form, (byForm.get(form) ?? 0) + 1);

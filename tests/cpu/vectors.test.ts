@@ -7,6 +7,7 @@
 import { existsSync, mkdirSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
+import { ACCELERATORS } from '../../src/engine/core/memory.ts';
 import { INSTRUCTIONS } from '../../src/engine/isa/index.ts';
 import { EngineMachine } from './engine-machine.ts';
 import { judge } from './known-differences.ts';
@@ -30,9 +31,9 @@ test.runIf(process.env['TERRARIUM_RECORD'])('vectors are recorded', async () => 
   console.log(`${vectors.length} vectors of ${header.processor}`);
 });
 
-test.skipIf(!existsSync(FILE))('the engine does what the recorded processor did', () => {
+test.skipIf(!existsSync(FILE)).each(ACCELERATORS)('the %s does what the recorded processor did', (accel) => {
   const { header, vectors } = readVectors(FILE);
-  const found = replay(new EngineMachine(), vectors);
+  const found = replay(new EngineMachine(() => true, { accel }), vectors);
   console.log(`${vectors.length} vectors of ${header.processor}, recorded ${header.recorded}: ${found.length} differ`);
   expect(vectors.length).toBeGreaterThan(1000);
   const { unexplained, stale } = judge(found);
