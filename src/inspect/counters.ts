@@ -1,6 +1,7 @@
 /** What a VM has counted, as plain data: instructions, exits by reason, MMU, TLB, code cache. A reader. */
 import { EXIT_REASONS } from '../arch/vmx/exit-reasons.ts';
 import { EXIT } from '../engine/core/exits.ts';
+import type { Engine } from '../engine/engine.ts';
 import type { Vm } from '../hypervisor/vm/vm.ts';
 
 /** The engine's names come first: those that only L1 ever sees are the manual's. */
@@ -17,6 +18,29 @@ export interface VcpuCounters {
   readonly exits: Readonly<Record<string, number>>;
 }
 
+export interface JitSnapshot {
+  /** Regions alive, one a page of guest code, and the bytes of their WebAssembly. */
+  readonly regions: number;
+  readonly bytes: number;
+  /** Bound on `bytes`: -accel …,tb-size=. */
+  readonly bytesMax: number;
+  /** Runs of an entry after which it is compiled: -accel …,threshold=. */
+  readonly threshold: number;
+  /** Since power-on: regions made; modules they came in; guest instructions and bytes of WebAssembly in them. */
+  readonly compiled: number;
+  readonly modules: number;
+  readonly compiledInstructions: number;
+  readonly compiledBytes: number;
+  /** Regions that ended because their guest code changed; to make room. */
+  readonly lost: number;
+  readonly aged: number;
+  /** Host milliseconds in the compiler: all, and the longest pause. 0 where nobody gave it a clock. */
+  readonly ms: number;
+  readonly longestMs: number;
+  /** Calls of regions that lockstep has compared, and their instructions. */
+  readonly lockstep: { readonly compared: number; readonly instructions: number } | undefined;
+}
+
 export interface CounterSnapshot {
   /** Virtual time since power-on. */
   readonly nowNs: number;
@@ -26,6 +50,8 @@ export interface CounterSnapshot {
   readonly mmu: Readonly<Record<string, number>>;
   readonly tlb: Readonly<Record<string, number>>;
   readonly code: Readonly<Record<string, number>>;
+  /** Compiled code; undefined while everything is interpreted. */
+  readonly jit: JitSnapshot | undefined;
   /** MSRs that a guest asked for and the machine does not have: index → how often. */
   readonly refusedMsrs: Readonly<Record<string, number>>;
 }
@@ -50,7 +76,26 @@ export function snapshotCounters(vm: Vm): CounterSnapshot {
     mmu: { ...mmu },
     tlb: { ...tlb.counters, contexts: [...tlb.names()].length },
     code: { ...code.counters, usedBytes: code.usedBytes },
+    jit: jitOf(vm.engine),
     refusedMsrs: Object.fromEntries([...vm.refusedMsrs].map(([index, count]) => [`0x${index.toString(16)}`, count])),
+  };
+}
+
+function jitOf({ compiler, lockstep }: Engine): JitSnapshot | undefined {
+  if (!compiler) return undefined;
+  const { compiled, modules, instructions, bytes, lost, aged, ms, longestMs } = compiler.counters;
+  return {
+    ...compiler.alive,
+    threshold: compiler.threshold,
+    compiled,
+    modules,
+    compiledInstructions: instructions,
+    compiledBytes: bytes,
+    lost,
+    aged,
+    ms,
+    longestMs,
+    lockstep: lockstep && { compared: lockstep.counters.compared, instructions: lockstep.counters.instructions },
   };
 }
 

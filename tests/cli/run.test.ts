@@ -52,6 +52,18 @@ test('the monitor lets it run on', () => {
   });
 });
 
+test('info jit tells what compiled code there may be, and that an interpreter has none', () => {
+  const info = (...accel: string[]) => {
+    const args = ['run', '-kernel', path('powerOff'), '-m', '16M', '-S', '-monitor', 'stdio', ...accel];
+    return terrarium(args, 'info jit\nquit 0\n').stdout;
+  };
+  expect(info('-accel', 'interpreter')).toContain('nothing is compiled');
+  const text = info('-accel', 'lockstep,tb-size=3,threshold=77');
+  expect(text).toMatch(/WebAssembly alive +0 B of at most 3 MiB/);
+  expect(text).toMatch(/after 77 runs/);
+  expect(text).toMatch(/0 calls of regions compared/);
+});
+
 test('two runs with the same date are the same, counter by counter', () => {
   const counters = () => {
     const { status, stdout } = terrarium(['demo', '--json']);

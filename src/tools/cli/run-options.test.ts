@@ -38,6 +38,17 @@ describe('terrarium run takes', () => {
     });
   });
 
+  test('the accelerator with its properties, as -accel and as -machine accel=', () => {
+    expect(parse('-accel compiler,tb-size=64,threshold=10')).toMatchObject({
+      accel: 'compiler',
+      jitBytes: 64 * 2 ** 20,
+      jitThreshold: 10,
+    });
+    expect(parse('-accel lockstep,from=1000')).toMatchObject({ accel: 'lockstep', lockstepFrom: 1000 });
+    expect(parse('-machine accel=compiler').accel).toBe('compiler');
+    expect(parse('-accel tcg,thread=single').accel).toBe(runDefaults().accel);
+  });
+
   test("isa-debug-exit has QEMU's default ports", () => {
     expect(parse('-device isa-debug-exit').debugExit).toEqual({ iobase: 0x501, iosize: 2 });
   });
@@ -107,6 +118,14 @@ describe('terrarium run refuses', () => {
     ['-monitor stdio -serial stdio', /both want the terminal/],
     ['-machine q35', /-machine q35: expected pc or terrarium/],
     ['-machine accel=kvm', /runs in software only/],
+    ['-accel kvm', /runs in software only, write -accel interpreter, compiler or lockstep/],
+    ['-accel compiler,tb-size=0', /-accel tb-size 0: expected a whole number from 1 to/],
+    ['-accel compiler,tb-size=big', /-accel tb-size big: expected a whole number/],
+    ['-accel lockstep,threshold=0', /-accel threshold 0: expected a whole number/],
+    ['-accel compiler,tbsize=1', /-accel: there is no "tbsize". Did you mean tb-size/],
+    ['-accel compiler,from=5', /-accel compiler,from=5: this is for -accel lockstep/],
+    ['-accel tcg,tb-size=64', /this is for -accel compiler and lockstep/],
+    ['-accel tcg,thread=multi', /thread multi: expected single/],
     ['-machine nested-mmu=fast', /expected split, reinit or shared/],
     ['-rtc base=yesterday', /expected utc or a date/],
     ['-rtc base=2026-13-01', /expected utc or a date/],

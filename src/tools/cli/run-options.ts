@@ -9,6 +9,8 @@ import { nearest } from '../../arch/cpu-models.ts';
 import { pageStart } from '../../base/address.ts';
 import { UserError } from '../../base/assert.ts';
 import { byteSize } from '../../base/format.ts';
+import { ACCELERATORS, type Accelerator } from '../../engine/core/memory.ts';
+import { COMPILER_DEFAULTS } from '../../engine/tiers/compiler/compiler.ts';
 import type { OptionRow } from './option-table.ts';
 import { parseInteger, parseProperties, parseSize, parseSwitch } from './sizes.ts';
 
@@ -43,7 +45,13 @@ export interface RunOptions {
   reboot: boolean;
   hpet: boolean;
   acpi: boolean;
-  accel: 'interpreter' | 'compiler';
+  accel: Accelerator;
+  /** Most bytes of compiled code alive. */
+  jitBytes: number;
+  /** Times a run of instructions is entered before it is compiled. */
+  jitThreshold: number;
+  /** Lockstep: instructions of a CPU before which nothing is compared. */
+  lockstepFrom: number;
   nestedMmu: 'split' | 'reinit' | 'shared';
   tdp: boolean;
   force: boolean;
@@ -76,6 +84,9 @@ export const runDefaults = (): RunOptions => ({
   hpet: true,
   acpi: true,
   accel: 'interpreter',
+  jitBytes: COMPILER_DEFAULTS.bytesMax,
+  jitThreshold: COMPILER_DEFAULTS.threshold,
+  lockstepFrom: 0,
   nestedMmu: 'split',
   tdp: true,
   force: false,
@@ -87,11 +98,15 @@ export const runDefaults = (): RunOptions => ({
   help: false,
 });
 
+const standard = runDefaults();
+
 /** Local APIC IDs have eight bits, 255 is everyone; the rest is what a single host thread can serve. */
 export const CPUS_MAX = 64;
 export const RAM_MIN_BYTES = 2 * 2 ** 20;
 const SERIAL_MAX = 4;
 const ICOUNT_SHIFT_MAX = 10;
+/** Compiled code lies in V8's code space, which has 4 GiB for everything. */
+const TB_SIZE_MAX_MIB = 1024;
 
 type Devices = Readonly<
   Record<string, { readonly help: string; take(into: RunOptions, properties: ReadonlyMap<string, string>): void }>
@@ -220,13 +235,31 @@ function takeMachine(into: RunOptions, text: string): void {
   ]);
 }
 
-/** Everything runs in software: by the interpreter, or with hot code compiled too. `tcg` is QEMU's word for the default. */
+/** Everything runs in software; `tcg` is QEMU's word for that, and means the default. */
 function takeAccelerator(into: RunOptions, text: string): void {
-  if (text === 'tcg' || text.startsWith('tcg,') || text === 'interpreter') into.accel = 'interpreter';
-  else if (text === 'compiler') into.accel = 'compiler';
-  else {
-    throw new UserError(`-accel ${text}: this machine runs in software only, write -accel interpreter or compiler.`);
+  const properties = parseProperties(text, 'accel');
+  requireKnown('-accel', properties, ['accel', 'tb-size', 'threshold', 'from', 'thread']);
+  const name = properties.get('accel') ?? '';
+  if (name !== 'tcg' && !ACCELERATORS.includes(name as Accelerator)) {
+    throw new UserError(
+      `-accel ${name || '(nothing)'}: this machine runs in software only, write -accel interpreter, compiler or lockstep.`,
+    );
   }
+  into.accel = name === 'tcg' ? standard.accel : (name as Accelerator);
+  const only = (property: string, accelerators: readonly Accelerator[]): string | undefined => {
+    const value = properties.get(property);
+    if (value !== undefined && !accelerators.includes(into.accel))
+      throw new UserError(`-accel ${name},${property}=${value}: this is for -accel ${accelerators.join(' and ')}.`);
+    return value;
+  };
+  oneOf('-accel thread', properties.get('thread') ?? 'single', ['single']);
+  // QEMU's tb-size is in MiB
+  const bound = only('tb-size', ['compiler', 'lockstep']);
+  if (bound !== undefined) into.jitBytes = parseInteger('-accel tb-size', bound, 1, TB_SIZE_MAX_MIB) * 2 ** 20;
+  const threshold = only('threshold', ['compiler', 'lockstep']);
+  if (threshold !== undefined) into.jitThreshold = parseInteger('-accel threshold', threshold, 1, 2 ** 30);
+  const from = only('from', ['lockstep']);
+  if (from !== undefined) into.lockstepFrom = parseInteger('-accel from', from, 0, Number.MAX_SAFE_INTEGER);
 }
 
 function takeRtc(into: RunOptions, text: string): void {
@@ -278,8 +311,6 @@ function takeInitrd(into: RunOptions, text: string): void {
     into.modules.push({ path: commandLine.trim().split(' ')[0]!, commandLine: commandLine.trim() });
   }
 }
-
-const standard = runDefaults();
 
 export const RUN_OPTIONS: readonly OptionRow<RunOptions>[] = [
   {
@@ -405,9 +436,9 @@ export const RUN_OPTIONS: readonly OptionRow<RunOptions>[] = [
   },
   {
     names: ['accel'],
-    argument: 'interpreter|compiler',
-    default: 'interpreter',
-    help: 'How guest code runs; "compiler" translates hot pages to WebAssembly. tcg, QEMU\'s word, is the default.',
+    argument: 'interpreter|compiler|lockstep[,PROP=VALUE…]',
+    default: standard.accel,
+    help: `How guest code runs. "compiler" translates hot pages to WebAssembly: threshold= (${standard.jitThreshold}) is how often code is entered before that, tb-size= (${standard.jitBytes / 2 ** 20}) how many MiB of WebAssembly are kept: the oldest goes first. "lockstep" runs compiled code and then the interpreter over the same instructions, compares registers, flags and memory, and stops with a report and status 70 if they differ; from= says how many instructions of a CPU go by before it begins. tcg, QEMU's word, is the default.`,
     take: takeAccelerator,
   },
   {

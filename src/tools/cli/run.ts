@@ -126,6 +126,7 @@ export async function run(argv: readonly string[]): Promise<number> {
   }
   try {
     machine = new Machine(machineOptions(options, sinks));
+    if (machine.engine.compiler) machine.engine.compiler.clock = () => performance.now();
     const serialPort = serialPorts(options).findIndex(({ kind }) => kind === 'stdio');
     const { monitor, startStopped } = options;
     const end = await new Session(machine, { monitor, serialPort, startStopped }, input, output).run();
@@ -169,6 +170,9 @@ function machineOptions(options: RunOptions, sinks: Sinks): MachineOptions {
     hpet: options.hpet,
     acpi: options.acpi,
     accel: options.accel,
+    jitBytes: options.jitBytes,
+    jitThreshold: options.jitThreshold,
+    lockstepFrom: options.lockstepFrom,
     nestedMmu: options.nestedMmu,
     tdp: options.tdp,
     force: options.force,

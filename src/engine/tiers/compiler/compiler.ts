@@ -59,7 +59,7 @@ export class Compiler implements Regions, Reader {
   readonly #decoded: (Decoded | null | undefined)[] = [];
   readonly #originals = new Map<number, number>();
   #bytes = 0;
-  readonly counters = { compiled: 0, modules: 0, instructions: 0, bytes: 0, lost: 0, aged: 0, ms: 0 };
+  readonly counters = { compiled: 0, modules: 0, instructions: 0, bytes: 0, lost: 0, aged: 0, ms: 0, longestMs: 0 };
   /** The host's clock for `counters.ms`, if anyone wants to know. */
   clock: () => number = () => 0;
   /** What stands in the handler table for a region's function, if it is not to run alone. */
@@ -72,9 +72,13 @@ export class Compiler implements Regions, Reader {
     this.#options = options;
   }
 
-  /** Regions alive, and the bytes of their code. */
-  get alive(): { readonly regions: number; readonly bytes: number } {
-    return { regions: this.#regions.size, bytes: this.#bytes };
+  /** Regions alive, the bytes of their code, and how many of those there may be. */
+  get alive(): { readonly regions: number; readonly bytes: number; readonly bytesMax: number } {
+    return { regions: this.#regions.size, bytes: this.#bytes, bytesMax: this.#options.bytesMax };
+  }
+
+  get threshold(): number {
+    return this.#options.threshold;
   }
 
   // ---- what to compile --------------------------------------------------------------------------------------------
@@ -120,7 +124,9 @@ export class Compiler implements Regions, Reader {
     this.#queue.clear();
     this.#rounds = 0;
     if (plans.length > 0) this.#build(plans);
-    this.counters.ms += this.clock() - start;
+    const took = this.clock() - start;
+    this.counters.ms += took;
+    this.counters.longestMs = Math.max(this.counters.longestMs, took);
   }
 
   #build(plans: readonly Plan[]): void {

@@ -1,5 +1,5 @@
 /** `info …` of the monitor: one row a table, each a reader of the machine. */
-import { hex } from '../../../base/format.ts';
+import { byteSize, hex } from '../../../base/format.ts';
 import { type CounterSnapshot, snapshotCounters } from '../../../inspect/counters.ts';
 import { GuestView, type Mapping } from '../../../inspect/guest-view.ts';
 import { formatFloatRegisters, formatRegisters } from '../../../inspect/register-text.ts';
@@ -72,8 +72,8 @@ export const INFO: readonly InfoRow[] = [
   },
   {
     name: 'jit',
-    help: 'counters of decoded code',
-    show: ({ machine }) => counterTable(snapshotCounters(machine.vm).code, true),
+    help: 'decoded and compiled code: what is alive, what was lost, the longest pause',
+    show: showCode,
   },
   { name: 'lapic', help: "the current CPU's local APIC", show: showLocalApic },
   { name: 'pic', help: 'the 8259 pair and the I/O APIC', show: showControllers },
@@ -151,6 +151,34 @@ export function counterTable(counters: Readonly<Record<string, number>>, all: bo
     ? Object.entries(counters).map(([name, value]): [string, string] => [name, grouped(value)])
     : nonZero(counters);
   return rows.length === 0 ? 'all counters are 0' : table([['counter', 'value'], ...rows]);
+}
+
+function showCode({ machine }: MonitorContext): string {
+  const { code, jit } = snapshotCounters(machine.vm);
+  const decoded = counterTable(code, true);
+  if (!jit) return `${decoded}\n\nnothing is compiled: -accel compiler does that`;
+  const { lockstep } = jit;
+  const per = (many: number, few: number): string => (few === 0 ? '-' : (many / few).toFixed(1));
+  const rows: [string, string][] = [
+    ['regions alive', `${grouped(jit.regions)} pages of guest code`],
+    ['WebAssembly alive', `${byteSize(jit.bytes)} of at most ${byteSize(jit.bytesMax)} (-accel …,tb-size=)`],
+    [
+      'compiled',
+      `${grouped(jit.compiled)} regions in ${grouped(jit.modules)} modules, after ${grouped(jit.threshold)} runs (-accel …,threshold=)`,
+    ],
+    [
+      'instructions in them',
+      `${grouped(jit.compiledInstructions)}, ${per(jit.compiledBytes, jit.compiledInstructions)} bytes of WebAssembly each`,
+    ],
+    ['lost', `${grouped(jit.lost)} because their code changed, ${grouped(jit.aged)} to make room`],
+    ['time', `${jit.ms.toFixed(1)} ms in the compiler, the longest pause ${jit.longestMs.toFixed(1)} ms`],
+  ];
+  if (lockstep)
+    rows.push([
+      'lockstep',
+      `${grouped(lockstep.compared)} calls of regions compared, ${grouped(lockstep.instructions)} instructions`,
+    ]);
+  return `${decoded}\n\n${table([['compiled code', ''], ...rows])}`;
 }
 
 function showMappings({ machine, cpu }: MonitorContext): string {
