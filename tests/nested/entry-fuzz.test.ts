@@ -211,7 +211,8 @@ function enter(m: L1Machine, seed: number, before: Uint32Array, areaBefore: Uint
   }
 }
 
-test(`${ENTRIES} random entries do what the tables say, from seed ${FIRST_SEED}`, () => {
+const TIMEOUT_MS = 600_000 + 10 * ENTRIES;
+test(`${ENTRIES} random entries do what the tables say, from seed ${FIRST_SEED}`, { timeout: TIMEOUT_MS }, () => {
   const m = new L1Machine();
   m.restartInVmx();
   m.bytes(AT.CODE, [...VMLAUNCH, 0xf4]);

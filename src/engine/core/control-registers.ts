@@ -84,7 +84,8 @@ export function setCr0(cpu: Processor, low: number, high = 0): number {
   if (pdptesLoaded) commitPdptes(cpu);
   cpu.set(S.CR0, value);
   cpu.set(S.EFER, efer);
-  if (changed & (CR0.PG | CR0.WP | CR0.PE)) flushLinear(cpu);
+  // Rights are cached as they were at the fill. Without WP there are more of them: nothing cached becomes wrong
+  if (changed & (CR0.PG | CR0.PE) || changed & value & CR0.WP) flushLinear(cpu);
   cpu.contextChanged();
   return STATUS.NEXT;
 }

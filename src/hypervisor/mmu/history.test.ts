@@ -594,7 +594,8 @@ describe('invalidation', () => {
     check(machine);
   });
 
-  // No mutant: the bug was a null callback of a mode, and there are no callbacks here.
+  // The bug was a callback that a mode without paging lacks. Here no mode has callbacks; what such a mode lacks is a format.
+  // Mutant: an invalidation asks the mode's format before it knows that there is one. Seen: a TypeError.
   test.each([true, false])('row 33: every invalidation in every mode (TDP: %s)', (tdp) => {
     const machine = new FakeMachine({ tdp });
     const tables = new TableBuilder(machine, 16);
