@@ -291,6 +291,14 @@ export const UNALIGNED_ACCESS = 0x400;
 /** Added likewise where memory is to be modified: only asks whether it can be written, whatever its alignment. */
 export const PROBE_ACCESS = 0x800;
 
+/** Where compiled code is when it calls: the address of its record, which leaves six bits for the kind of access. */
+export const PLACE = {
+  /** Binary logarithm of the bytes: 2 bits. */
+  SIZE: 3,
+  STACK: 4,
+  SIGNED: 8,
+} as const;
+
 /** What a handler or a helper tells the dispatcher. */
 export const STATUS = {
   /** Go on with the next record. */

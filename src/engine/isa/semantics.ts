@@ -370,7 +370,7 @@ export abstract class Semantics {
   }
 
   /** TLB entry that `linear` indexes, in the set in force: an i32. `array`: 0 read, TLB.WRITE. */
-  #entry(linear: Expr): Expr {
+  protected tlbEntry(linear: Expr): Expr {
     const index = i32.and(i32.wrap(i64.shrU(linear, i64.const(8))), i32.const((TLB.ENTRIES - 1) * TLB.ENTRY_BYTES));
     return i32.add(this.tlb(), index);
   }
@@ -389,12 +389,12 @@ export abstract class Semantics {
   afterSlowAccess(): void {}
 
   /** 1 if all `bytes` at `linear` are in the page that the entry is for. */
-  #hit(entry: Local, linear: Local, bytes: number, array: number): Expr {
+  protected tlbHit(entry: Local, linear: Local, bytes: number, array: number): Expr {
     const last = bytes === 1 ? linear.get : i64.add(linear.get, i64.const(bytes - 1));
     return i64.eq(i64.load(entry.get, array), i64.and(last, PAGE_MASK));
   }
 
-  #host(entry: Local, linear: Local, array: number): Expr {
+  protected tlbHost(entry: Local, linear: Local, array: number): Expr {
     return i32.add(i32.wrap(linear.get), i32.load(entry.get, array + TLB.ADDEND));
   }
 
@@ -428,11 +428,11 @@ export abstract class Semantics {
       bytes === 1 || bytes === 2 || bytes === 4 || bytes === 8,
       `${this.form}: a scalar access has 1, 2, 4 or 8 bytes`,
     );
-    const entry = this.let(this.#entry(linear.get));
+    const entry = this.let(this.tlbEntry(linear.get));
     const value = this.f.local(I64);
     this.f.if(
-      this.#hit(entry, linear, bytes, 0),
-      () => this.f.set(value, this.fixedLoad(this.#host(entry, linear, 0), 0, bytes, signed)),
+      this.tlbHit(entry, linear, bytes, 0),
+      () => this.f.set(value, this.fixedLoad(this.tlbHost(entry, linear, 0), 0, bytes, signed)),
       () => {
         const slow = call(this.lib.loadSlow, linear.get, i32.const(bytes | (stack ? STACK_ACCESS : 0) | more));
         this.f.set(value, slow);
@@ -452,12 +452,12 @@ export abstract class Semantics {
       bytes === 1 || bytes === 2 || bytes === 4 || bytes === 8,
       `${this.form}: a scalar access has 1, 2, 4 or 8 bytes`,
     );
-    const entry = this.let(this.#entry(linear.get));
+    const entry = this.let(this.tlbEntry(linear.get));
     const bound = value.shape === 1 || value.isConst ? value : this.let(value).get;
     this.f.if(
-      this.#hit(entry, linear, bytes, TLB.WRITE),
+      this.tlbHit(entry, linear, bytes, TLB.WRITE),
       () => {
-        const host = this.#host(entry, linear, TLB.WRITE);
+        const host = this.tlbHost(entry, linear, TLB.WRITE);
         this.f.do(
           bytes === 1
             ? i64.store8(host, bound)
@@ -482,11 +482,11 @@ export abstract class Semantics {
   /** Host address at which `bytes` at `linear` can be read and written: finish with `commit`. */
   writable(linear: Local, bytes: number): Local {
     this.#checkWrite(linear);
-    const entry = this.let(this.#entry(linear.get));
+    const entry = this.let(this.tlbEntry(linear.get));
     const host = this.f.local(I32);
     this.f.if(
-      this.#hit(entry, linear, bytes, TLB.WRITE),
-      () => this.f.set(host, this.#host(entry, linear, TLB.WRITE)),
+      this.tlbHit(entry, linear, bytes, TLB.WRITE),
+      () => this.f.set(host, this.tlbHost(entry, linear, TLB.WRITE)),
       () => {
         this.f.set(host, call(this.lib.modifySlow, linear.get, i32.const(bytes | this.storeAccess)));
         this.f.if(i32.eqz(host.get), () => this.leave(i32.load(i32.const(0), S.ACCESS_STATUS)));
@@ -514,11 +514,11 @@ export abstract class Semantics {
   }
 
   loadMemoryV(linear: Local): Expr {
-    const entry = this.let(this.#entry(linear.get));
+    const entry = this.let(this.tlbEntry(linear.get));
     const value = this.f.local(V128);
     this.f.if(
-      this.#hit(entry, linear, 16, 0),
-      () => this.f.set(value, v128.load(this.#host(entry, linear, 0))),
+      this.tlbHit(entry, linear, 16, 0),
+      () => this.f.set(value, v128.load(this.tlbHost(entry, linear, 0))),
       () => {
         const status = this.let(call(this.lib.loadWide, linear.get, i32.const(16)));
         this.f.if(status.get, () => this.leave(status.get));
@@ -543,10 +543,10 @@ export abstract class Semantics {
   storeMemoryV(linear: Local, value: Expr): void {
     this.#checkWrite(linear);
     const bound = this.let(value);
-    const entry = this.let(this.#entry(linear.get));
+    const entry = this.let(this.tlbEntry(linear.get));
     this.f.if(
-      this.#hit(entry, linear, 16, TLB.WRITE),
-      () => this.f.do(v128.store(this.#host(entry, linear, TLB.WRITE), bound.get)),
+      this.tlbHit(entry, linear, 16, TLB.WRITE),
+      () => this.f.do(v128.store(this.tlbHost(entry, linear, TLB.WRITE), bound.get)),
       () => {
         this.f.do(v128.store(i32.const(0), bound.get, S.WIDE));
         const status = this.let(call(this.lib.storeWide, linear.get, i32.const(16 | this.storeAccess)));

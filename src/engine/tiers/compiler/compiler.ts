@@ -1,12 +1,13 @@
 import { assert } from '../../../base/assert.ts';
 import { I32 } from '../../../wasm/expr.ts';
-import { FunctionBuilder } from '../../../wasm/module.ts';
+import { FunctionBuilder, ModuleBuilder } from '../../../wasm/module.ts';
 import { PLACE_ENTRY_SHIFT, REC, S } from '../../core/layout.ts';
 import { type EngineMemory, REGIONS_MAX } from '../../core/memory.ts';
 import { PSEUDO, REGION_SLOT } from '../../decode/decoder.ts';
 import type { CodeCache, CodePage, Regions } from '../code-cache.ts';
 import { contextOf, type Interpreter } from '../interpreter.ts';
 import { type Decoded, type FlagUse, KIND, type Reader } from './blocks.ts';
+import { defineRegionCalls, type RegionCalls } from './calls.ts';
 import { type Plan, planRegion, RegionBuilder } from './region.ts';
 import { NotInline, RegionFrame, RegionSemantics, type Targets } from './region-semantics.ts';
 
@@ -34,7 +35,7 @@ export interface CompilerOptions {
   readonly bytesMax: number;
 }
 
-export const COMPILER_DEFAULTS: CompilerOptions = { threshold: 4000, batch: 16, bytesMax: 24 << 20 };
+export const COMPILER_DEFAULTS: CompilerOptions = { threshold: 32_000, batch: 16, bytesMax: 24 << 20 };
 
 /** Instructions whose code looks at registers where regions do not keep them. */
 const ELSEWHERE = new Set(['LAHF', 'SAHF']);
@@ -133,9 +134,10 @@ export class Compiler implements Regions, Reader {
     const sizes: number[] = [];
     const slots = plans.map(() => this.#slot());
     const exports = this.#interpreter.module((m, lib) => {
+      const calls = defineRegionCalls(m, lib);
       plans.forEach((plan, i) => {
         const f = m.func(`r${i}`, [I32], [I32], true);
-        new RegionBuilder(this, plan, lib, f, this.#map(slots[i]!)).build();
+        new RegionBuilder(this, plan, lib, calls, f, this.#map(slots[i]!)).build();
         sizes.push(f.code.length);
       });
     });
@@ -234,6 +236,8 @@ export class Compiler implements Regions, Reader {
     return known ?? undefined;
   }
 
+  #sketchCalls: RegionCalls | undefined;
+
   /** Generates the instruction once, for nothing, to see whether it can be. */
   #try(handler: number, record: number): Decoded | null {
     const variant = this.#interpreter.variant(handler);
@@ -256,9 +260,10 @@ export class Compiler implements Regions, Reader {
     };
     try {
       const f = new FunctionBuilder('trial', [I32], [I32]);
-      const frame = new RegionFrame(f, this.#interpreter.sketch, this.memory);
-      f.block((exit) => {
-        frame.exit = exit;
+      const lib = this.#interpreter.sketch;
+      this.#sketchCalls ??= defineRegionCalls(new ModuleBuilder(), lib);
+      const frame = new RegionFrame(f, lib, this.#sketchCalls, this.memory);
+      frame.ways(() => {
         const semantics = new RegionSemantics(frame, contextOf(variant), record, targets);
         semantics.use = flags;
         instruction.execute(semantics);

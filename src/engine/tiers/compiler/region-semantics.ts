@@ -1,11 +1,12 @@
-import { type Expr, I32, I64, i32, i64 } from '../../../wasm/expr.ts';
+import { call, type Expr, I32, I64, i32, i64, V128, v128 } from '../../../wasm/expr.ts';
 import type { FunctionBuilder, Label, Local } from '../../../wasm/module.ts';
-import { GPR, gpr, REC, REGION_ACCESS, S, STATUS } from '../../core/layout.ts';
+import { GPR, gpr, PLACE, REC, REGION_ACCESS, S, STATUS, TLB } from '../../core/layout.ts';
 import type { EngineMemory } from '../../core/memory.ts';
 import { CC } from '../../isa/flags.ts';
 import { type FormContext, type Library, Semantics } from '../../isa/semantics.ts';
 import { COMPARES } from '../interpreter.ts';
 import type { FlagUse } from './blocks.ts';
+import type { RegionCalls } from './calls.ts';
 
 /** What the instructions of a region share: locals that hold the guest's state, and the ways out. */
 export class RegionFrame {
@@ -27,8 +28,12 @@ export class RegionFrame {
   /** CC_KIND as far as it is known where code is being generated. */
   known: number | undefined;
   exit!: Label;
+  /** Leaves with S.ACCESS_STATUS at S.EXIT_RECORD. */
+  slowExit!: Label;
+  readonly calls: RegionCalls;
 
-  constructor(f: FunctionBuilder, lib: Library, memory: EngineMemory) {
+  constructor(f: FunctionBuilder, lib: Library, calls: RegionCalls, memory: EngineMemory) {
+    this.calls = calls;
     this.f = f;
     this.lib = lib;
     this.memory = memory;
@@ -60,6 +65,21 @@ export class RegionFrame {
     this.f.br(this.exit);
   }
 
+  /** The ways out around `body`. */
+  ways(body: () => void): void {
+    const { f } = this;
+    const zero = i32.const(0);
+    f.block((exit) => {
+      this.exit = exit;
+      f.block((slowExit) => {
+        this.slowExit = slowExit;
+        body();
+      });
+      f.set(this.status, i32.load(zero, S.ACCESS_STATUS));
+      f.set(this.record, i32.load(zero, S.EXIT_RECORD));
+    });
+  }
+
   /** Flags go where the core's functions look for them. */
   spillFlags(): void {
     const zero = i32.const(0);
@@ -75,8 +95,8 @@ export interface Targets {
   taken(record: number): void;
   /** On behind a conditional branch. */
   notTaken(record: number): void;
-  /** To a linear address: a local. */
-  indirect(record: number, target: Local): void;
+  /** To a linear address, which is `offset` bytes behind the start of the page: i64 locals. */
+  indirect(record: number, target: Local, offset: Local): void;
 }
 
 /** What reads flags only to keep some of them. */
@@ -195,13 +215,96 @@ export class RegionSemantics extends Semantics {
     return REGION_ACCESS;
   }
 
-  /** A device may have ended the run. */
-  override afterSlowAccess(): void {
-    this.f.set(this.#frame.budget, i32.load(i32.const(0), S.BUDGET));
-  }
-
   /** Odd places are the interpreter's: nothing ever waits in SCRATCH. */
   override commit(): void {}
+
+  #place(bytes: number, stack: boolean, signed = false): Expr {
+    const kind = Math.log2(bytes) | (stack ? PLACE.STACK : 0) | (signed ? PLACE.SIGNED : 0);
+    return i32.const(this.#at | kind);
+  }
+
+  #slowIf(failed: Expr): void {
+    if (this.use) this.use.leaves = true;
+    this.f.brIf(this.#frame.slowExit, failed);
+  }
+
+  override loadMemory(linear: Local, bytes: number, signed = false, stack = false): Expr {
+    const { f } = this;
+    const extends_ = signed && bytes < 8;
+    const entry = this.let(this.tlbEntry(linear.get));
+    const value = f.local(I64);
+    f.if(
+      this.tlbHit(entry, linear, bytes, 0),
+      () => f.set(value, this.fixedLoad(this.tlbHost(entry, linear, 0), 0, bytes, signed)),
+      () => {
+        f.set(value, call(this.#frame.calls.load, linear.get, this.#place(bytes, stack, extends_)));
+        this.#slowIf(i32.load(i32.const(0), S.ACCESS_STATUS));
+      },
+    );
+    f.release(entry);
+    return value.get;
+  }
+
+  override storeMemory(linear: Local, value: Expr, bytes: number, stack = false): void {
+    const { f } = this;
+    const entry = this.let(this.tlbEntry(linear.get));
+    const bound = value.shape === 1 || value.isConst ? value : this.let(value).get;
+    f.if(
+      this.tlbHit(entry, linear, bytes, TLB.WRITE),
+      () => f.do(storeOf(bytes)(this.tlbHost(entry, linear, TLB.WRITE), bound)),
+      () => this.#slowIf(call(this.#frame.calls.store, linear.get, bound, this.#place(bytes, stack))),
+    );
+    f.release(entry);
+  }
+
+  override writable(linear: Local, bytes: number): Local {
+    // Ten and sixteen bytes are not in a PLACE
+    if (bytes > 8) return super.writable(linear, bytes);
+    const { f } = this;
+    const entry = this.let(this.tlbEntry(linear.get));
+    const host = f.local(I32);
+    f.if(
+      this.tlbHit(entry, linear, bytes, TLB.WRITE),
+      () => f.set(host, this.tlbHost(entry, linear, TLB.WRITE)),
+      () => {
+        f.set(host, call(this.#frame.calls.modify, linear.get, this.#place(bytes, false)));
+        this.#slowIf(i32.eqz(host.get));
+      },
+    );
+    f.release(entry);
+    return host;
+  }
+
+  override loadMemoryV(linear: Local): Expr {
+    const { f } = this;
+    const entry = this.let(this.tlbEntry(linear.get));
+    const value = f.local(V128);
+    f.if(
+      this.tlbHit(entry, linear, 16, 0),
+      () => f.set(value, v128.load(this.tlbHost(entry, linear, 0))),
+      () => {
+        this.#slowIf(call(this.#frame.calls.loadWide, linear.get, i32.const(this.#at)));
+        f.set(value, v128.load(i32.const(0), S.WIDE));
+      },
+    );
+    f.release(entry);
+    return value.get;
+  }
+
+  override storeMemoryV(linear: Local, value: Expr): void {
+    const { f } = this;
+    const bound = this.let(value);
+    const entry = this.let(this.tlbEntry(linear.get));
+    f.if(
+      this.tlbHit(entry, linear, 16, TLB.WRITE),
+      () => f.do(v128.store(this.tlbHost(entry, linear, TLB.WRITE), bound.get)),
+      () => {
+        f.do(v128.store(i32.const(0), bound.get, S.WIDE));
+        this.#slowIf(call(this.#frame.calls.storeWide, linear.get, i32.const(this.#at)));
+      },
+    );
+    f.release(entry);
+  }
 
   // ---- flags --------------------------------------------------------------------------------------------------------
 
@@ -219,8 +322,8 @@ export class RegionSemantics extends Semantics {
   override flags(): Expr {
     if (this.use) this.use.reads = true;
     if (this.flagsDead && KEEPS_FLAGS.has(this.mnemonic)) return i64.const(0);
-    this.#frame.spillFlags();
-    return super.flags();
+    const { calls, kind, a, b } = this.#frame;
+    return i64.extendI32U(call(calls.flags, kind.get, a.get, b.get));
   }
 
   override carry(): Expr {
@@ -245,27 +348,16 @@ export class RegionSemantics extends Semantics {
 
   override condition(code: number): Expr {
     if (this.use) this.use.reads = true;
-    const { known } = this.#frame;
-    if (known !== undefined) {
-      const direct = this.#direct(code, known);
-      if (direct) return direct;
-      this.#frame.spillFlags();
-      return super.condition(code);
-    }
+    const { known, a, b, kind, calls } = this.#frame;
+    const asked = call(calls.condition, i32.const(code), kind.get, a.get, b.get);
+    if (known !== undefined) return this.#direct(code, known) ?? asked;
     const compare = COMPARES[code >>> 1];
-    if (!compare) {
-      this.#frame.spillFlags();
-      return super.condition(code);
-    }
-    const { a, b, kind } = this.#frame;
+    if (!compare) return asked;
     const result = this.f.local(I32);
     this.f.if(
       i32.eq(i32.and(kind.get, i32.const(CC.CLASS_MASK)), i32.const(CC.SUB)),
       () => this.f.set(result, compare[code & 1]!(a.get, b.get)),
-      () => {
-        this.#frame.spillFlags();
-        this.f.set(result, super.condition(code));
-      },
+      () => this.f.set(result, asked),
     );
     return result.get;
   }
@@ -344,15 +436,31 @@ export class RegionSemantics extends Semantics {
     this.#targets.notTaken(this.#at);
   }
 
+  /** Code in this page has a canonical address. */
+  override checkTarget(target: Local): void {
+    if (!this.long) return;
+    this.f.if(i64.geU(this.#offsetOf(target), i64.const(4096)), () =>
+      this.#slowIf(call(this.#frame.calls.canonical, target.get, i32.const(this.#at))),
+    );
+  }
+
+  #offsetOf(target: Local): Expr {
+    return i64.sub(target.get, i64.load(i32.const(0), S.RIP_PAGE));
+  }
+
   jump(target: Expr): void {
     const bound = this.let(target);
-    this.checkTarget(bound);
-    this.f.do(i64.store(i32.const(0), bound.get, S.NEXT_LINEAR));
-    this.#targets.indirect(this.#at, bound);
+    const offset = this.let(this.#offsetOf(bound));
+    // RET and CALL have checked their target already, before they changed RSP
+    if (this.mnemonic === 'JMP') this.checkTarget(bound);
+    this.#targets.indirect(this.#at, bound, offset);
   }
 }
 
 /** Loads what the region uses: goes before its body. */
+const storeOf = (bytes: number): typeof i64.store =>
+  bytes === 1 ? i64.store8 : bytes === 2 ? i64.store16 : bytes === 4 ? i64.store32 : i64.store;
+
 export function prologue(frame: RegionFrame, f: FunctionBuilder, record: Local, entry: Local): void {
   const zero = i32.const(0);
   for (let i = 0; i < 16; i += 1) if (frame.used & (1 << i)) f.set(frame.gpr[i]!, i64.load(zero, gpr(i)));
@@ -361,7 +469,7 @@ export function prologue(frame: RegionFrame, f: FunctionBuilder, record: Local, 
   f.set(frame.b, i64.load(zero, S.CC_B));
   f.set(frame.tlb, i32.load(zero, S.TLB));
   // The run was charged by the dispatcher; its block charges itself
-  f.set(frame.budget, i32.add(i32.load(zero, S.BUDGET), i32.load16U(record.get, REC.REMAINING)));
+  f.do(i32.store(zero, i32.add(i32.load(zero, S.BUDGET), i32.load16U(record.get, REC.REMAINING)), S.BUDGET));
   f.set(entry, i32.shrU(i32.load(record.get, REC.PLACE), i32.const(20)));
 }
 

@@ -17,6 +17,7 @@ import {
   type Reader,
   targetOf,
 } from './blocks.ts';
+import type { RegionCalls } from './calls.ts';
 import { epilogue, prologue, RegionFrame, RegionSemantics, type Targets } from './region-semantics.ts';
 
 /** A sequence of items under construction: what can be branched to. */
@@ -79,20 +80,19 @@ export class RegionBuilder implements Targets {
   readonly #map: number;
 
   /** @param map  Address of the region's table: block number + 1 by page offset. */
-  constructor(reader: Reader, plan: Plan, lib: Library, f: FunctionBuilder, map: number) {
+  constructor(reader: Reader, plan: Plan, lib: Library, calls: RegionCalls, f: FunctionBuilder, map: number) {
     this.#map = map;
     this.#reader = reader;
     this.#plan = plan;
     this.#f = f;
-    this.#frame = new RegionFrame(f, lib, reader.memory);
+    this.#frame = new RegionFrame(f, lib, calls, reader.memory);
     this.#entry = f.local(I32);
     this.#numbers = new Map(plan.blocks.map((block, i) => [block.record, i]));
   }
 
   build(): void {
     const f = this.#f;
-    f.block((exit) => {
-      this.#frame.exit = exit;
+    this.#frame.ways(() => {
       f.loop((top) => {
         this.#level(this.#plan.root, top);
         f.unreachable();
@@ -146,7 +146,7 @@ export class RegionBuilder implements Targets {
     const { memory } = this.#reader;
     const block = this.#plan.blocks[number]!;
     const run = memory.u16[(block.record + REC.REMAINING) >>> 1]!;
-    f.set(frame.budget, i32.sub(frame.budget.get, i32.const(run)));
+    f.set(frame.budget, i32.sub(i32.load(i32.const(0), S.BUDGET), i32.const(run)));
     f.if(i32.ltS(frame.budget.get, i32.const(0)), () => frame.leave(i32.const(STATUS.GO), block.record));
     f.do(i32.store(i32.const(0), frame.budget.get, S.BUDGET));
     frame.known = undefined;
@@ -174,8 +174,7 @@ export class RegionBuilder implements Targets {
     const number = this.#numbers.get(record);
     if (number !== undefined) {
       // It charges the rest of the run once more
-      const rest = memory.u16[(record + REC.REMAINING) >>> 1]!;
-      this.#f.set(this.#frame.budget, i32.add(this.#frame.budget.get, i32.const(rest)));
+      this.#refund(memory.u16[(record + REC.REMAINING) >>> 1]!);
       this.#jump(number);
       return;
     }
@@ -187,11 +186,13 @@ export class RegionBuilder implements Targets {
     }
     // What was charged for a run whose rest has changed since
     const back = memory.u16[(record + REC.REMAINING) >>> 1]!;
-    if (back !== 0) {
-      this.#f.set(this.#frame.budget, i32.add(this.#frame.budget.get, i32.const(back)));
-      this.#f.do(i32.store(i32.const(0), this.#frame.budget.get, S.BUDGET));
-    }
+    if (back !== 0) this.#refund(back);
     this.#jump(other);
+  }
+
+  #refund(count: number): void {
+    const zero = i32.const(0);
+    this.#f.do(i32.store(zero, i32.add(i32.load(zero, S.BUDGET), i32.const(count)), S.BUDGET));
   }
 
   #jump(number: number): void {
@@ -231,9 +232,8 @@ export class RegionBuilder implements Targets {
     else this.#frame.leave(i32.const(STATUS.GO), next);
   }
 
-  indirect(record: number, target: Local): void {
+  indirect(record: number, target: Local, offset: Local): void {
     const f = this.#f;
-    const offset = f.let(i64.sub(target.get, i64.load(i32.const(0), S.RIP_PAGE)));
     f.if(i64.ltU(offset.get, i64.const(4096)), () => {
       f.set(this.#entry, i32.load8U(i32.wrap(offset.get), this.#map));
       f.if(this.#entry.get, () => {
@@ -241,6 +241,7 @@ export class RegionBuilder implements Targets {
         f.br(this.#levels[0]!.loop);
       });
     });
+    f.do(i64.store(i32.const(0), target.get, S.NEXT_LINEAR));
     this.#frame.leave(i32.const(STATUS.JUMP), record);
   }
 }
