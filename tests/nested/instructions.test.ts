@@ -1,6 +1,8 @@
 import { beforeAll, describe, expect, test } from 'vitest';
+import { FIELD } from '../../src/arch/vmx/fields.ts';
 import { EXIT } from '../../src/engine/core/exits.ts';
 import { S } from '../../src/engine/core/layout.ts';
+import { rowAddress } from '../../src/hypervisor/nested/vmx/vmcs12.ts';
 import { AT, L1Machine, type Outcome, UNMAPPED, USER_PAGE } from './l1-machine.ts';
 import { field, fillValid } from './valid-vmcs12.ts';
 
@@ -216,6 +218,46 @@ describe('VMCLEAR, VMPTRLD, VMPTRST', () => {
     m.set(2, 0);
     expect(run('VMREAD_REGISTER', 0x681e)).toMatchObject(SUCCEED);
     expect([m.vcpu.state.gprLow(2), m.vcpu.state.gprHigh(2)]).toEqual([0x1234_5678, 0x9abc_def0]);
+  });
+  test('more VMCSs are active than L0 keeps by itself: each has its fields, launch state and region', () => {
+    m.restartInVmx(false);
+    const regions = Array.from({ length: 12 }, (_, i) => 0x10_0000 + 0x1000 * i);
+    const pointTo = (region: number): void => {
+      expect(run('VMPTRLD', 1, region)).toMatchObject(SUCCEED);
+    };
+    for (const region of regions) {
+      m.write32(region, m.nested.caps.offer.revision);
+      expect(run('VMCLEAR', 1, region)).toMatchObject(SUCCEED);
+      pointTo(region);
+      fillValid(m);
+      run('VMWRITE', 0x6c14, AT.STACK - region / 0x1000);
+      run('VMWRITE', 0x681c, region);
+    }
+    for (const [i, region] of regions.entries()) {
+      if (i % 3 !== 0) continue;
+      pointTo(region);
+      expect(run('VMLAUNCH')).toMatchObject({ exited: true });
+      expect(m.vcpu.state.gprLow(4)).toBe(AT.STACK - region / 0x1000);
+    }
+    for (const [i, region] of regions.entries()) {
+      pointTo(region);
+      expect(field(m, 'GUEST_RSP')).toBe(region);
+      expect(m.nested.v.launched).toBe(i % 3 === 0);
+    }
+    // VMCLEAR of one that is not the current one puts it into its region, as a clear VMCS
+    const [first, second] = [regions[0]!, regions[1]!];
+    pointTo(first);
+    pointTo(second);
+    expect(run('VMCLEAR', 1, first)).toMatchObject(SUCCEED);
+    expect(m.nested.v.address).toBe(second);
+    expect(m.read32(rowAddress(first, FIELD.GUEST_RSP))).toBe(first);
+    m.write32(rowAddress(first, FIELD.GUEST_RSP), 0x1234);
+    pointTo(first);
+    expect([field(m, 'GUEST_RSP'), m.nested.v.launched]).toEqual([0x1234, false]);
+    // VMXOFF puts all into their regions
+    run('VMWRITE', 0x681c, 0x5678);
+    run('VMXOFF');
+    expect(m.read32(rowAddress(first, FIELD.GUEST_RSP))).toBe(0x5678);
   });
 });
 

@@ -169,8 +169,7 @@ export class L1Machine {
     const { revision } = this.nested.caps.offer;
     for (const region of [AT.VMXON, AT.VMCS, AT.OTHER_VMCS]) this.write32(region, revision);
     this.nested.enterVmxOperation(AT.VMXON);
-    if (current) this.nested.v.load(AT.VMCS);
-    this.nested.openVmcs();
+    if (current) this.nested.setCurrent(this.nested.cache.take(AT.VMCS));
   }
 
   set(register: number, lo: number, hi = 0): void {

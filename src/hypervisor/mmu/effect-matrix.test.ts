@@ -83,6 +83,7 @@ const EVENTS: Record<EffectEvent, { before?: (s: Scene) => void; event: (s: Scen
   'INVEPT global': { event: ({ cpu }) => expect(cpu.mmu.invept(2, 0, 0)).toBe('ok') },
   'INVVPID single': { event: ({ cpu }) => expect(cpu.mmu.invvpid(1, 1, false, 0, 0)).toBe('ok') },
   'VMCS12 released': { event: ({ cpu }) => cpu.mmu.releaseVmcs12() },
+  VMXOFF: { event: ({ cpu }) => cpu.mmu.releaseGuestRoots() },
   'slot deleted': {
     before: ({ machine }) =>
       void addSlot(machine.vm, { id: 1, baseGfn: 0x8000, pages: 1, hostBase: 16, readOnly: false, dirtyLog: false }),

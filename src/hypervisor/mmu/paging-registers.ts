@@ -24,8 +24,7 @@ export function isPaePaging(cr0: number, cr4: number, efer: number): boolean {
 }
 
 /** 63:MAXPHYADDR of CR3; bit 63 of a MOV source is dealt with before. */
-const cr3Legal = (v: VcpuMmu, hi: number): boolean =>
-  hi >>> 0 < 2 ** (v.vm.formats.capabilities.physicalAddressBits - 32);
+const cr3Legal = (v: VcpuMmu, hi: number): boolean => hi >>> (v.vm.formats.capabilities.physicalAddressBits - 32) === 0;
 
 /** MOV to CR3 that L0 sees, by the running level. False: #GP(0), nothing has changed. */
 export function writeCr3(v: VcpuMmu, lo: number, hi: number): boolean {

@@ -191,9 +191,17 @@ export class VcpuMmu implements WalkContext, Syncer {
     return this.vm.config.vpidTags === 'single' ? 1 : vpid;
   }
 
-  /** VMCLEAR or VMPTRLD away from the current VMCS12, VMXOFF, reset (4.17). */
+  /**
+   * VMCLEAR of an active VMCS12, VMPTRLD away from the current one (4.17): the roots stay, for they are EPTP's and not the
+   * VMCS's, unless the configuration wants upstream's rule. docs/mmu-notes.md 2.
+   */
   releaseVmcs12(): void {
-    if (!this.vm.config.keepRootsOnRelease) roots.freeRoots(this, this.guestMmu, roots.FREE_ALL);
+    if (!this.vm.config.keepRootsOnRelease) this.releaseGuestRoots();
+  }
+
+  /** VMXOFF, reset: L1 has no guests any more. */
+  releaseGuestRoots(): void {
+    roots.freeRoots(this, this.guestMmu, roots.FREE_ALL);
   }
 
   // ── roots and requests ──
@@ -212,7 +220,7 @@ export class VcpuMmu implements WalkContext, Syncer {
   /** RESET and INIT: L1's context, nothing cached. Registers have their initial values already. */
   reset(): void {
     this.nestedEptUninit();
-    this.releaseVmcs12();
+    this.releaseGuestRoots();
     this.resetContext();
     this.requests |= REQUEST.FLUSH_ALL;
   }

@@ -36,7 +36,7 @@ export interface MmuConfig {
   readonly previousRoots: number;
   /** Shadow pages in use at most; reclaim keeps to it. */
   readonly pageLimit: number;
-  /** Keep guest_mmu's roots when a VMCS12 is released (nested-mmu.md 2.5 item 6) instead of freeing them. */
+  /** Keep guest_mmu's roots when a VMCS12 is released (nested-mmu.md 2.5 item 6), or free them as upstream does. */
   readonly keepRootsOnRelease: boolean;
   /** One TLB tag per VPID of L1, or one VPID02 for all of them as upstream has it (4.11). */
   readonly vpidTags: 'per-vpid12' | 'single';
@@ -53,7 +53,7 @@ export const DEFAULT_CONFIG: Omit<MmuConfig, 'capabilities'> = {
   force: false,
   previousRoots: 3,
   pageLimit: 4096,
-  keepRootsOnRelease: false,
+  keepRootsOnRelease: true,
   vpidTags: 'per-vpid12',
   prefetch: true,
   syncOnSwitch: false,

@@ -10,7 +10,7 @@ import { fitsPhysical } from '../../../arch/msrs.ts';
 import { allows, type VmxCapabilities } from '../../../arch/vmx/capabilities.ts';
 import { SECONDARY } from '../../../arch/vmx/controls.ts';
 import { inveptTypeIsOffered, invvpidTypeIsOffered } from '../../../arch/vmx/ept.ts';
-import { FIELD, fieldExists, fieldKind, fieldRow, fieldWidth, VMCS_FIELD_COUNT } from '../../../arch/vmx/fields.ts';
+import { FIELD, FIELD_MASKS, fieldExists, fieldKind, fieldRow, VMCS_FIELD_COUNT } from '../../../arch/vmx/fields.ts';
 import { EXIT, X } from '../../../engine/core/exits.ts';
 import type { NestedVmx } from './nested-vmx.ts';
 import {
@@ -111,8 +111,8 @@ const isRegionAddress = (n: NestedVmx): boolean =>
 const operandAddress = (): number => operand[1]! * 0x1_0000_0000 + operand[0]!;
 
 function vmxoff(n: NestedVmx): boolean {
-  n.v.flush();
-  n.vcpu.mmu.releaseVmcs12();
+  n.cache.flush();
+  n.vcpu.mmu.releaseGuestRoots();
   n.leaveVmxOperation();
   return succeed(n);
 }
@@ -124,13 +124,13 @@ function vmclear(n: NestedVmx): boolean {
   if (!isRegionAddress(n)) return fail(n, 2);
   const address = operandAddress();
   if (address === n.vmxonPointer) return fail(n, 3);
-  if (address === n.v.address) {
-    n.v.launched = false;
-    n.v.flush();
-    n.v.address = -1;
-    n.openVmcs();
+  const v = n.cache.find(address);
+  if (v === undefined) n.memory.write32(address + REGION.LAUNCHED, 0);
+  else {
+    n.cache.clear(v);
+    if (v === n.v) n.setCurrent(n.cache.none);
     n.vcpu.mmu.releaseVmcs12();
-  } else n.memory.write32(address + REGION.LAUNCHED, 0);
+  }
   return succeed(n);
 }
 
@@ -145,12 +145,8 @@ function vmptrld(n: NestedVmx): boolean {
     revision === n.caps.offer.revision || (mayShadow && revision === (n.caps.offer.revision | SHADOW_VMCS) >>> 0);
   if (!isKnown) return fail(n, 11);
   if (address !== n.v.address) {
-    if (n.v.address >= 0) {
-      n.v.flush();
-      n.vcpu.mmu.releaseVmcs12();
-    }
-    n.v.load(address);
-    n.openVmcs();
+    n.setCurrent(n.cache.take(address));
+    n.vcpu.mmu.releaseVmcs12();
   }
   return succeed(n);
 }
@@ -193,8 +189,9 @@ export function vmread(n: NestedVmx, shadow: number): boolean {
     lo = v.lo(row);
     hi = v.hi(row);
   } else {
-    lo = memory.read32(rowAddress(shadow, row));
-    hi = memory.read32(rowAddress(shadow, row) + 4);
+    const active = n.cache.find(shadow);
+    lo = active ? active.lo(row) : memory.read32(rowAddress(shadow, row));
+    hi = active ? active.hi(row) : memory.read32(rowAddress(shadow, row) + 4);
   }
   if (isHighAccess) {
     lo = hi;
@@ -226,17 +223,17 @@ export function vmwrite(n: NestedVmx, shadow: number): boolean {
   const row = fieldOf(n, reg2(n));
   if (row < 0) return fail(n, 12);
   if (!n.caps.offer.vmwriteAnyField && fieldKind(row) === 'exit information') return fail(n, 13);
+  const into = shadow < 0 ? v : n.cache.find(shadow);
   if (isHighAccess) {
     hi = lo;
-    lo = shadow < 0 ? v.lo(row) : memory.read32(rowAddress(shadow, row));
+    lo = into ? into.lo(row) : memory.read32(rowAddress(shadow, row));
   }
-  if (shadow < 0) {
-    const width = fieldWidth(row);
-    v.set(row, width === 'u16' ? lo & 0xffff : lo, width === 'u16' || width === 'u32' ? 0 : hi);
-  } else {
-    const width = fieldWidth(row);
-    memory.write32(rowAddress(shadow, row), width === 'u16' ? lo & 0xffff : lo);
-    memory.write32(rowAddress(shadow, row) + 4, width === 'u16' || width === 'u32' ? 0 : hi);
+  const low = (lo & FIELD_MASKS[2 * row]!) >>> 0;
+  const high = (hi & FIELD_MASKS[2 * row + 1]!) >>> 0;
+  if (into) into.set(row, low, high);
+  else {
+    memory.write32(rowAddress(shadow, row), low);
+    memory.write32(rowAddress(shadow, row) + 4, high);
   }
   return succeed(n);
 }

@@ -38,13 +38,16 @@ import { existingFields, rootExit } from './instructions.ts';
 import { TscOfL2 } from './l2-tsc.ts';
 import { l2Exit, wantsMsr } from './routes.ts';
 import { vmExitForEpt } from './vm-exit.ts';
-import { cellOf, Vmcs12 } from './vmcs12.ts';
+import { VmcsCache } from './vmcs-cache.ts';
+import { cellOf, DIRTY, type Vmcs12 } from './vmcs12.ts';
 
 /**
  * Virtual time that an entry takes, and an exit. A processor needs some hundred cycles; software that compares the
  * preemption timer with the TSC over one round trip relies on it.
  */
 export const SWITCH_NS = 200;
+/** In `rightsByTag`: the tag has not been in force yet. */
+export const UNKNOWN_RIGHTS = -1;
 /** Bits of IA32_DEBUGCTL that are not reserved. */
 const DEBUGCTL_ALLOWED = 0x3;
 
@@ -52,7 +55,10 @@ export class NestedVmx implements NestedLayer, NestedPort {
   readonly caps: VmxCapabilities;
   readonly policy: CpuidPolicy;
   readonly memory: GuestPhysical;
-  readonly v: Vmcs12;
+  /** The active VMCSs of L1. */
+  readonly cache: VmcsCache;
+  /** The current one, or `cache.none`. */
+  v: Vmcs12;
   readonly context: EntryContext;
   readonly fieldExists: Uint8Array;
   readonly #vmcsMap: number;
@@ -94,7 +100,7 @@ export class NestedVmx implements NestedLayer, NestedPort {
   pauseFirst = 0;
   pauseLast = 0;
   /** Registers that decide what TLB entries mean, by TLB tag, as they were when it last ran: see `rightsKey`. */
-  readonly rightsByTag = new Map<number, number>();
+  readonly rightsByTag = new Int32Array(0x1_0000).fill(UNKNOWN_RIGHTS);
   rightsOfL1 = -1;
 
   /** For the inspector and the tests. */
@@ -111,7 +117,9 @@ export class NestedVmx implements NestedLayer, NestedPort {
     this.policy = policy;
     this.memory = new GuestPhysical(vm.mmu, vm.ram);
     this.#vmcsMap = vm.engine.memory.vmcsMap(index);
-    this.v = new Vmcs12(this.memory, vm.engine.memory.vmcsCells(index, 0), caps.offer.revision);
+    const cells = (block: number): number => vm.engine.memory.vmcsCells(index, block);
+    this.cache = new VmcsCache(this.memory, cells, caps.offer.revision);
+    this.v = this.cache.none;
     this.#fillVmcsMap(vm.engine.memory);
     const { memory } = this;
     this.context = {
@@ -141,6 +149,13 @@ export class NestedVmx implements NestedLayer, NestedPort {
       u32[(map + VMCS_MAP.MASK + cell) >>> 2] = FIELD_MASKS[2 * row]!;
       u32[(map + VMCS_MAP.MASK + cell + 4) >>> 2] = FIELD_MASKS[2 * row + 1]!;
     }
+  }
+
+  setCurrent(v: Vmcs12): void {
+    this.v = v;
+    // What was merged is another VMCS's
+    v.dirty |= DIRTY.CONTROLS;
+    this.openVmcs();
   }
 
   /** Tells the engine which VMCS L1 reads and writes; after each change of level or of the current VMCS. */
@@ -253,7 +268,7 @@ export class NestedVmx implements NestedLayer, NestedPort {
     this.mtfAfter = -1;
     this.mtfPending = false;
     this.pendingDebug = 0;
-    this.rightsByTag.clear();
+    this.rightsByTag.fill(UNKNOWN_RIGHTS);
   }
 
   // ---- VMX operation -------------------------------------------------------------------------------------------------
@@ -262,8 +277,7 @@ export class NestedVmx implements NestedLayer, NestedPort {
   enterVmxOperation(pointer: number): void {
     this.vmxOn = true;
     this.vmxonPointer = pointer;
-    this.v.address = -1;
-    this.openVmcs();
+    this.setCurrent(this.cache.none);
     const l1 = this.l1Intercepts;
     l1.cr0Mask = CR0_FIXED;
     l1.cr0Shadow = CR0_FIXED;
@@ -284,8 +298,8 @@ export class NestedVmx implements NestedLayer, NestedPort {
   leaveVmxOperation(): void {
     this.vmxOn = false;
     this.vmxonPointer = -1;
-    this.v.address = -1;
-    this.openVmcs();
+    this.cache.drop();
+    this.setCurrent(this.cache.none);
     const l1 = this.l1Intercepts;
     l1.cr0Mask = 0;
     l1.cr4Mask = 0;

@@ -9,10 +9,11 @@
 import { CR0, CR4, EFER, RFLAGS } from '../../../arch/registers.ts';
 import { ACTIVITY, ENTRY, EXIT, INTERRUPTIBILITY, SECONDARY } from '../../../arch/vmx/controls.ts';
 import { FIELD } from '../../../arch/vmx/fields.ts';
-import { gpr, S, SEG, segment } from '../../../engine/core/layout.ts';
+import { gpr, S } from '../../../engine/core/layout.ts';
 import { PENDING } from '../../../engine/core/pending-debug.ts';
 import type { Processor } from '../../../engine/core/processor.ts';
 import type { NestedVmx } from './nested-vmx.ts';
+import { loadGuestSegments, loadHostSegments, saveGuestSegments } from './segment-blocks.ts';
 import type { Vmcs12 } from './vmcs12.ts';
 
 const RSP = gpr(4);
@@ -78,18 +79,8 @@ export function loadGuestState(n: NestedVmx): void {
   cpu.set(S.SYSENTER_CS, v.lo(FIELD.GUEST_IA32_SYSENTER_CS));
   cpu.set64(S.SYSENTER_ESP, v.lo(FIELD.GUEST_IA32_SYSENTER_ESP), v.hi(FIELD.GUEST_IA32_SYSENTER_ESP));
   cpu.set64(S.SYSENTER_EIP, v.lo(FIELD.GUEST_IA32_SYSENTER_EIP), v.hi(FIELD.GUEST_IA32_SYSENTER_EIP));
-  for (let seg = SEG.ES; seg <= SEG.TR; seg += 1) {
-    const at = segment(seg);
-    cpu.u16[(at + SEG.SELECTOR) >>> 1] = v.lo(FIELD.GUEST_ES_SELECTOR + seg);
-    cpu.set(at + SEG.ACCESS, v.lo(FIELD.GUEST_ES_ACCESS_RIGHTS + seg));
-    cpu.set(at + SEG.LIMIT, v.lo(FIELD.GUEST_ES_LIMIT + seg));
-    cpu.set64(at + SEG.BASE, v.lo(FIELD.GUEST_ES_BASE + seg), v.hi(FIELD.GUEST_ES_BASE + seg));
-  }
+  loadGuestSegments(v, cpu);
   cpu.set(S.CPL, (v.lo(FIELD.GUEST_SS_ACCESS_RIGHTS) >>> 5) & 3);
-  cpu.set64(S.GDTR_BASE, v.lo(FIELD.GUEST_GDTR_BASE), v.hi(FIELD.GUEST_GDTR_BASE));
-  cpu.set(S.GDTR_LIMIT, v.lo(FIELD.GUEST_GDTR_LIMIT));
-  cpu.set64(S.IDTR_BASE, v.lo(FIELD.GUEST_IDTR_BASE), v.hi(FIELD.GUEST_IDTR_BASE));
-  cpu.set(S.IDTR_LIMIT, v.lo(FIELD.GUEST_IDTR_LIMIT));
   cpu.set64(RSP, v.lo(FIELD.GUEST_RSP), v.hi(FIELD.GUEST_RSP));
   cpu.set64(S.RIP, v.lo(FIELD.GUEST_RIP), v.hi(FIELD.GUEST_RIP));
   cpu.setRflags(v.lo(FIELD.GUEST_RFLAGS));
@@ -135,17 +126,7 @@ export function saveGuestState(n: NestedVmx): void {
     const entry = v.lo(FIELD.ENTRY_CONTROLS) & ~ENTRY.IA32E_MODE_GUEST;
     v.set(FIELD.ENTRY_CONTROLS, cpu.ia32e ? entry | ENTRY.IA32E_MODE_GUEST : entry);
   }
-  for (let seg = SEG.ES; seg <= SEG.TR; seg += 1) {
-    const at = segment(seg);
-    v.set(FIELD.GUEST_ES_SELECTOR + seg, cpu.u16[(at + SEG.SELECTOR) >>> 1]!);
-    v.set(FIELD.GUEST_ES_ACCESS_RIGHTS + seg, cpu.get(at + SEG.ACCESS));
-    v.set(FIELD.GUEST_ES_LIMIT + seg, cpu.get(at + SEG.LIMIT));
-    save(v, cpu, FIELD.GUEST_ES_BASE + seg, at + SEG.BASE);
-  }
-  save(v, cpu, FIELD.GUEST_GDTR_BASE, S.GDTR_BASE);
-  v.set(FIELD.GUEST_GDTR_LIMIT, cpu.get(S.GDTR_LIMIT));
-  save(v, cpu, FIELD.GUEST_IDTR_BASE, S.IDTR_BASE);
-  v.set(FIELD.GUEST_IDTR_LIMIT, cpu.get(S.IDTR_LIMIT));
+  saveGuestSegments(v, cpu);
   save(v, cpu, FIELD.GUEST_RSP, RSP);
   save(v, cpu, FIELD.GUEST_RIP, S.RIP);
   v.set(FIELD.GUEST_RFLAGS, cpu.rflags());
@@ -193,48 +174,17 @@ export function loadHostControlRegisters(n: NestedVmx): void {
   setControlRegisters(cpu, v.lo(FIELD.HOST_CR0), cr4, efer);
 }
 
-/** Access rights of SDM 3C 27.5.2 "Loading Host Segment and Descriptor-Table Registers". */
-const HOST_RIGHTS = { CODE64: 0xa09b, CODE32: 0xc09b, DATA: 0xc093, TSS: 0x8b, UNUSABLE: 0x1_0000 } as const;
-
-/** Host segments in the order of the HOST_…_SELECTOR fields; LDTR has none. */
-const HOST_SEGMENTS = [SEG.ES, SEG.CS, SEG.SS, SEG.DS, SEG.FS, SEG.GS, SEG.TR] as const;
-
 /** 27.5.1 to 27.5.5 behind the control registers. */
 export function loadHostState(n: NestedVmx): void {
   const { cpu, v } = n;
   const exit = v.lo(FIELD.EXIT_CONTROLS);
-  const isLong = (exit & EXIT.HOST_ADDRESS_SPACE_SIZE) !== 0;
   cpu.set64(DR7, 0x400, 0);
   cpu.set(S.DEBUGCTL, 0);
   cpu.set(S.SYSENTER_CS, v.lo(FIELD.HOST_IA32_SYSENTER_CS));
   cpu.set64(S.SYSENTER_ESP, v.lo(FIELD.HOST_IA32_SYSENTER_ESP), v.hi(FIELD.HOST_IA32_SYSENTER_ESP));
   cpu.set64(S.SYSENTER_EIP, v.lo(FIELD.HOST_IA32_SYSENTER_EIP), v.hi(FIELD.HOST_IA32_SYSENTER_EIP));
   if ((exit & EXIT.LOAD_PAT) !== 0) cpu.set64(S.PAT, v.lo(FIELD.HOST_IA32_PAT), v.hi(FIELD.HOST_IA32_PAT));
-  for (let i = 0; i < HOST_SEGMENTS.length; i += 1) {
-    const seg = HOST_SEGMENTS[i]!;
-    const at = segment(seg);
-    const selector = v.lo(FIELD.HOST_ES_SELECTOR + i);
-    cpu.u16[(at + SEG.SELECTOR) >>> 1] = selector;
-    cpu.set64(at + SEG.BASE, 0, 0);
-    cpu.set(at + SEG.LIMIT, 0xffff_ffff);
-    let rights: number = HOST_RIGHTS.DATA;
-    if (seg === SEG.CS) rights = isLong ? HOST_RIGHTS.CODE64 : HOST_RIGHTS.CODE32;
-    else if (seg === SEG.TR) {
-      rights = HOST_RIGHTS.TSS;
-      cpu.set(at + SEG.LIMIT, 0x67);
-    } else if (selector === 0) rights = HOST_RIGHTS.UNUSABLE;
-    cpu.set(at + SEG.ACCESS, rights);
-  }
-  cpu.set64(segment(SEG.FS) + SEG.BASE, v.lo(FIELD.HOST_FS_BASE), v.hi(FIELD.HOST_FS_BASE));
-  cpu.set64(segment(SEG.GS) + SEG.BASE, v.lo(FIELD.HOST_GS_BASE), v.hi(FIELD.HOST_GS_BASE));
-  cpu.set64(segment(SEG.TR) + SEG.BASE, v.lo(FIELD.HOST_TR_BASE), v.hi(FIELD.HOST_TR_BASE));
-  const ldtr = segment(SEG.LDTR);
-  cpu.u16[(ldtr + SEG.SELECTOR) >>> 1] = 0;
-  cpu.set(ldtr + SEG.ACCESS, HOST_RIGHTS.UNUSABLE);
-  cpu.set64(S.GDTR_BASE, v.lo(FIELD.HOST_GDTR_BASE), v.hi(FIELD.HOST_GDTR_BASE));
-  cpu.set(S.GDTR_LIMIT, 0xffff);
-  cpu.set64(S.IDTR_BASE, v.lo(FIELD.HOST_IDTR_BASE), v.hi(FIELD.HOST_IDTR_BASE));
-  cpu.set(S.IDTR_LIMIT, 0xffff);
+  loadHostSegments(v, cpu);
   cpu.set(S.CPL, 0);
   cpu.set64(RSP, v.lo(FIELD.HOST_RSP), v.hi(FIELD.HOST_RSP));
   cpu.set64(S.RIP, v.lo(FIELD.HOST_RIP), v.hi(FIELD.HOST_RIP));

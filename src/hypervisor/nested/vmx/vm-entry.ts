@@ -15,7 +15,7 @@ import { REQUEST } from '../../mmu/requests.ts';
 import { mergeControls } from './controls02.ts';
 import { startEvents } from './events.ts';
 import { loadMsrs } from './msr-areas.ts';
-import { type NestedVmx, SWITCH_NS } from './nested-vmx.ts';
+import { type NestedVmx, SWITCH_NS, UNKNOWN_RIGHTS } from './nested-vmx.ts';
 import { fail, failInvalid } from './operands.ts';
 import { isPae, loadGuestControlRegisters, loadGuestPdptes, loadGuestState, rightsKey } from './state-areas.ts';
 import { entryFailure } from './vm-exit.ts';
@@ -85,8 +85,8 @@ function enterL2(n: NestedVmx): boolean {
   loadGuestState(n);
   // Entries of this tag were made for other meanings of the same tables: SDM 3A 4.10 leaves the choice to us
   const key = rightsKey(cpu);
-  const known = n.rightsByTag.get(mmu.currentTag());
-  if (known !== undefined && known !== key) mmu.requests |= REQUEST.FLUSH_GUEST;
+  const known = n.rightsByTag[mmu.currentTag()]!;
+  if (known !== UNKNOWN_RIGHTS && known !== key) mmu.requests |= REQUEST.FLUSH_GUEST;
   vcpu.core.context = -1;
   return true;
 }

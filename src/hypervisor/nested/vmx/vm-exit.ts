@@ -53,7 +53,7 @@ export function vmExit(
   stopEvents(n);
   vcpu.stallNs += SWITCH_NS;
   saveGuestState(n);
-  n.rightsByTag.set(mmu.currentTag(), rightsKey(cpu));
+  n.rightsByTag[mmu.currentTag()] = rightsKey(cpu);
   if (!storeMsrs(n, v.number(FIELD.EXIT_MSR_STORE_ADDRESS), v.lo(FIELD.EXIT_MSR_STORE_COUNT))) {
     return abort(n, ABORT.SAVING_MSRS);
   }
@@ -119,7 +119,7 @@ function abort(n: NestedVmx, indicator: number): true {
 /** The instruction that left goes to L1 with all that the engine recorded of it. */
 export function vmExitByInstruction(n: NestedVmx, reason: number): true {
   const { cpu, v } = n;
-  const info = HAS_INFORMATION.has(reason) ? cpu.get(X.INFO) : 0;
+  const info = HAS_INFORMATION[reason] === 1 ? cpu.get(X.INFO) : 0;
   const linearLo = cpu.get(X.LINEAR);
   const linearHi = cpu.get(X.LINEAR + 4);
   const hasLinear = cpu.get(X.LINEAR_VALID) !== 0;
@@ -129,7 +129,8 @@ export function vmExitByInstruction(n: NestedVmx, reason: number): true {
 }
 
 /** Exits with VM-exit instruction information: SDM 3C 27.2.5. */
-const HAS_INFORMATION: ReadonlySet<number> = new Set([
+const HAS_INFORMATION = new Uint8Array(256);
+for (const reason of [
   EXIT_REASONS.VMCLEAR,
   EXIT_REASONS.VMPTRLD,
   EXIT_REASONS.VMPTRST,
@@ -146,7 +147,8 @@ const HAS_INFORMATION: ReadonlySet<number> = new Set([
   EXIT_REASONS.INVPCID,
   EXIT_REASONS.XSAVES,
   EXIT_REASONS.XRSTORS,
-]);
+])
+  HAS_INFORMATION[reason] = 1;
 
 /** The event that the engine was delivering when it left, for the IDT-vectoring fields. */
 export function takeVectoring(n: NestedVmx): void {

@@ -1,5 +1,5 @@
 /**
- * The VMCS that L1 has made current: in the engine's memory while it is, so that VMREAD and VMWRITE need not leave, and in
+ * A VMCS of L1: in the engine's memory while it is active (vmcs-cache.ts), so that VMREAD and VMWRITE need not leave, and in
  * L1's memory while it is not.
  *
  * Owns    our layout of a VMCS region, the launch state, and which entry checks are due again because a field changed.
@@ -11,10 +11,18 @@
  *           64  8 bytes for each row of arch/vmx/fields.ts
  */
 import { GUEST_CHECKS, VMX_CHECKS } from '../../../arch/vmx/entry-checks.ts';
-import { FIELD, fieldKind, VMCS_FIELD_COUNT, VmcsImage, type VmcsReader } from '../../../arch/vmx/fields.ts';
+import {
+  FIELD,
+  FIELD_MASKS,
+  fieldKind,
+  VMCS_FIELD_COUNT,
+  VMCS_FIELD_NAMES,
+  VmcsImage,
+  type VmcsReader,
+} from '../../../arch/vmx/fields.ts';
 import type { L1Physical } from '../../../base/address.ts';
 import { assert } from '../../../base/assert.ts';
-import { VMCS_CELLS } from '../../../engine/core/layout.ts';
+import { S, SEG, segment, VMCS_CELLS } from '../../../engine/core/layout.ts';
 import type { GuestPhysical } from './guest-physical.ts';
 
 export const REGION = { REVISION: 0, ABORT: 4, LAUNCHED: 8, FIELDS: 64 } as const;
@@ -24,7 +32,7 @@ export const SHADOW_VMCS = 0x8000_0000;
 export const rowAddress = (region: number, row: number): number => region + REGION.FIELDS + 8 * row;
 
 /** What must be recomputed because a field changed. */
-export const DIRTY = { CONTROLS: 1 } as const;
+export const DIRTY = { CONTROLS: 1, GUEST_BLOCK: 2, HOST_BLOCK: 4, ALL: 7 } as const;
 
 /** Control fields that the merge does not read: written by hypervisors before nearly every entry. */
 const NOT_MERGED: ReadonlySet<number> = new Set([
@@ -38,13 +46,27 @@ const NOT_MERGED: ReadonlySet<number> = new Set([
   FIELD.EXIT_MSR_STORE_COUNT,
 ]);
 
-const GROUP = Uint8Array.from({ length: VMCS_FIELD_COUNT }, (_, row) =>
-  fieldKind(row) === 'control' && !NOT_MERGED.has(row) ? DIRTY.CONTROLS : 0,
-);
+/** What the blocks of segment-blocks.ts are made of. */
+const SEGMENT_FIELD = /_(SELECTOR|ACCESS_RIGHTS|LIMIT|BASE)$/;
+
+function groupsOf(row: number): number {
+  const name = VMCS_FIELD_NAMES[row]!;
+  const kind = fieldKind(row);
+  let groups = kind === 'control' && !NOT_MERGED.has(row) ? DIRTY.CONTROLS : 0;
+  if (SEGMENT_FIELD.test(name)) groups |= kind === 'host' ? DIRTY.HOST_BLOCK : DIRTY.GUEST_BLOCK;
+  // "Host address-space size"
+  if (row === FIELD.EXIT_CONTROLS) groups |= DIRTY.HOST_BLOCK;
+  return groups;
+}
+
+const GROUP = Uint8Array.from({ length: VMCS_FIELD_COUNT }, (_, row) => groupsOf(row));
 
 /** Offset of a row's cell in a VMCS_CELLS block: 0 means "leaves" in the engine's map. */
 export const cellOf = (row: number): number => 8 * (row + 1);
 assert(cellOf(VMCS_FIELD_COUNT) <= VMCS_CELLS.DIRTY, 'all fields have cells');
+
+/** GDTR, IDTR and the segment registers in the engine's state. */
+export const SEGMENT_BLOCK_WORDS = (segment(SEG.TR) + SEG.BYTES - S.GDTR_BASE) / 4;
 
 const DIRTY_WORDS = (VMCS_CELLS.BYTES - VMCS_CELLS.DIRTY) / 4;
 
@@ -54,13 +76,16 @@ export class Vmcs12 implements VmcsReader {
   launched = false;
   /** The current VMCS is a shadow VMCS: VM entry refuses it. */
   isShadow = false;
-  dirty: number = DIRTY.CONTROLS;
+  dirty: number = DIRTY.ALL;
   /** Address of the VMCS_CELLS block. */
   readonly cells: number;
   readonly image: VmcsImage;
   readonly #words: Uint32Array;
   /** A bit for each cell, as the engine writes it. */
   readonly #changed: Uint32Array;
+  /** Segment registers as the engine has them: segment-blocks.ts. */
+  readonly guestBlock = new Uint32Array(SEGMENT_BLOCK_WORDS);
+  readonly hostBlock = new Uint32Array(SEGMENT_BLOCK_WORDS);
   readonly vmxSuspects = VMX_CHECKS.suspects();
   readonly guestSuspects = GUEST_CHECKS.suspects();
   readonly #memory: GuestPhysical;
@@ -119,23 +144,25 @@ export class Vmcs12 implements VmcsReader {
     }
   }
 
-  /** VMPTRLD: reads the region. */
+  /** Reads the region. */
   load(address: number): void {
     const memory = this.#memory;
     this.address = address;
     this.isShadow = memory.read32(address) >>> 31 !== 0;
     this.launched = memory.read32(address + REGION.LAUNCHED) === 1;
-    for (let row = 0; row < VMCS_FIELD_COUNT; row += 1) {
-      const at = rowAddress(address, row);
-      this.image.write(row, memory.read32(at), memory.read32(at + 4));
+    // A region is within one page
+    const at = memory.offset(address + REGION.FIELDS);
+    const words = this.#words;
+    for (let word = 0; word < words.length; word += 1) {
+      words[word] = (at < 0 ? 0xffff_ffff : memory.words[(at >>> 2) + word]!) & FIELD_MASKS[word]!;
     }
     VMX_CHECKS.suspectAll(this.vmxSuspects);
     GUEST_CHECKS.suspectAll(this.guestSuspects);
     this.#changed.fill(0);
-    this.dirty = DIRTY.CONTROLS;
+    this.dirty = DIRTY.ALL;
   }
 
-  /** Puts the current VMCS back into its region; it stays current. */
+  /** Puts it into its region. */
   flush(): void {
     if (this.address < 0) return;
     const words = this.#stagingWords;
