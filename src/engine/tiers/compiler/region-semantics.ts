@@ -228,7 +228,8 @@ export class RegionSemantics extends Semantics {
     this.f.brIf(this.#frame.slowExit, failed);
   }
 
-  override loadMemory(linear: Local, bytes: number, signed = false, stack = false): Expr {
+  override loadMemory(linear: Local, bytes: number, signed = false, stack = false, more = 0): Expr {
+    if (more !== 0) return super.loadMemory(linear, bytes, signed, stack, more);
     const { f } = this;
     const extends_ = signed && bytes < 8;
     const entry = this.let(this.tlbEntry(linear.get));
@@ -245,7 +246,11 @@ export class RegionSemantics extends Semantics {
     return value.get;
   }
 
-  override storeMemory(linear: Local, value: Expr, bytes: number, stack = false): void {
+  override storeMemory(linear: Local, value: Expr, bytes: number, stack = false, more = 0): void {
+    if (more !== 0) {
+      super.storeMemory(linear, value, bytes, stack, more);
+      return;
+    }
     const { f } = this;
     const entry = this.let(this.tlbEntry(linear.get));
     const bound = value.shape === 1 || value.isConst ? value : this.let(value).get;
