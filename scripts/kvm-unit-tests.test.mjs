@@ -54,7 +54,7 @@ describe('a run that ends', () => {
   });
   test('otherwise than by its own will has crashed or was cut off', () => {
     expect(end({ status: 4 }).verdict).toBe('CRASH');
-    expect(end({ status: 255 }).verdict).toBe('ABORT');
+    expect(end({ status: 127 }).verdict).toBe('ABORT');
     expect(end({ status: 'signal SIGKILL', timedOut: true }).verdict).toBe('TIMEOUT');
   });
 });

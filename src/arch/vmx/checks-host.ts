@@ -7,7 +7,7 @@
  *         Descriptor-Table Registers", 26.2.4 "Checks Related to Address-Space Size".
  */
 import { fitsPhysical, memoryTypesAreLegal } from '../msrs.ts';
-import { CR4, EFER } from '../registers.ts';
+import { CR0, CR4, EFER } from '../registers.ts';
 import { allows } from './capabilities.ts';
 import {
   type CheckSection,
@@ -35,6 +35,10 @@ export const HOST_REGISTER_CHECKS = {
     'host CR4 is supported in VMX operation': check(
       ['HOST_CR4'],
       (v, c) => allows(v.lo(FIELD.HOST_CR4), c.vmx.cr4) && v.hi(FIELD.HOST_CR4) === 0,
+    ),
+    'host CR4.CET needs CR0.WP': check(
+      ['HOST_CR0', 'HOST_CR4'],
+      (v) => (v.lo(FIELD.HOST_CR4) & CR4.CET) === 0 || (v.lo(FIELD.HOST_CR0) & CR0.WP) !== 0,
     ),
     'host CR3 is within the physical-address width': check(['HOST_CR3'], (v, c) =>
       fitsPhysical(v.hi(FIELD.HOST_CR3), c.physicalAddressBits),

@@ -219,6 +219,7 @@ export const COUNTEREXAMPLES: Record<EntryCheckName, Counterexample> = {
   },
   'guest CR0.PG needs CR0.PE': { from: 'real', set: { GUEST_CR0: 0x8000_0030 } },
   'guest CR4 is supported in VMX operation': { from: 'pae', set: { GUEST_CR4: 0x20 } },
+  'host CR4.CET needs CR0.WP': { from: 'pae', set: { HOST_CR4: 0x80_2020 } },
   'guest CR4.CET needs CR0.WP': { from: 'pae', set: { GUEST_CR4: 0x80_2020 } },
   'guest IA32_DEBUGCTL: reserved bits are 0': { from: 'long', set: { GUEST_IA32_DEBUGCTL: 0x4 } },
   'an IA-32e mode guest has CR0.PG and CR4.PAE': { from: 'long', set: { GUEST_CR4: 0x2000 } },

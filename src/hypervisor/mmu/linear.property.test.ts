@@ -12,7 +12,7 @@ import { compose, type OracleResult } from './oracle.ts';
 import { type Access, describeResult, FakeMachine, type FakeVcpu, type PagingMode } from './testing/fake-engine.ts';
 import { Random } from './testing/random.ts';
 import { TableBuilder } from './testing/tables.ts';
-import { type Doing, Tally } from './testing/tally.ts';
+import { type Doing, stateOf, Tally } from './testing/tally.ts';
 import type { MmuConfig } from './vm-mmu.ts';
 
 const STEPS = Number(process.env['MMU_FUZZ_STEPS'] ?? 2000);
@@ -220,9 +220,10 @@ class LinearFuzz {
 
   step(): void {
     const kind = this.random.below(100);
+    const state = stateOf(this.cpu);
     this.act(kind);
     const doing: Doing = kind < 60 ? 'access' : kind < 82 ? 'edit' : kind < 95 || kind >= 97 ? 'invalidation' : 'other';
-    tally.add(this.cpu, doing);
+    tally.add(state, doing);
   }
 
   act(kind: number): void {

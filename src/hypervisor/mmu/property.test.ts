@@ -15,7 +15,7 @@ import { compose } from './oracle.ts';
 import { addSlot, deleteSlot, setDirtyLog, takeDirtyLog } from './slots.ts';
 import { type Access, describeResult, FakeMachine, type FakeVcpu, HOST_BASE } from './testing/fake-engine.ts';
 import { Random } from './testing/random.ts';
-import { type Doing, Tally } from './testing/tally.ts';
+import { type Doing, stateOf, Tally } from './testing/tally.ts';
 import type { MmuConfig } from './vm-mmu.ts';
 
 const STEPS = Number(process.env['MMU_FUZZ_STEPS'] ?? 3000);
@@ -174,7 +174,8 @@ class Fuzz {
     const kind = random.below(100);
     this.act(cpu, inL2, kind);
     const doing: Doing = kind < 53 ? 'access' : kind < 82 ? 'edit' : kind >= 86 && kind < 92 ? 'invalidation' : 'other';
-    tally.add(cpu, doing);
+    // Accesses are L2's; everything else is done by whoever runs afterwards
+    tally.add(doing === 'access' ? 'c' : stateOf(cpu), doing);
   }
 
   act(cpu: FakeVcpu, inL2: boolean, kind: number): void {

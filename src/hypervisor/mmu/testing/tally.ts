@@ -24,8 +24,8 @@ export function stateOf(cpu: FakeVcpu): State {
 export class Tally {
   readonly counts = new Map<State, Record<Doing, number>>();
 
-  add(cpu: FakeVcpu, doing: Doing): void {
-    const state = stateOf(cpu);
+  /** @param state  Where it was done: an access that exits ends in another state than it began in. */
+  add(state: State, doing: Doing): void {
     let row = this.counts.get(state);
     if (row === undefined) this.counts.set(state, (row = { access: 0, edit: 0, invalidation: 0, other: 0 }));
     row[doing] += 1;
