@@ -267,9 +267,12 @@ export class Vcpu {
       if (!this.#deliverEvents()) continue;
       if (this.activity !== 'running') break;
       const untilTimer = vm.instructionsUntil(vm.clock.nextDeadlineNs);
-      const slice = Math.min(left, untilTimer, MAX_SLICE, this.nested?.instructionLimit ?? MAX_SLICE);
+      let slice = Math.min(left, untilTimer, MAX_SLICE, this.nested?.instructionLimit ?? MAX_SLICE);
+      const { watcher } = vm;
+      if (watcher) slice = Math.min(slice, watcher.limit(this));
       assert(this.mmu.reload(), 'the shadow-page quota has room for one root');
       const reason = engine.run(core, Math.max(1, slice));
+      if (watcher) watcher.left(this, reason);
       if (reason !== EXIT.BUDGET) this.handle(reason);
     }
     const done = vm.elapsedNs();

@@ -13,6 +13,7 @@ import { type ComparisonMode, DEFAULT_CONFIG, VmMmu } from '../mmu/vm-mmu.ts';
 import { NestedVmx } from '../nested/vmx/nested-vmx.ts';
 import { nestedCapabilities } from '../nested/vmx/offer.ts';
 import { Vcpu } from '../vcpu/vcpu.ts';
+import type { VcpuWatcher } from '../vcpu/watcher.ts';
 import { GuestRam } from './guest-ram.ts';
 import type { DeviceSpace } from './io.ts';
 import { VirtualClock } from './virtual-clock.ts';
@@ -81,6 +82,8 @@ export class Vm {
   runStart = 0;
   /** The machine is over or being reset: `run` comes back. */
   stopped = false;
+  /** Whoever watches the vCPUs. */
+  watcher: VcpuWatcher | undefined;
   /** MSR accesses that were refused, by index: for `info` and for finding out what a guest wanted. */
   readonly refusedMsrs = new Map<number, number>();
   #seed = 0x9e37_79b9;

@@ -1,10 +1,10 @@
 import { call, type Expr, I32, i32, memoryCopy, v128 } from '../../../wasm/expr.ts';
 import { type FunctionBuilder, type Local, ModuleBuilder } from '../../../wasm/module.ts';
-import { STATE } from '../../core/layout.ts';
+import { S, STATE } from '../../core/layout.ts';
 import { type EngineMemory, LOCKSTEP } from '../../core/memory.ts';
 
-/** Bytes of a state block that are in use. */
-export const STATE_USED = 0x790;
+/** Bytes of a state block that are in use, in whole vectors. */
+export const STATE_USED = (Math.max(...Object.values(S)) + 8 - STATE + 15) & ~15;
 
 /** Copies and comparisons of lockstep, in WebAssembly: they run at every region's end. */
 export interface LockstepKernel {

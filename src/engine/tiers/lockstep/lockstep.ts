@@ -1,7 +1,7 @@
 import { assert } from '../../../base/assert.ts';
 import { call, I32 } from '../../../wasm/expr.ts';
 import { ModuleBuilder } from '../../../wasm/module.ts';
-import { JUMP_CACHE, REC, S, SEG, STATE, STATUS, STEP_RECORDS, segment } from '../../core/layout.ts';
+import { JUMP_CACHE, REC, S, SEG, STATE, STATUS, STEP_RECORDS, segment, VMCS_CELLS } from '../../core/layout.ts';
 import { LOCKSTEP, LOCKSTEP_PAGES } from '../../core/memory.ts';
 import type { Processor } from '../../core/processor.ts';
 import { REGION_SLOT } from '../../decode/decoder.ts';
@@ -132,6 +132,12 @@ export class Lockstep {
     const journal = this.#journal;
     this.#kernel.saveBefore();
     journal.begin();
+    // VMWRITE reaches fields that L0 has laid open, outside guest memory
+    const vmcs = cpu.get(S.VMCS);
+    if (vmcs !== 0) {
+      journal.page(vmcs);
+      journal.page(vmcs + VMCS_CELLS.BYTES - 1);
+    }
     const beyond = Math.max(0, available - CALL_MAX);
     i32[S.BUDGET >>> 2] = i32[S.BUDGET >>> 2]! - beyond;
     const raw = region(record);
