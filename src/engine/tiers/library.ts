@@ -38,6 +38,8 @@ export interface CoreImports {
   hot(record: number): void;
   /** Record that runs the instruction of `record` in the interpreter, whose run is charged. */
   redo(record: number): number;
+  /** The handler of `record` has no function yet: makes it. */
+  missing(record: number): void;
 }
 
 export interface CoreLibrary extends Library {
@@ -46,6 +48,7 @@ export interface CoreLibrary extends Library {
   readonly cross: Callee;
   readonly hot: Callee;
   readonly redo: Callee;
+  readonly missing: Callee;
   /** Exported functions, to import them into other modules under the same names. */
   readonly functions: ReadonlyMap<string, FunctionBuilder>;
 }
@@ -64,6 +67,7 @@ const IMPORTS: readonly [name: keyof CoreImports, params: number[], results: num
   ['cross', [I32], [I32]],
   ['hot', [I32], []],
   ['redo', [I32], [I32]],
+  ['missing', [I32], []],
 ];
 
 const zero = i32.const(0);
@@ -383,6 +387,7 @@ export function defineLibrary(
     cross: js('cross'),
     hot: js('hot'),
     redo: js('redo'),
+    missing: js('missing'),
     functions,
     byName: (name) => {
       const f = functions.get(name);

@@ -23,6 +23,8 @@ interface Region {
 
 /** Runs of the engine after which waiting pages are compiled, however few. */
 const ROUNDS = 8;
+/** No further page is compiled at once when those before it have this many instructions: some 25 µs each. */
+const PAUSE_INSTRUCTIONS = 400;
 /** Losses of a page's regions that count for its back-off. */
 const BACK_OFF_MAX = 10;
 
@@ -116,14 +118,19 @@ export class Compiler implements Regions, Reader {
   compile(): void {
     const start = this.clock();
     const plans: Plan[] = [];
+    let instructions = 0;
     for (const page of this.#queue) {
+      if (instructions >= PAUSE_INSTRUCTIONS) break;
+      this.#queue.delete(page);
       if (this.#code.pageAt(page.hostPage, page.mode) !== page) continue;
       if (page.region) this.#drop(page.region as Region);
       const plan = planRegion(this, page, Math.max(1, this.#options.threshold >>> 3));
-      if (plan) plans.push(plan);
+      if (!plan) continue;
+      plans.push(plan);
+      for (const { count } of plan.blocks) instructions += count;
     }
-    this.#queue.clear();
-    this.#rounds = 0;
+    // What is left has waited already
+    this.#rounds = this.#queue.size === 0 ? 0 : ROUNDS;
     if (plans.length > 0) this.#build(plans);
     const took = this.clock() - start;
     this.counters.ms += took;
