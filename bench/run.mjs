@@ -23,6 +23,10 @@ const SUBCOMMANDS = {
     help: 'a switch between levels, by mode of the nested MMU',
     run: async (o) => (await import('./nested.mjs')).nested(o),
   },
+  'round-trips': {
+    help: 'a guest to its hypervisor and back, bare, through Linux, and nested twice',
+    run: async (o) => (await import('./round-trips.mjs')).roundTrips(o),
+  },
   'hot-forms': {
     help: "a boot's executions by handler",
     run: async (o) => (await import('./hot-forms.mjs')).hotForms(o),
@@ -33,12 +37,12 @@ const SUBCOMMANDS = {
 const HELP = `usage: node bench/run.mjs SUBCOMMAND [options]     (after npm run build)
 
 ${Object.entries(SUBCOMMANDS)
-  .map(([name, { help }]) => `  ${name.padEnd(11)}${help}`)
+  .map(([name, { help }]) => `  ${name.padEnd(13)}${help}`)
   .join('\n')}
 
   --rounds N        how often each is measured, in turn; the least counts (default: 3)
   --machines A,B    of ${Object.keys(MACHINES).join(', ')} (default: all)
-  --kernels A,B     mips: only these
+  --kernels A,B     mips: only these; round-trips: of bare, linux, l3
   --top N           hot-forms: how many lines (default: 220)
   --baseline        write the figures into bench/baseline.json
 `;

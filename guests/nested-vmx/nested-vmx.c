@@ -1,6 +1,7 @@
 /*
  * A small L1 hypervisor and its L2s: each scenario drives round trips of one kind and checks what L2 saw.
- * Command line: trips=N round trips each (1000), only=NAME one scenario, cycles TSC ticks per round trip as well.
+ * Command line: trips=N round trips each (1000), only=NAME one scenario, cycles TSC ticks per round trip as well, marks=N a
+ * line after every N round trips of a plain loop, from which a host can take its own time.
  */
 #include "../lib/frame.h"
 #include "hypervisor.h"
@@ -9,7 +10,7 @@ void l2_cpuid(void), l2_vmcall(void), l2_port(void), l2_touch(void), l2_function
 void l2_halt(void), l2_pae(void);
 extern char l2_real[], l2_real_end[];
 
-static u32 trips = 1000;
+static u32 trips = 1000, marks;
 static const char *only;
 static int shows_cycles;
 static volatile u64 switched[4][512] __attribute__((aligned(4096)));
@@ -52,6 +53,7 @@ static void loop(const char *name, struct vm *vm, u32 reason, u32 per_round) {
   for (u32 i = 0; i < trips; i++) {
     want("exit reason", vm_run(vm), reason);
     vm_skip();
+    if (marks && (i + 1) % marks == 0) put("nested-vmx: mark\n");
   }
   u64 ticks = rdtsc() - start;
   want("rounds that L2 counted", (u32)vm->registers[RBP] & 0xffff, ((trips - 1) / per_round) & 0xffff);
@@ -249,16 +251,21 @@ static const struct {
     {"invalidate", invalidate}, {"preemption", preemption}, {"halt", halt},
 };
 
+/* `at` begins with `name`: the number behind it. */
+static void number_of(const char *name, const char *at, u32 *into) {
+  while (*name && *name == *at) name++, at++;
+  if (*name) return;
+  for (*into = 0; *at >= '0' && *at <= '9'; at++) *into = 10 * *into + (u32)(*at - '0');
+}
+
 /* Multiboot Specification 3.3: flag 2 says that the command line's address is at 16. */
 static void options(const u32 *info) {
   if (!(info[0] & 4)) return;
   for (const char *c = (const char *)(uptr)info[4]; *c; c++) {
     if (equal("cycles", c)) shows_cycles = 1;
     if (c[0] == 'o' && c[1] == 'n' && c[2] == 'l' && c[3] == 'y' && c[4] == '=') only = c + 5;
-    if (c[0] == 't' && c[1] == 'r' && c[2] == 'i' && c[3] == 'p' && c[4] == 's' && c[5] == '=') {
-      trips = 0;
-      for (const char *d = c + 6; *d >= '0' && *d <= '9'; d++) trips = 10 * trips + (u32)(*d - '0');
-    }
+    number_of("trips=", c, &trips);
+    number_of("marks=", c, &marks);
   }
 }
 
