@@ -23,6 +23,10 @@ const SUBCOMMANDS = {
     help: 'a switch between levels, by mode of the nested MMU',
     run: async (o) => (await import('./nested.mjs')).nested(o),
   },
+  growth: {
+    help: 'what a million round trips leave behind in memory',
+    run: async (o) => (await import('./growth.mjs')).growth(o),
+  },
   'round-trips': {
     help: 'a guest to its hypervisor and back, bare, through Linux, and nested twice',
     run: async (o) => (await import('./round-trips.mjs')).roundTrips(o),
