@@ -114,6 +114,9 @@ const SPEC_CTRL: readonly (readonly [bit: number, ...FeatureName[]])[] = [
 /** By ascending index. */
 export const MSRS: readonly MsrRow[] = [
   msr(0x10, 'IA32_TIME_STAMP_COUNTER', 'hypervisor', 'tsc', ALL),
+  msr(0x17, 'IA32_PLATFORM_ID', 'hypervisor', 'intel', 'read-only', {
+    because: 'bits 52:50 choose a microcode update: 0. Xen reads it before it can take a #GP',
+  }),
   msr(0x1b, 'IA32_APIC_BASE', 'apic', 'apic', [0x000f_ffff, 0xffff_fd00], {
     reset: 'model',
     rule: 'owner decides',
