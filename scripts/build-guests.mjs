@@ -102,9 +102,10 @@ export const GUESTS = {
     proves: 'a hypervisor over /dev/kvm of a Linux guest runs micro-guests in every mode and boots a Linux of its own',
     bits: 64,
     program: true,
-    sources: inFolder('small-vmm', ['sys', 'vm', 'micro', 'devices', 'acpi', 'linux']).concat(
-      'small-vmm/micro-guests.S',
-    ),
+    sources: [
+      ...inFolder('small-vmm', ['sys', 'vm', 'micro', 'memory', 'devices', 'acpi', 'linux']),
+      ...['small-vmm/micro-guests.S', 'small-vmm/memory-guest.S'],
+    ],
     flags: ['-m64', '-march=x86-64', '-mgeneral-regs-only'],
   },
 };

@@ -40,6 +40,7 @@ static int terminal_is_raw;
 
 _Noreturn void guest_ended(const char *how, int status) {
   if (terminal_is_raw) SYS(__NR_ioctl, 0, 0x5402, saved_terminal);
+  print_disturbance();
   print("\nsmall-vmm: %s after %u ms\n", how, (now_ns() - started) / 1000000);
   end(status);
 }

@@ -1,7 +1,7 @@
 /**
  * Boots a bzImage: what a boot loader and a BIOS would leave behind, and a thread for each vCPU.
  *
- * Source  Linux, Documentation/arch/x86/boot.rst "64-bit Boot Protocol" and zero-page.rst.
+ * Source  Linux, Documentation/arch/x86/boot.rst "32-bit Boot Protocol", "64-bit Boot Protocol", and zero-page.rst.
  */
 #include "vmm.h"
 
@@ -53,8 +53,8 @@ static u8 *e820(u8 *zero_page, u64 from, u64 to, u32 type) {
   return entry;
 }
 
-/** @returns  Where the kernel starts. */
-static u64 load(Vm *vm, const char *kernel, const char *initrd, const char *append) {
+/** @returns  Where the kernel starts, in `mode`. */
+static u64 load(Vm *vm, const char *kernel, const char *initrd, const char *append, int *mode) {
   u64 bytes;
   int fd = open_file(kernel, &bytes);
   u8 *page = vm->ram + ZERO_PAGE;
@@ -62,7 +62,7 @@ static u64 load(Vm *vm, const char *kernel, const char *initrd, const char *appe
   if (bytes < 0x1000) fail("%s is no kernel", kernel);
   read_at(fd, head, 0x400, 0);
   if (*(u32 *)(head + MAGIC) != 0x53726448 || *(u16 *)(head + VERSION) < 0x20c) fail("%s is no bzImage", kernel);
-  if (!(*(u16 *)(head + XLOADFLAGS) & XLF_KERNEL_64)) fail("%s has no 64-bit entry", kernel);
+  *mode = *(u16 *)(head + XLOADFLAGS) & XLF_KERNEL_64 ? MODE_LONG : MODE_PROTECTED;
   memcpy(page + SETUP_SECTS, head + SETUP_SECTS, (u64)(MAGIC + head[HEADER_JUMP] - SETUP_SECTS));
   u64 setup = ((head[SETUP_SECTS] ? head[SETUP_SECTS] : 4) + 1ul) * 512;
   u64 start = *(u64 *)(page + PREF_ADDRESS), room = *(u32 *)(page + INIT_SIZE);
@@ -88,7 +88,7 @@ static u64 load(Vm *vm, const char *kernel, const char *initrd, const char *appe
   e820(page, LOW_RAM_END, 0xa0000, 2);
   e820(page, BIOS, ONE_MIB, 2);
   e820(page, ONE_MIB, vm->ram_bytes, 1);
-  return start + 0x200;
+  return *mode == MODE_LONG ? start + 0x200 : start;
 }
 
 static struct {
@@ -139,19 +139,13 @@ static void run_vcpu(void *argument) {
   }
 }
 
-static u64 number(const char *name, const char *text, u64 most) {
-  u64 value = 0;
-  const char *at = text;
-  for (; *at >= '0' && *at <= '9' && value <= most; at++) value = value * 10 + (u64)(*at - '0');
-  if (*at || !value || value > most) fail("%s wants a number from 1 to %u, not %s", name, most, text);
-  return value;
-}
-
 int run_linux(int argc, char **argv) {
   static Vm vm;
   static Vcpu vcpus[MAX_CPUS];
   const char *kernel = defaults.kernel, *initrd = defaults.initrd, *append = defaults.append;
   u64 mib = 256, cpus = 1;
+  Disturbance disturbance = {0};
+  int mode;
   for (int i = 0; i < argc; i += 2) {
     if (i + 1 == argc) fail("%s wants a value", argv[i]);
     char *value = argv[i + 1];
@@ -160,11 +154,14 @@ int run_linux(int argc, char **argv) {
     else if (same(argv[i], "--append")) append = value;
     else if (same(argv[i], "--mem")) mib = number("--mem", value, RAM_LIMIT_MIB);
     else if (same(argv[i], "--smp")) cpus = number("--smp", value, MAX_CPUS);
+    else if (same(argv[i], "--log-dirty")) disturbance.log_dirty = 1, disturbance.every_ms = number("--log-dirty", value, 10000);
+    else if (same(argv[i], "--page-out")) disturbance.page_out = 1, disturbance.every_ms = number("--page-out", value, 10000);
+    else if (same(argv[i], "--merge")) disturbance.merge = (int)number("--merge", value, 1);
     else fail("no option %s", argv[i]);
   }
   if (!kernel) fail("--kernel is missing");
   open_vm(&vm, mib << 20, (u32)cpus, 1);
-  u64 entry = load(&vm, kernel, initrd, append);
+  u64 entry = load(&vm, kernel, initrd, append, &mode);
   for (u32 i = 0; i < cpus; i++) {
     open_vcpu(&vm, &vcpus[i], i);
     set_cpuid(&vcpus[i]);
@@ -174,10 +171,11 @@ int run_linux(int argc, char **argv) {
     } msrs = {.head.nmsrs = 1, .entries = {{.index = MSR_MISC_ENABLE, .data = 1}}}; /* fast strings */
     must_ioctl(vcpus[i].fd, KVM_SET_MSRS, &msrs, "KVM_SET_MSRS");
   }
-  set_mode(&vcpus[0], MODE_LONG, TABLES);
+  set_mode(&vcpus[0], mode, TABLES);
   struct kvm_regs regs = {.rip = entry, .rsi = ZERO_PAGE, .rflags = 2};
   must_ioctl(vcpus[0].fd, KVM_SET_REGS, &regs, "KVM_SET_REGS");
   devices_start(&vm);
+  start_disturbing(&vm, disturbance);
   for (u32 i = 1; i < cpus; i++) start_thread(run_vcpu, &vcpus[i]);
   run_vcpu(&vcpus[0]);
   return 1;

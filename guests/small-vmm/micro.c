@@ -107,15 +107,8 @@ static int one(int mode, int kind, u64 count, int marks) {
   return right;
 }
 
-static u64 count_of(const char *text) {
-  u64 count = 0;
-  for (const char *at = text; *at >= '0' && *at <= '9'; at++) count = count * 10 + (u64)(*at - '0');
-  if (!count) fail("%s is no number above 0", text);
-  return count;
-}
-
 int bench(int argc, char **argv) {
-  u64 count = count_of(argc > 0 ? argv[0] : "2000");
+  u64 count = number("bench", argc > 0 ? argv[0] : "2000", 1000000000);
   int right = 1;
   for (int mode = 0; mode < MODES; mode++)
     for (int kind = 0; kind < KINDS; kind++) right &= one(mode, kind, count, 0);
@@ -125,7 +118,8 @@ int bench(int argc, char **argv) {
 
 int trips(int argc, char **argv) {
   if (argc < 1) fail("trips wants a kind: cpuid, out, hlt or touch");
+  u64 count = number("trips", argc > 1 ? argv[1] : "2000", 1000000000);
   for (int kind = 0; kind < KINDS; kind++)
-    if (same(argv[0], kind_names[kind])) return one(MODE_LONG, kind, count_of(argc > 1 ? argv[1] : "2000"), 1) ? 0 : 1;
+    if (same(argv[0], kind_names[kind])) return one(MODE_LONG, kind, count, 1) ? 0 : 1;
   fail("no kind %s", argv[0]);
 }

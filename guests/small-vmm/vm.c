@@ -165,15 +165,28 @@ void set_mode(Vcpu *vcpu, int mode, u64 tables) {
   must_ioctl(vcpu->fd, KVM_SET_SREGS, &s, "KVM_SET_SREGS");
 }
 
+u64 number(const char *name, const char *text, u64 most) {
+  u64 value = 0;
+  const char *at = text;
+  for (; *at >= '0' && *at <= '9' && value <= most; at++) value = value * 10 + (u64)(*at - '0');
+  if (*at || !value || value > most) fail("%s wants a number from 1 to %u, not %s", name, most, text);
+  return value;
+}
+
 int vmm_main(int argc, char **argv) {
   if (argc >= 2 && same(argv[1], "bench")) return bench(argc - 2, argv + 2);
   if (argc >= 2 && same(argv[1], "trips")) return trips(argc - 2, argv + 2);
+  if (argc >= 2 && same(argv[1], "memory")) return memory_map(argc >= 3 ? number("memory", argv[2], 100000) : 4);
   if (argc >= 2 && same(argv[1], "run")) return run_linux(argc - 2, argv + 2);
   print("usage: vmm bench [COUNT]\n"
         "         micro-guests in every mode; COUNT exits each (default 2000)\n"
         "       vmm trips KIND [COUNT]\n"
         "         one micro-guest in 64-bit mode: cpuid, out, hlt or touch\n"
+        "       vmm memory [ROUNDS]\n"
+        "         changes a guest's memory map while it writes there (default 4 rounds)\n"
         "       vmm run --kernel BZIMAGE [--initrd FILE] [--append TEXT] [--mem MIB] [--smp N]\n"
+        "               [--log-dirty MS] [--page-out MS] [--merge 1]\n"
+        "         (turns dirty logging on or off, or asks for its RAM to be swapped out, each MS; lets KSM merge it)\n"
         "         boots Linux; Ctrl-] ends it. Status 0: power-off, 3: reset, 4: triple fault, 1: an error\n");
   return 2;
 }

@@ -42,6 +42,18 @@ int bench(int argc, char **argv);
 int trips(int argc, char **argv);
 int run_linux(int argc, char **argv);
 
+/** Changes the memory map of a running guest `rounds` times and looks at what it wrote; memory.c. */
+int memory_map(u64 rounds);
+/** What is done to the RAM of a running Linux. */
+typedef struct {
+  u64 every_ms;
+  int log_dirty, page_out, merge;
+} Disturbance;
+void start_disturbing(Vm *vm, Disturbance what);
+void print_disturbance(void);
+/** A number from 1 to `most`, or the end. */
+u64 number(const char *name, const char *text, u64 most);
+
 /** What an OUT or IN of the guest means; devices.c. */
 void devices_start(Vm *vm);
 void port_access(Vcpu *vcpu);
