@@ -13,20 +13,26 @@ import { dirname, join, relative, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { buildInitramfs, initramfsPath } from './debian/initramfs.mjs';
 import { canonical, Modules } from './debian/modules.mjs';
-import { bring, requireDebian, resolveMetapackage } from './debian/packages.mjs';
+import { bring, bringWithDependencies, requireDebian, resolveMetapackage } from './debian/packages.mjs';
+import { takeFiles } from './debian/programs.mjs';
 import { runMain, UserError } from './debian/user-error.mjs';
 
 /** Flavour → metapackage, and modules put in (not loaded) by default. All virtio, disks and networks are modules. */
 export const FLAVOURS = {
   cloud: { metapackage: 'linux-image-cloud-amd64', carried: ['virtio*'] },
   generic: { metapackage: 'linux-image-amd64', carried: ['virtio*', 'ext4'] },
+  // 32 bits: the one without PAE, the other with it
+  686: { metapackage: 'linux-image-686', carried: ['virtio*', 'ext4'], architecture: 'i386' },
+  '686-pae': { metapackage: 'linux-image-686-pae', carried: ['virtio*', 'ext4'], architecture: 'i386' },
 };
 const CARRIED = ['irqbypass', 'kvm', 'kvm-intel', 'kvm-amd', 'virtio_blk', 'virtio_net', 'virtio_console', 'ext4'];
 
 const HELP = `usage: node scripts/fetch-debian-kernel.mjs [options]
-  --flavour cloud|generic   which kernel; may be given twice (default: cloud)
+  --flavour NAME            cloud, generic, 686 or 686-pae; may be repeated (default: cloud)
   --module NAME             load this module at boot, after its dependencies; may be repeated
   --add HOST:GUEST          copy a file into the initial file system; may be repeated
+  --package NAME            download this package too, with all it depends on, for --take; may be repeated
+  --take PATH               copy this file of those packages, a program with its libraries; may be repeated
   --strip HOW               none (default), signatures, or unneeded: smaller modules load with fewer instructions
   --bare                    carry no module but those of --module
   --name NAME               write NAME.cpio (default: initramfs)
@@ -39,6 +45,8 @@ const OPTIONS = {
   flavour: { type: 'string', multiple: true, default: ['cloud'] },
   module: { type: 'string', multiple: true, default: [] },
   add: { type: 'string', multiple: true, default: [] },
+  package: { type: 'string', multiple: true, default: [] },
+  take: { type: 'string', multiple: true, default: [] },
   strip: { type: 'string', default: 'none' },
   bare: { type: 'boolean', default: false },
   name: { type: 'string', default: 'initramfs' },
@@ -56,11 +64,12 @@ const sha256 = (file) => createHash('sha256').update(readFileSync(file)).digest(
  *
  * @returns  Absolute paths `{ kernel, initramfs, about }`.
  */
-export function fetchDebianKernel({ flavour, load, adds, strip, bare, name, cache, refresh }) {
-  const { metapackage, carried } = FLAVOURS[flavour];
-  const kernelPackage = refreshable(cache, flavour, refresh) ?? resolveMetapackage(metapackage);
-  const kernel = bring(kernelPackage, cache, { refresh, say });
-  const busybox = bring('busybox-static', cache, { refresh, say });
+export function fetchDebianKernel({ flavour, load, adds, packages, takes, strip, bare, name, cache, refresh }) {
+  const { metapackage, carried, architecture } = FLAVOURS[flavour];
+  const kernelPackage = refreshable(cache, flavour, refresh) ?? resolveMetapackage(metapackage, cache, architecture);
+  const kernel = bring(kernelPackage, cache, { refresh, say, architecture });
+  const busybox = bring('busybox-static', cache, { refresh, say, architecture });
+  const taken = takes.length ? takeFiles(takes, bringWithDependencies(packages, cache, { refresh, say })) : [];
 
   const image = readdirSync(join(kernel.folder, 'boot')).find((file) => file.startsWith('vmlinuz-'));
   const kernelVersion = image.replace('vmlinuz-', '');
@@ -79,7 +88,7 @@ export function fetchDebianKernel({ flavour, load, adds, strip, bare, name, cach
     kernelVersion,
     modules: all,
     loaded: load.map(canonical),
-    adds,
+    adds: [...adds, ...taken],
     strip,
   });
   writeFileSync(paths.initramfs, archive);
@@ -136,11 +145,14 @@ function parse(argv) {
       throw new UserError(`--add ${text} lacks a path: write --add HOST:GUEST`);
     return { host: text.slice(0, colon), guest: text.slice(colon + 1) };
   });
+  if (values.take.length && !values.package.length) throw new UserError('--take wants a --package to take it from');
   return { ...values, adds };
 }
 
 async function main(argv) {
-  const { flavour, module, adds, strip, bare, name, out, refresh, help } = parse(argv);
+  const options = parse(argv);
+  const { flavour, module, adds, strip, bare, name, out, refresh, help } = options;
+  const { package: packages, take: takes } = options;
   if (help) {
     process.stdout.write(HELP);
     return;
@@ -148,7 +160,7 @@ async function main(argv) {
   requireDebian();
   const cache = resolve(out ?? join(checkout, '.cache/debian'));
   for (const one of new Set(flavour)) {
-    fetchDebianKernel({ flavour: one, load: module, adds, strip, bare, name, cache, refresh });
+    fetchDebianKernel({ flavour: one, load: module, adds, packages, takes, strip, bare, name, cache, refresh });
   }
 }
 

@@ -1,10 +1,14 @@
 import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { fileURLToPath, pathToFileURL } from 'node:url';
 import { Machine, type MachineOptions } from '../../src/machine/machine.ts';
 
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), '../..');
+/** scripts/ has no types. */
+const packages: {
+  bring(name: string, cache: string, options: { refresh: boolean; say: (line: string) => void }): { folder: string };
+} = await import(pathToFileURL(join(ROOT, 'scripts/debian/packages.mjs')).href);
 
 /** Why Debian's kernel cannot be fetched here, or undefined. */
 export const missing = (): string | undefined =>
@@ -13,7 +17,7 @@ export const missing = (): string | undefined =>
     : undefined;
 
 /** Kernel and initramfs of a flavour, fetched if they are not there. */
-export function debian(flavour: 'cloud' | 'generic', name: string, flags: readonly string[] = []) {
+export function debian(flavour: 'cloud' | 'generic' | '686' | '686-pae', name: string, flags: readonly string[] = []) {
   const folder = join(ROOT, '.cache/debian', flavour);
   const kernel = join(folder, 'vmlinuz');
   const initramfs = join(folder, `${name}.cpio`);
@@ -30,6 +34,12 @@ export function debian(flavour: 'cloud' | 'generic', name: string, flags: readon
     if (made.status !== 0) throw new Error('scripts/fetch-debian-kernel.mjs failed');
   }
   return { kernel: new Uint8Array(readFileSync(kernel)), initramfs: new Uint8Array(readFileSync(initramfs)) };
+}
+
+/** A file of a Debian package, fetched if it is not there. */
+export function packageFile(name: string, path: string): string {
+  const { folder } = packages.bring(name, join(ROOT, '.cache/debian'), { refresh: false, say: console.log });
+  return join(folder, path);
 }
 
 /** A machine with a shell on COM1: types lines, waits for text. Virtual time jumps while the guest idles. */
