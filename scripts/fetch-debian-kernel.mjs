@@ -8,7 +8,7 @@
  *   .cache/debian/<flavour>/about.json         package versions, SHA-256 of both, modules inside
  */
 import { createHash } from 'node:crypto';
-import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { dirname, join, relative, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { buildInitramfs, initramfsPath } from './debian/initramfs.mjs';
@@ -81,7 +81,7 @@ export function fetchDebianKernel({ flavour, load, adds, packages, takes, strip,
   const folder = join(cache, flavour);
   mkdirSync(folder, { recursive: true });
   const paths = { kernel: join(folder, 'vmlinuz'), initramfs: initramfsPath(cache, flavour, name) };
-  copyFileSync(join(kernel.folder, 'boot', image), paths.kernel);
+  writeWhole(paths.kernel, readFileSync(join(kernel.folder, 'boot', image)));
   const busyboxBinary = join(busybox.folder, 'bin/busybox');
   const archive = buildInitramfs({
     busybox: busyboxBinary,
@@ -91,7 +91,7 @@ export function fetchDebianKernel({ flavour, load, adds, packages, takes, strip,
     adds: [...adds, ...taken],
     strip,
   });
-  writeFileSync(paths.initramfs, archive);
+  writeWhole(paths.initramfs, archive);
   const about = join(folder, 'about.json');
   const before = existsSync(about) ? JSON.parse(readFileSync(about, 'utf8')) : {};
   const facts = {
@@ -117,6 +117,12 @@ export function fetchDebianKernel({ flavour, load, adds, packages, takes, strip,
     `${flavour}: ${relative(process.cwd(), paths.initramfs)} (${(archive.length / 2 ** 20).toFixed(1)} MiB, ${all.length} modules)`,
   );
   return { ...paths, about };
+}
+
+/** Another process that reads the file sees the old one or the new one. */
+function writeWhole(path, bytes) {
+  writeFileSync(`${path}.${process.pid}`, bytes);
+  renameSync(`${path}.${process.pid}`, path);
 }
 
 /** The kernel package of the last run, so that a cached kernel needs neither network nor apt's lists. */

@@ -5,15 +5,18 @@ import { L1 } from './l1.ts';
 import type { Scenario } from './table.ts';
 
 /**
- * /sys/module/kvm_intel/parameters of Linux 6.1 on a server processor that has all of VMX that KVM uses; not SGX.
+ * /sys/module/kvm_intel/parameters of Linux 6.1 on a server processor that has all of VMX that KVM uses; not SGX, nor
+ * the IPI virtualization of 2023.
  * Source: Linux, arch/x86/kvm/vmx/vmx.c, module_param and hardware_setup().
  */
 const PARAMETERS: Readonly<Record<string, string>> = {
+  allow_smaller_maxphyaddr: 'N',
   dump_invalid_vmcs: 'N',
   emulate_invalid_guest_state: 'Y',
   enable_apicv: 'Y',
   enable_ipiv: 'N',
   enable_shadow_vmcs: 'Y',
+  enlightened_vmcs: 'N', // Hyper-V's
   ept: 'Y',
   eptad: 'Y',
   error_on_inconsistent_vmcs_config: 'Y',
@@ -23,6 +26,9 @@ const PARAMETERS: Readonly<Record<string, string>> = {
   nested_early_check: 'N',
   ple_gap: '128',
   ple_window: '4096',
+  ple_window_grow: '2',
+  ple_window_max: '4294967295',
+  ple_window_shrink: '0',
   pml: 'Y',
   preemption_timer: 'Y',
   sgx: 'N',

@@ -98,11 +98,12 @@ export class L1 {
     this.#before = now;
   }
 
-  /** Runs a command that must succeed. */
+  /** Runs a command that must succeed, and gives what it printed. */
   run(command: string, seconds = 120): string {
-    const printed = this.shell.command(command, seconds);
+    // What the shell echoes may be wrapped: the output begins behind a line of its own
+    const printed = this.shell.command(`echo "=="; ${command}`, seconds);
     expect(printed, command).toMatch(/\n<0>$/);
-    return printed.slice(printed.indexOf('\n') + 1, printed.lastIndexOf('\n') + 1);
+    return printed.slice(printed.indexOf('\n==\n') + 4, printed.lastIndexOf('<'));
   }
 
   expectQuiet(): void {
