@@ -387,8 +387,8 @@ export class Engine {
     u32[slot >>> 2] = low;
     u32[(slot >>> 2) + 1] = high;
     u32[(slot >>> 2) + 2] = record;
-    u32[(slot >>> 2) + 3] = mode;
-    cpu.tlb.touchJumps(cpu.vcpu.context, user);
+    u32[(slot >>> 2) + 3] = cpu.get(S.JUMP_TAG);
+    cpu.tlb.touchJumps(cpu.vcpu.context, user, low);
     return record;
   }
 

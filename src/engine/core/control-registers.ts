@@ -108,7 +108,7 @@ export function setCr3(cpu: Processor, low: number, high: number): number {
     commitPdptes(cpu);
   }
   cpu.set64(S.CR3, low, upper);
-  if (!keep) flushLinear(cpu, pcide ? low & CR3_PCID : 0);
+  if (!keep) cpu.tlb.flushLocal(cpu.vcpu.index, cpu.vcpu.vpid, pcide ? low & CR3_PCID : 0);
   cpu.contextChanged();
   return STATUS.NEXT;
 }

@@ -4,7 +4,9 @@
  *   0x0000_0000  guard: nothing, so that a zero pointer is caught by looking
  *   0x0000_1000  STATE: the vCPU that runs now (others are parked in their own blocks and copied in when they run)
  *   0x0000_2000  scratch: spill area of odd memory accesses, stepping records
- *   0x0001_0000  TLB contexts
+ *   0x0001_0000  TLB_EMPTY
+ *   0x0003_0000  parked vCPUs
+ *   …            TLB contexts
  *   …            decoded code (pages and records)
  *   …            guest RAM, page-aligned
  *
@@ -147,6 +149,8 @@ export const S = {
   VMCS: at(0x78c),
   /** Address of the VMCS_MAP that says which encoding is which cell. u32 */
   VMCS_MAP: at(0x790),
+  /** What an entry of the jump cache in force must carry: the mode word, and from bit 12 the cache's generation. u32 */
+  JUMP_TAG: at(0x794),
 } as const;
 
 /** Segment register records at S.SEGMENTS. The order is the instruction encoding's, then LDTR and TR. */
@@ -251,12 +255,12 @@ export const AUX = {
 /** TLB: per context, three sets (user; supervisor with SMAP in force; supervisor), each a read and a write array. */
 export const TLB = {
   ENTRY_BYTES: 16,
-  ENTRIES: 1024,
-  ARRAY_BYTES: 16 * 1024,
+  ENTRIES: 4096,
+  ARRAY_BYTES: 64 * 1024,
   /** Read array, then write array, then execute array. */
-  SET_BYTES: 3 * 16 * 1024,
-  WRITE: 16 * 1024,
-  EXECUTE: 32 * 1024,
+  SET_BYTES: 3 * 64 * 1024,
+  WRITE: 64 * 1024,
+  EXECUTE: 128 * 1024,
   SETS: 3,
   USER: 0,
   SUPERVISOR_SMAP: 1,
@@ -269,7 +273,7 @@ export const TLB = {
  * A read and a write array that never get an entry, in place of the set in force while alignment checks are armed: every
  * access goes the slow way, which checks.
  */
-export const TLB_EMPTY = 0x8000;
+export const TLB_EMPTY = 0x1_0000;
 
 /** Jump cache: linear address → record, per context and privilege (user, supervisor). */
 export const JUMP_CACHE = {
@@ -277,7 +281,7 @@ export const JUMP_CACHE = {
   ENTRIES: 4096,
   BYTES: 64 * 1024,
   RECORD: 8,
-  MODE: 12,
+  TAG: 12,
 } as const;
 
 export const CONTEXT_BYTES = TLB.SETS * TLB.SET_BYTES + 2 * JUMP_CACHE.BYTES;

@@ -84,7 +84,7 @@ export class EngineMemory {
   readonly lockstep: number;
 
   constructor(plan: MemoryPlan) {
-    this.parked = 0x1_0000;
+    this.parked = TLB_EMPTY + TLB.EXECUTE;
     this.vmcs = this.parked + plan.vcpus * 0x1000;
     this.contexts = (this.vmcs + plan.vcpus * VMCS_BYTES + 0xffff) & ~0xffff;
     this.contextCount = plan.contexts;

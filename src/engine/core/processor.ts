@@ -542,6 +542,7 @@ export class Processor {
     this.aligning = user && (cr0 & CR0.AM) !== 0 && (rflags & RFLAGS.AC) !== 0;
     this.set(S.TLB, this.aligning ? TLB_EMPTY : this.tlb.set(this.vcpu.context, set));
     this.set(S.JUMP_CACHE, this.tlb.jumps(this.vcpu.context, user));
+    this.set(S.JUMP_TAG, this.tlb.jumpTag(this.vcpu.context, user, mode));
     for (let seg = 0; seg < 6; seg += 1) {
       const cell = S.SEG_BASE + 8 * seg;
       if (isLong && seg !== SEG.FS && seg !== SEG.GS) this.set64(cell, 0, 0);

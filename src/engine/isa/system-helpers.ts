@@ -254,7 +254,8 @@ export const invpcid: Helper = (cpu, record) => {
   if (type === INVPCID.ADDRESS) {
     if (!cpu.canBeBase(word(12))) return cpu.fault(VECTOR.GP, 0);
     cpu.tlb.flushAddress(cpu.vcpu.index, cpu.vcpu.vpid, pcid, word(8), word(12));
-  } else flushLinear(cpu, type === INVPCID.CONTEXT ? pcid : -1);
+  } else if (type === INVPCID.ALL) flushLinear(cpu);
+  else cpu.tlb.flushLocal(cpu.vcpu.index, cpu.vcpu.vpid, type === INVPCID.CONTEXT ? pcid : -1);
   return cpu.goOn(record);
 };
 

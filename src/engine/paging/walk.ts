@@ -110,6 +110,7 @@ export class PageWalker {
     const cr0 = u32[S.CR0 >>> 2]!;
     if (!(cr0 & CR0.PG)) {
       this.#guestRights = RIGHTS_ALL;
+      this.#guestGlobal = false;
       this.#guestPhysical = low >>> 0;
     } else if (!this.#walkGuest(vcpu, low, high, access)) return TRANSLATE.FAULT;
     return this.#finish(vcpu, low, high, access, set, base);
@@ -120,6 +121,8 @@ export class PageWalker {
   #guestPhysical = 0;
   /** Rights of the guest's leaf for this set: RIGHTS bits. */
   #guestRights = 0;
+  /** Its page is global: it outlives a MOV to CR3. */
+  #guestGlobal = false;
 
   /** Walks the guest's tables and checks the access. False: the fault or exit record is filled in. */
   #walkGuest(vcpu: EngineVcpu, low: number, high: number, access: number): boolean {
@@ -240,6 +243,7 @@ export class PageWalker {
     }
 
     const dirty = (this.#raw[depth - 1]! & 0x40) !== 0;
+    this.#guestGlobal = (entryLow & 0x100) !== 0 && (cr4 & CR4.PGE) !== 0;
     this.#guestRights =
       (mayRead ? RIGHTS.READ : 0) |
       (mayWrite && dirty ? RIGHTS.WRITE : 0) |
@@ -422,7 +426,7 @@ export class PageWalker {
       this.#violation(physical, qualification, low, high);
       return TRANSLATE.FAULT;
     }
-    this.#install(vcpu, low, high, access, set, base, host, guest, rights, executeBit);
+    this.#install(vcpu, low, high, access, set, base, host, guest, rights, this.#guestGlobal);
     if (access & ACCESS.WRITE) {
       this.journal?.page(host);
       if (tracked) {
@@ -457,23 +461,23 @@ export class PageWalker {
     host: number,
     guest: number,
     rights: number,
-    executeBit: number,
+    global: boolean,
   ): void {
     const { u32 } = this.#memory;
     const page = (low & ~0xfff) >>> 0;
     const addend = ((host & ~0xfff) - page) >>> 0;
     const index = (base + ((low >>> 8) & ((TLB.ENTRIES - 1) * TLB.ENTRY_BYTES))) >>> 2;
-    if (this.watching && !(access & ACCESS.FETCH)) return;
-    this.#tlb.touchSet(vcpu.context, set);
     if (access & ACCESS.FETCH) {
       const at = index + (TLB.EXECUTE >>> 2);
-      // Jump-cache entries live only as long as their page's execute entry
-      if (u32[at + 1] !== 0xffff_ffff || u32[at] !== 0xffff_ffff) this.#tlb.flushJumps(vcpu.context);
+      if (!global) this.#tlb.touchLocalCode(vcpu.context, (access & ACCESS.USER) !== 0);
+      this.#tlb.touchSet(vcpu.context, set, at, global);
       u32[at] = page;
       u32[at + 1] = high;
       u32[at + 2] = addend;
       return;
     }
+    if (this.watching) return;
+    this.#tlb.touchSet(vcpu.context, set, index, global);
     if (guest & RIGHTS.READ && rights & SPTE.R) {
       this.journal?.entry(index << 2, false);
       u32[index] = page;
@@ -490,8 +494,8 @@ export class PageWalker {
       u32[at] = page;
       u32[at + 1] = high;
       u32[at + 2] = addend;
+      this.#tlb.touchWriter(at, host >>> 12);
     }
-    void executeBit;
   }
 
   // ---- shadow paging: the root maps linear addresses --------------------------------------------------------------
@@ -544,7 +548,7 @@ export class PageWalker {
     const inLarge = level === 1 ? 0 : (low >>> 12) & (2 ** (9 * (level - 1)) - 1);
     const host = (hi[at]! + inLarge) * 4096 + (low & 0xfff);
     const rights = RIGHTS.READ | (mayWrite ? RIGHTS.WRITE : 0) | (mayFetch ? RIGHTS.FETCH : 0);
-    this.#install(vcpu, low, high, access, set, base, host, rights, entry | SPTE.R, SPTE.X);
+    this.#install(vcpu, low, high, access, set, base, host, rights, entry | SPTE.R, false);
     if (access & ACCESS.WRITE) {
       this.journal?.page(host);
       if (entry & SPTE.TRACKED) {

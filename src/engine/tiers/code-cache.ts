@@ -44,7 +44,8 @@ export interface Regions {
  */
 export class CodeCache implements CodePages {
   readonly #memory: EngineMemory;
-  readonly #pages = new Map<number, CodePage>();
+  /** The first code page of each host page; one for each mode word hangs on it. */
+  readonly #heads: (CodePage | undefined)[];
   /** 1 where a host page holds code. */
   readonly #holds: Uint8Array;
   #top: number;
@@ -62,6 +63,7 @@ export class CodeCache implements CodePages {
   constructor(memory: EngineMemory) {
     this.#memory = memory;
     this.#holds = new Uint8Array(memory.u8.length >>> 12);
+    this.#heads = new Array<CodePage | undefined>(memory.u8.length >>> 12).fill(undefined);
     this.#top = memory.code;
     this.#entryBytesMax = (memory.codeEnd - memory.code) * ENTRIES_SHARE;
   }
@@ -80,7 +82,9 @@ export class CodeCache implements CodePages {
 
   /** The page that holds a record's code, if it still does. */
   pageAt(hostPage: number, mode: number): CodePage | undefined {
-    return this.#pages.get(hostPage * 4096 + mode);
+    let page = this.#heads[hostPage];
+    while (page && page.mode !== mode) page = page.next;
+    return page;
   }
 
   /** Record for the instruction at a host address under a mode word: decoded now if it was not yet. */
@@ -91,12 +95,11 @@ export class CodeCache implements CodePages {
   }
 
   #page(hostPage: number, mode: number): CodePage {
-    const key = hostPage * 4096 + mode;
-    const known = this.#pages.get(key);
+    const known = this.pageAt(hostPage, mode);
     if (known) return known;
     if (!this.#holds[hostPage]) {
       this.#holds[hostPage] = 1;
-      this.tlb.dropWriters((hostPage << 12) >>> 0);
+      this.tlb.dropWriters(hostPage);
     }
     const page: CodePage = {
       hostPage,
@@ -106,16 +109,13 @@ export class CodeCache implements CodePages {
       region: undefined,
       fresh: 0,
       losses: 0,
-      next: this.#heads.get(hostPage),
+      next: this.#heads[hostPage],
     };
-    this.#pages.set(key, page);
-    this.#heads.set(hostPage, page);
+    this.#heads[hostPage] = page;
     this.counters.pages += 1;
     this.#entryBytes += ENTRIES_BYTES;
     return page;
   }
-
-  readonly #heads = new Map<number, CodePage>();
 
   /** Decodes from `host` to the end of the run: a terminator, the page end, code decoded before, or RUN_MAX. */
   #decodeRun(page: CodePage, host: number): number {
@@ -274,7 +274,7 @@ export class CodeCache implements CodePages {
     const { u8, u16 } = this.#memory;
     const hostPage = host >>> 12;
     const offset = host & 0xfff;
-    for (let page = this.#heads.get(hostPage); page; page = page.next) {
+    for (let page = this.#heads[hostPage]; page; page = page.next) {
       page.writes += 1;
       if (page.writes > WRITES_MAX || bytes > 256) {
         this.dropPage(hostPage);
@@ -299,15 +299,14 @@ export class CodeCache implements CodePages {
 
   /** Drops all code of a host page; it can be written at full speed again. */
   dropPage(hostPage: number): void {
-    for (let page = this.#heads.get(hostPage); page; page = page.next) {
+    for (let page = this.#heads[hostPage]; page; page = page.next) {
       for (let at = 0; at < 4096; at += 1) {
         const record = page.entries[at]!;
         if (record !== 0) this.#stale(page, at, record);
       }
       this.#entryBytes -= ENTRIES_BYTES;
-      this.#pages.delete(page.hostPage * 4096 + page.mode);
     }
-    this.#heads.delete(hostPage);
+    this.#heads[hostPage] = undefined;
     this.#holds[hostPage] = 0;
     this.counters.droppedPages += 1;
   }
@@ -316,8 +315,7 @@ export class CodeCache implements CodePages {
   flush(): void {
     this.counters.flushes += 1;
     this.regions?.flushed();
-    this.#pages.clear();
-    this.#heads.clear();
+    this.#heads.fill(undefined);
     this.#holds.fill(0);
     this.#top = this.#memory.code;
     this.#entryBytes = 0;

@@ -339,7 +339,7 @@ export class Interpreter {
       );
       const same = i32.and(
         i64.eq(i64.load(slot.get), linear.get),
-        i32.eq(i32.load(slot.get, 12), i32.load(zero, S.MODE)),
+        i32.eq(i32.load(slot.get, 12), i32.load(zero, S.JUMP_TAG)),
       );
       f.do(i64.store(zero, i64.and(linear.get, i64.const(-4096)), S.RIP_PAGE));
       f.if(
