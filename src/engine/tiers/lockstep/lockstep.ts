@@ -232,8 +232,8 @@ export class Lockstep {
     u32[slot] = this.#low;
     u32[slot + 1] = this.#high;
     u32[slot + 2] = record;
-    u32[slot + 3] = cpu.get(S.MODE);
-    cpu.tlb.touchJumps(vcpu.context, cpu.cpl === 3);
+    u32[slot + 3] = cpu.get(S.JUMP_TAG);
+    cpu.tlb.touchJumps(vcpu.context, cpu.cpl === 3, this.#low);
     i32[S.BUDGET >>> 2] = budget;
     vcpu.slice = retired + budget;
     this.replaying = true;
