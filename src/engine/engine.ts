@@ -215,7 +215,8 @@ export class Engine {
     const cpu = this.processor;
     this.#settle(vcpu);
     cpu.goTo(cpu.get(S.RIP), cpu.get(S.RIP + 4));
-    vcpu.slice = budget;
+    cpu.setSlice(budget);
+    cpu.beginRun();
     this.memory.i32[S.BUDGET >>> 2] = budget;
     this.#stopRequested = false;
     if (this.compiler?.due) this.compiler.compile();
@@ -261,7 +262,7 @@ export class Engine {
     const { i32 } = this.memory;
     const budget = i32[S.BUDGET >>> 2]!;
     if (budget <= count) return;
-    this.processor.vcpu.slice -= budget - count;
+    this.processor.setSlice(this.processor.vcpu.slice - (budget - count));
     i32[S.BUDGET >>> 2] = count;
   }
 
@@ -316,7 +317,7 @@ export class Engine {
         continue;
       }
       const trap = (cpu.get(S.RFLAGS) & RFLAGS.TF) !== 0;
-      vcpu.slice = 1;
+      cpu.setSlice(1);
       i32[S.BUDGET >>> 2] = 1;
       cpu.goTo(cpu.get(S.RIP), cpu.get(S.RIP + 4));
       reason = this.#loop();

@@ -64,6 +64,7 @@ export class EngineMachine implements Machine {
         msrWrite: () => false,
         msrLow: 0,
         msrHigh: 0,
+        tscRate: 0,
       },
     );
     this.vcpu = this.engine.createVcpu(0);

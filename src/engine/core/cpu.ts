@@ -26,6 +26,8 @@ export interface EngineHost {
   readonly msrHigh: number;
   /** WRMSR likewise; of MSRs whose change is over when it is stored. */
   msrWrite(index: number, low: number, high: number): boolean;
+  /** Ticks of that counter an instruction, if it is a whole number as long as a run lasts, else 0. */
+  readonly tscRate: number;
 }
 
 /** Interception by L0: which instructions and events leave the guest. One object per vCPU, read live. */
@@ -77,6 +79,9 @@ export const INTERCEPT = {
   /** UMIP-like descriptor-table exits cover SGDT, SIDT, SLDT, STR: see DESCRIPTOR_TABLE. Task switches always leave. */
   TASK_SWITCH: 1 << 19,
 } as const;
+
+/** In S.INTERCEPTED: L0 waits for an interrupt or NMI window. */
+export const WINDOW = 0x8000_0000;
 
 export const noIntercepts = (): InterceptControls => ({
   exceptions: 0,

@@ -151,6 +151,14 @@ export const S = {
   VMCS_MAP: at(0x790),
   /** What an entry of the jump cache in force must carry: the mode word, and from bit 12 the cache's generation. u32 */
   JUMP_TAG: at(0x794),
+  /** Instructions retired when the budget is used up: what has retired is this less BUDGET. i64 */
+  RETIRED_AT_END: at(0x798),
+  /** Time-stamp counter less TSC_RATE × instructions retired, in the run under way. i64 */
+  TSC_BASE: at(0x7a0),
+  /** Ticks of the time-stamp counter an instruction, or 0 if only L0 can tell. u32 */
+  TSC_RATE: at(0x7a8),
+  /** INTERCEPT bits of what leaves in the run under way, and WINDOW. u32 */
+  INTERCEPTED: at(0x7ac),
 } as const;
 
 /** Segment register records at S.SEGMENTS. The order is the instruction encoding's, then LDTR and TR. */

@@ -60,6 +60,7 @@ export class TestMachine implements EngineHost {
   readonly msrWrite = (): boolean => false;
   readonly msrLow = 0;
   readonly msrHigh = 0;
+  tscRate = 0;
   readonly #ram: number;
 
   constructor(

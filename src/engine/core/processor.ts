@@ -1,15 +1,19 @@
 import { CR0, CR4, EFER, RFLAGS, RFLAGS_IOPL } from '../../arch/registers.ts';
+import { TWO_32 } from '../../base/bits.ts';
 import { MODE } from '../decode/mode.ts';
 import { CC } from '../isa/flags.ts';
 import { ACCESS, TRANSLATE } from '../paging/access.ts';
 import { TlbContexts } from '../paging/tlb.ts';
 import { type CodePages, PageWalker } from '../paging/walk.ts';
 import type { StringKernels } from '../tiers/string-kernels.ts';
-import type { EngineHost, EngineVcpu } from './cpu.ts';
+import { type EngineHost, type EngineVcpu, INTERCEPT, WINDOW } from './cpu.ts';
 import { noteDataAccess } from './debug.ts';
 import { EXIT, type ExitReason, X } from './exits.ts';
-import { AUX, GPR, gpr, REC, S, SCRATCH, SEG, STATUS, segment, TLB, TLB_EMPTY } from './layout.ts';
+import { ALLOW, AUX, GPR, gpr, REC, S, SCRATCH, SEG, STATUS, segment, TLB, TLB_EMPTY } from './layout.ts';
 import { EngineMemory, type MemoryPlan } from './memory.ts';
+
+/** Instructions that are #UD, whatever L0 lets run. */
+const UNDEFINED = INTERCEPT.RDTSCP_UD | INTERCEPT.INVPCID_UD | INTERCEPT.XSAVES_UD;
 
 /** What the processor offers: decides which bits are reserved and which instructions exist. */
 export interface ProcessorFeatures {
@@ -584,6 +588,28 @@ export class Processor {
   /** Bytes of the instruction's operand size. */
   operandSize(record: number): number {
     return 1 << ((this.aux(record) >>> AUX.OPERAND_SIZE_SHIFT) & 3);
+  }
+
+  /** Instructions given to the run under way, and what generated code knows of them. BUDGET is the caller's to set. */
+  setSlice(count: number): void {
+    const { vcpu } = this;
+    vcpu.slice = count;
+    const end = vcpu.instructions + count;
+    this.set64(S.RETIRED_AT_END, end >>> 0, Math.floor(end / TWO_32));
+  }
+
+  /** Lays open to generated code what L0 has said about this run: which instructions leave, and the time. */
+  beginRun(): void {
+    const { intercepts, instructions } = this.vcpu;
+    const free = (this.get(S.ALLOW) & ALLOW.INTERCEPT) !== 0;
+    const windows = intercepts.interruptWindow || intercepts.nmiWindow ? WINDOW : 0;
+    this.set(S.INTERCEPTED, (free ? intercepts.instructions & UNDEFINED : intercepts.instructions) | windows);
+    const rate = this.host.tscRate;
+    this.set(S.TSC_RATE, rate);
+    if (rate === 0) return;
+    const ticks = instructions * rate;
+    const low = this.host.tsc(instructions) - (ticks % TWO_32);
+    this.set64(S.TSC_BASE, low >>> 0, this.host.tscHigh - Math.floor(ticks / TWO_32) - (low < 0 ? 1 : 0));
   }
 
   /** Instructions retired when the instruction `record` begins. */

@@ -2,18 +2,7 @@ import { assert } from '../../base/assert.ts';
 import { type Callee, call, type Expr, I32, I64, i32, i64, V128, v128 } from '../../wasm/expr.ts';
 import type { FunctionBuilder, Local } from '../../wasm/module.ts';
 import { type Helper, helperNumber } from '../core/helpers.ts';
-import {
-  type AUX,
-  gpr,
-  PROBE_ACCESS,
-  REC,
-  S,
-  SCRATCH,
-  STACK_ACCESS,
-  STATUS,
-  TLB,
-  UNALIGNED_ACCESS,
-} from '../core/layout.ts';
+import { gpr, PROBE_ACCESS, REC, S, SCRATCH, STACK_ACCESS, STATUS, TLB, UNALIGNED_ACCESS } from '../core/layout.ts';
 import { CC } from './flags.ts';
 import type { Operand } from './instruction.ts';
 
@@ -248,16 +237,7 @@ export abstract class Semantics {
     }
     const host = this.writable(this.address(true), operand.size);
     const old = this.let(this.fixedLoad(host.get, 0, operand.size, true));
-    const value = compute(old.get);
-    this.f.do(
-      operand.size === 1
-        ? i64.store8(host.get, value)
-        : operand.size === 2
-          ? i64.store16(host.get, value)
-          : operand.size === 4
-            ? i64.store32(host.get, value)
-            : i64.store(host.get, value),
-    );
+    this.storeHost(host, compute(old.get), operand.size);
     this.commit(host);
   }
 
@@ -420,6 +400,36 @@ export abstract class Semantics {
   /** Reads an element of a gather or of a masked move: #AC is not checked (for gathers: MEASURED on AMD family 25). */
   loadElement(linear: Local, bytes: number): Expr {
     return this.loadMemory(linear, bytes, false, false, UNALIGNED_ACCESS);
+  }
+
+  /**
+   * Host address (i32) of `bytes` (a local i32, not 0) at `linear`, which the TLB has for the page that all of them lie
+   * in; else `otherwise`, which leaves.
+   */
+  withinPage(linear: Local, bytes: Local, write: boolean, otherwise: () => void): Expr {
+    const array = write ? TLB.WRITE : 0;
+    const entry = this.let(this.#entry(linear.get));
+    const last = i64.add(linear.get, i64.extendI32U(i32.sub(bytes.get, i32.const(1))));
+    const tag = i64.load(entry.get, array);
+    const isOut = i32.or(
+      i64.ne(tag, i64.and(last, PAGE_MASK)),
+      i64.ne(i64.and(linear.get, PAGE_MASK), i64.and(last, PAGE_MASK)),
+    );
+    this.f.if(isOut, otherwise);
+    return this.#host(entry, linear, array);
+  }
+
+  /** Writes the low bytes of `value` at a host address. */
+  storeHost(host: Local, value: Expr, bytes: number): void {
+    this.f.do(
+      bytes === 1
+        ? i64.store8(host.get, value)
+        : bytes === 2
+          ? i64.store16(host.get, value)
+          : bytes === 4
+            ? i64.store32(host.get, value)
+            : i64.store(host.get, value),
+    );
   }
 
   /** Reads memory; leaves with the fault if it cannot. The value is in a local already. */
@@ -663,8 +673,19 @@ export abstract class Semantics {
     return i32.and(i32.shrU(this.field32(REC.AUX), i32.const(shift)), i32.const((1 << width) - 1));
   }
 
-  auxHas(mask: (typeof AUX)['REP']): Expr {
+  auxHas(mask: number): Expr {
     return i32.and(this.field32(REC.AUX), i32.const(mask));
+  }
+
+  /** Non-zero (i32) if L0 wants one of these instructions: INTERCEPT bits, WINDOW. */
+  intercepted(bits: number): Expr {
+    return i32.and(i32.load(i32.const(0), S.INTERCEPTED), i32.const(bits));
+  }
+
+  /** Instructions retired when this one begins: an i64. */
+  retired(): Expr {
+    const left = i64.add(i64.extendI32S(i32.load(i32.const(0), S.BUDGET)), i64.load16U(this.record, REC.REMAINING));
+    return i64.sub(i64.load(i32.const(0), S.RETIRED_AT_END), left);
   }
 
   /** RIP of the instruction behind this one; not in `general` mode. */

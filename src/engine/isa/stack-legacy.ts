@@ -1,3 +1,5 @@
+import { RFLAGS } from '../../arch/registers.ts';
+import { i32, i64 } from '../../wasm/expr.ts';
 import { segmentLinear } from '../core/address.ts';
 import { popFlags, pushFlags } from '../core/flags.ts';
 import type { Helper } from '../core/helpers.ts';
@@ -116,12 +118,19 @@ const row = (
 export const STACK_LEGACY: readonly Instruction[] = [
   row('PUSHA/PUSHAD', 'SDM 2B 4.3 "PUSHA/PUSHAD—Push All General-Purpose Registers"', { '60 i64': 'PUSHA' }, pushAll),
   row('POPA/POPAD', 'SDM 2B 4.3 "POPA/POPAD—Pop All General-Purpose Registers"', { '61 i64': 'POPA' }, popAll),
-  row(
-    'PUSHF',
-    'SDM 2B 4.3 "PUSHF/PUSHFD/PUSHFQ—Push EFLAGS Register Onto the Stack"',
-    { '9C d64': 'PUSHF' },
-    pushFlags,
-  ),
+  instruction({
+    name: 'PUSHF',
+    source: 'SDM 2B 4.3 "PUSHF/PUSHFD/PUSHFQ—Push EFLAGS Register Onto the Stack"',
+    forms: { '9C d64': 'PUSHF' },
+    execute(m) {
+      if (!m.long) {
+        m.helper(pushFlags);
+        return;
+      }
+      const system = i32.and(i32.load(i32.const(0), S.RFLAGS), i32.const(~(RFLAGS.VM | RFLAGS.RF)));
+      m.push(i64.or(m.flags(), i64.extendI32U(system)), m.size);
+    },
+  }),
   row('POPF', 'SDM 2B 4.3 "POPF/POPFD/POPFQ—Pop Stack Into EFLAGS Register"', { '9D d64': 'POPF' }, popFlags, true),
   row(
     'ENTER',

@@ -1,5 +1,6 @@
 import { VECTOR } from '../../arch/exceptions.ts';
 import { CR4, XCR0 } from '../../arch/registers.ts';
+import { i32, i64, select } from '../../wasm/expr.ts';
 import { flushLinear } from '../core/control-registers.ts';
 import { INTERCEPT } from '../core/cpu.ts';
 import { EXIT, type ExitReason, X } from '../core/exits.ts';
@@ -10,6 +11,7 @@ import { rmField, setEdxEax } from '../core/operands.ts';
 import type { Processor } from '../core/processor.ts';
 import { inUse } from '../core/state-save.ts';
 import { type Instruction, instruction } from './instruction.ts';
+import type { Semantics } from './semantics.ts';
 
 /**
  * Instructions that ask the processor who it is, what time it is, or that wait: most of them are L0's to answer.
@@ -46,6 +48,17 @@ const wrmsr: Helper = (cpu, record) => {
 function readTsc(cpu: Processor, record: number): void {
   const low = cpu.host.tsc(cpu.instructionsAt(record));
   setEdxEax(cpu, low, cpu.host.tscHigh);
+}
+
+/** EDX:EAX, if nothing forbids it and no one has to be asked; else `helper`. */
+function timeStamp(m: Semantics, helper: Helper, intercept: number): void {
+  const zero = i32.const(0);
+  const rate = m.let(i32.load(zero, S.TSC_RATE));
+  const isUser = i32.and(i32.load(zero, S.CR4), select(i32.load(zero, S.CPL), i32.const(CR4.TSD), zero));
+  m.f.if(i32.or(i32.or(i32.eqz(rate.get), isUser), m.intercepted(intercept)), () => m.helperInstead(helper));
+  const now = m.let(i64.add(i64.load(zero, S.TSC_BASE), i64.mul(m.retired(), i64.extendI32U(rate.get))));
+  m.setReg(0, now.get, 4);
+  m.setReg(2, i64.shrU(now.get, i64.const(32)));
 }
 
 const tscIsRefused = (cpu: Processor): boolean => (cpu.cr4 & CR4.TSD) !== 0 && cpu.cpl !== 0;
@@ -180,17 +193,30 @@ export const IDENTIFICATION: readonly Instruction[] = [
   row('RDMSR', 'SDM 2B 4.3 "RDMSR—Read from Model Specific Register"', { '0F 32': 'RDMSR' }, rdmsr),
   row('WRMSR', 'SDM 2D 6.1 "WRMSR—Write to Model Specific Register"', { '0F 30': 'WRMSR' }, wrmsr),
   row('HLT', 'SDM 2A 3.2 "HLT—Halt"', { F4: 'HLT' }, privileged(EXIT.HLT)),
-  row('RDTSC', 'SDM 2B 4.3 "RDTSC—Read Time-Stamp Counter"', { '0F 31': 'RDTSC' }, rdtsc),
-  row(
-    'RDTSCP',
-    'SDM 2B 4.3 "RDTSCP—Read Time-Stamp Counter and Processor ID"',
-    { '0F 01 F9': 'RDTSCP' },
-    rdtscp,
-    'rdtscp',
-  ),
+  instruction({
+    name: 'RDTSC',
+    source: 'SDM 2B 4.3 "RDTSC—Read Time-Stamp Counter"',
+    forms: { '0F 31': 'RDTSC' },
+    execute: (m) => timeStamp(m, rdtsc, INTERCEPT.RDTSC),
+  }),
+  instruction({
+    name: 'RDTSCP',
+    source: 'SDM 2B 4.3 "RDTSCP—Read Time-Stamp Counter and Processor ID"',
+    forms: { '0F 01 F9': 'RDTSCP' },
+    feature: 'rdtscp',
+    execute(m) {
+      timeStamp(m, rdtscp, INTERCEPT.RDTSCP | INTERCEPT.RDTSCP_UD);
+      m.setReg(1, i64.load32U(i32.const(0), S.TSC_AUX));
+    },
+  }),
   row('RDPID', 'SDM 2B 4.3 "RDPID—Read Processor ID"', { 'F3 0F C7 /7:r': 'RDPID rd' }, rdpid),
   row('RDPMC', 'SDM 2B 4.3 "RDPMC—Read Performance-Monitoring Counters"', { '0F 33': 'RDPMC' }, rdpmc),
-  row('PAUSE', 'SDM 2B 4.3 "PAUSE—Spin Loop Hint"', { 'F3 90 b0': 'PAUSE' }, pause),
+  instruction({
+    name: 'PAUSE',
+    source: 'SDM 2B 4.3 "PAUSE—Spin Loop Hint"',
+    forms: { 'F3 90 b0': 'PAUSE' },
+    execute: (m) => m.f.if(m.intercepted(INTERCEPT.PAUSE), () => m.helperInstead(pause)),
+  }),
   row('MONITOR', 'SDM 2B 4.3 "MONITOR—Set Up Monitor Address"', { '0F 01 C8': 'MONITOR' }, monitor, 'monitor'),
   row('MWAIT', 'SDM 2B 4.3 "MWAIT—Monitor Wait"', { '0F 01 C9': 'MWAIT' }, mwait, 'monitor'),
   row(

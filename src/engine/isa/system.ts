@@ -1,6 +1,10 @@
+import { RFLAGS } from '../../arch/registers.ts';
+import { i32, i64 } from '../../wasm/expr.ts';
 import { clts, movFromCr, movToCr } from '../core/control-registers.ts';
-import { clac, cli, stac, sti } from '../core/flags.ts';
+import { WINDOW } from '../core/cpu.ts';
+import { clac, cli, SHADOW, stac, sti } from '../core/flags.ts';
 import type { Helper } from '../core/helpers.ts';
+import { S, SEG, STATUS } from '../core/layout.ts';
 import { type Instruction, instruction } from './instruction.ts';
 import * as h from './system-helpers.ts';
 
@@ -31,7 +35,15 @@ const terminator = true;
 
 export const SYSTEM_INSTRUCTIONS: readonly Instruction[] = [
   row('MOV', 'SDM 2B 4.3 "MOV—Move"', { '8E /r': 'MOV Sreg, r/m16' }, h.moveToSegment, { terminator }),
-  row('MOV', 'SDM 2B 4.3 "MOV—Move"', { '8C /r': 'MOV r/mv, Sreg' }, h.moveFromSegment),
+  instruction({
+    name: 'MOV',
+    source: 'SDM 2B 4.3 "MOV—Move"',
+    forms: { '8C /r': 'MOV r/mv, Sreg' },
+    execute(m) {
+      if (m.isMemory(0)) m.helper(h.moveFromSegment);
+      else m.store(0, m.fixedLoad(m.registerAddress(1), SEG.SELECTOR, 2));
+    },
+  }),
   row(
     'PUSH',
     'SDM 2B 4.3 "PUSH—Push Word, Doubleword, or Quadword Onto the Stack"',
@@ -102,8 +114,33 @@ export const SYSTEM_INSTRUCTIONS: readonly Instruction[] = [
   row('SMSW', 'SDM 2B 4.3 "SMSW—Store Machine Status Word"', { '0F 01 /4': 'SMSW r/mv' }, h.smsw),
   row('LMSW', 'SDM 2A 3.2 "LMSW—Load Machine Status Word"', { '0F 01 /6': 'LMSW r/m16' }, h.lmsw, { terminator }),
 
-  row('CLI', 'SDM 2A 3.2 "CLI—Clear Interrupt Flag"', { FA: 'CLI' }, cli),
-  row('STI', 'SDM 2B 4.3 "STI—Set Interrupt Flag"', { FB: 'STI' }, sti, { terminator }),
+  instruction({
+    name: 'CLI',
+    source: 'SDM 2A 3.2 "CLI—Clear Interrupt Flag"',
+    forms: { FA: 'CLI' },
+    execute(m) {
+      // Level 0 may always: real mode is level 0, virtual-8086 mode level 3
+      m.f.if(i32.load(i32.const(0), S.CPL), () => m.helperInstead(cli));
+      m.f.do(i32.store(i32.const(0), i32.and(i32.load(i32.const(0), S.RFLAGS), i32.const(~RFLAGS.IF)), S.RFLAGS));
+    },
+  }),
+  instruction({
+    name: 'STI',
+    source: 'SDM 2B 4.3 "STI—Set Interrupt Flag"',
+    forms: { FB: 'STI' },
+    terminator,
+    execute(m) {
+      const zero = i32.const(0);
+      const flags = m.let(i32.load(zero, S.RFLAGS));
+      m.f.if(i32.or(i32.load(zero, S.CPL), m.intercepted(WINDOW)), () => m.helperInstead(sti));
+      m.f.if(i32.eqz(i32.and(flags.get, i32.const(RFLAGS.IF))), () => {
+        m.f.do(i32.store(zero, i32.or(flags.get, i32.const(RFLAGS.IF)), S.RFLAGS));
+        m.f.do(i64.store(zero, i64.add(m.retired(), i64.const(1)), S.SHADOW_AT));
+        m.f.do(i32.store(zero, i32.const(SHADOW.STI), S.SHADOW_KIND));
+      });
+      m.leave(i32.const(STATUS.ENTER));
+    },
+  }),
   row('STAC', 'SDM 2B 4.3 "STAC—Set AC Flag in EFLAGS Register"', { 'NP 0F 01 CB': 'STAC' }, stac, {
     terminator,
     feature: 'smap',

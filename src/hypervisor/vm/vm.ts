@@ -88,6 +88,8 @@ export class Vm {
   readonly refusedMsrs = new Map<number, number>();
   #seed = 0x9e37_79b9;
   #tscHigh = 0;
+  /** Ticks of L1's time-stamp counter an instruction, if whole. */
+  readonly #tscRate: number;
   #extra = 0;
   readonly #nsPerInstruction: number;
 
@@ -95,6 +97,8 @@ export class Vm {
     this.options = options;
     this.devices = options.devices;
     this.#nsPerInstruction = options.nsPerInstruction;
+    const ticks = (options.nsPerInstruction * options.tscHertz) / 1e9;
+    this.#tscRate = Number.isInteger(options.nsPerInstruction) && Number.isInteger(ticks) ? ticks : 0;
     const capabilities = options.capabilities ?? CAPABILITIES;
     const policies = Array.from(
       { length: options.cpus },
@@ -303,6 +307,9 @@ export class Vm {
         return vm.running!.msrs.hi;
       },
       msrWrite: (index, low, high) => vm.running!.writesMsr(index, low, high),
+      get tscRate() {
+        return vm.running?.nested?.guestMode ? 0 : vm.#tscRate;
+      },
     };
   }
 

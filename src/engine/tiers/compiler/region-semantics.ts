@@ -422,6 +422,11 @@ export class RegionSemantics extends Semantics {
     throw new NotInline();
   }
 
+  /** A block is charged whole, whatever of it has run. */
+  override retired(): Expr {
+    throw new NotInline();
+  }
+
   override helperInstead(): void {
     this.leave(i32.const(STATUS.REDO));
   }

@@ -178,11 +178,11 @@ export class Lockstep {
       );
       journal.takeBack();
       this.#kernel.loadBefore();
-      vcpu.slice = slice;
+      cpu.setSlice(slice);
       throw new LockstepDifference(report);
     }
     this.#kernel.loadFirst();
-    vcpu.slice = slice;
+    cpu.setSlice(slice);
     cpu.outside = outside;
     assert(flushes === this.#code.counters.flushes, 'there was room for what the second run decodes');
     return raw;
@@ -235,7 +235,7 @@ export class Lockstep {
     u32[slot + 3] = cpu.get(S.JUMP_TAG);
     cpu.tlb.touchJumps(vcpu.context, cpu.cpl === 3, this.#low);
     i32[S.BUDGET >>> 2] = budget;
-    vcpu.slice = retired + budget;
+    cpu.setSlice(retired + budget);
     this.replaying = true;
     const status = this.#interpreter.run();
     this.replaying = false;
