@@ -1,4 +1,5 @@
-import { call, type Expr, I64, i32, i64 } from '../../wasm/expr.ts';
+import { call, type Expr, f64, I32, I64, i32, i64 } from '../../wasm/expr.ts';
+import type { Local } from '../../wasm/module.ts';
 import { RFLAGS } from './flags.ts';
 import { type Instruction, instruction } from './instruction.ts';
 import type { Semantics } from './semantics.ts';
@@ -223,6 +224,20 @@ function multiplyFlags(m: Semantics, low: Expr, overflow: Expr): void {
   m.flagsResult(low, both);
 }
 
+/** 2^63, and how far a product of two rounded factors may be off: three roundings of 2^-53 each. */
+const [BELOW, ABOVE] = [2 ** 63 * (1 - 2 ** -50), 2 ** 63 * (1 + 2 ** -50)];
+
+/** Does a signed product not fit 64 bits? In floating point unless that is too close to tell: an i32. */
+function overflowS(m: Semantics, a: Local, b: Local, low: Local): Expr {
+  const result = m.f.local(I32);
+  const about = m.let(f64.abs(f64.mul(f64.convertI64S(a.get), f64.convertI64S(b.get))));
+  m.f.set(result, f64.gt(about.get, f64.const(BELOW)));
+  m.f.if(i32.and(result.get, f64.lt(about.get, f64.const(ABOVE))), () => {
+    m.f.set(result, i64.ne(call(m.lib.mulHighS, a.get, b.get), i64.shrS(low.get, i64.const(63))));
+  });
+  return result.get;
+}
+
 /** RDX:RAX (or AX) = RAX × operand. */
 function multiplyWide(m: Semantics, signed: boolean): void {
   const bytes = m.size;
@@ -270,10 +285,7 @@ export const IMUL = instruction({
     const b = m.let(m.load(three ? 2 : 1));
     const product = m.let(i64.mul(a.get, b.get));
     const result = m.let(m.signExtend(product.get, m.size));
-    const overflow =
-      m.size === 8
-        ? i64.ne(call(m.lib.mulHighS, a.get, b.get), i64.shrS(product.get, i64.const(63)))
-        : i64.ne(product.get, result.get);
+    const overflow = m.size === 8 ? overflowS(m, a, b, product) : i64.ne(product.get, result.get);
     multiplyFlags(m, result.get, overflow);
     m.store(0, result.get);
   },
