@@ -1,8 +1,9 @@
 import { AUX, gpr, REC, S, SEG, segment } from '../core/layout.ts';
 import type { EngineMemory } from '../core/memory.ts';
 import type { AddressMode } from '../isa/semantics.ts';
-import type { Form, FormTable, SizeRule } from './forms.ts';
+import type { Form, FormTable } from './forms.ts';
 import { MODE } from './mode.ts';
+import { CELL, DECODED, IMMEDIATE, type Shape, SOURCE, SPECIAL } from './shape.ts';
 
 /** One choice of everything static about a form: what a handler is made for. */
 export interface Variant {
@@ -34,13 +35,7 @@ export const PSEUDO = {
 /** Handler numbers from here on are regions of compiled code, not forms. */
 export const REGION_SLOT = 8192;
 
-/** Answers of `decode`. */
-export const DECODED = {
-  NEXT: 0,
-  TERMINATOR: 1,
-  CROSSES: 2,
-  /** Ends a run, but goes on behind it if not taken. */ BRANCH: 3,
-} as const;
+export { DECODED };
 
 const UD = 6;
 const NM = 7;
@@ -60,7 +55,6 @@ export class Decoder {
   readonly #forms: FormTable;
   /** Number of the handler for a variant: made on first use by the tier. */
   readonly #handler: (variant: Variant) => number;
-  readonly #handlers = new Map<number, number>();
 
   // Input: the bytes
   #bytes: Uint8Array;
@@ -145,42 +139,33 @@ export class Decoder {
     return DECODED.TERMINATOR;
   }
 
+  // Prefixes and opcode of the instruction under way, as far as what follows wants to know
+  #operand16 = false;
+  #addressOverride = false;
+  #rep = 0;
+  #lock = false;
+  #segmentOverride = -1;
+  #rex = 0;
+  #map = 0;
+  #vvvv = 0;
+  #opcode = 0;
+  #modrm = 0;
+
   #decode(record: number, start: number, offset: number, mode: number): number {
     const long = (mode & MODE.LONG) !== 0;
-    let operand16 = false;
-    let addressOverride = false;
-    let rep = 0;
-    let lock = false;
-    let segmentOverride = -1;
-    let rex = 0;
-    let opcode: number;
-    for (;;) {
-      opcode = this.#byte();
-      if (this.#short) return DECODED.NEXT;
-      if (opcode === 0x66) operand16 = true;
-      else if (opcode === 0x67) addressOverride = true;
-      else if (opcode === 0xf2 || opcode === 0xf3) rep = opcode;
-      else if (opcode === 0xf0) lock = true;
-      else if (opcode === 0x2e || opcode === 0x36 || opcode === 0x3e || opcode === 0x26) {
-        if (!long) segmentOverride = (opcode >>> 3) & 3;
-      } else if (opcode === 0x64 || opcode === 0x65) segmentOverride = opcode - 0x60;
-      else if (long && (opcode & 0xf0) === 0x40) {
-        rex = opcode;
-        opcode = this.#byte();
-        // A REX that is not right before the opcode is ignored
-        if (this.#isPrefix(opcode)) {
-          this.#at -= 1;
-          rex = 0;
-          continue;
-        }
-        break;
-      } else break;
-    }
+    this.#operand16 = false;
+    this.#addressOverride = false;
+    this.#rep = 0;
+    this.#lock = false;
+    this.#segmentOverride = -1;
+    this.#rex = 0;
+    let opcode = this.#prefixes(long);
+    if (this.#short) return DECODED.NEXT;
     let map = 0;
     let vex = false;
-    let vvvv = 0;
     let vexL = 0;
-    let prefix = rep !== 0 ? rep : operand16 ? 0x66 : 0;
+    this.#vvvv = 0;
+    let prefix = this.#rep !== 0 ? this.#rep : this.#operand16 ? 0x66 : 0;
     if (opcode === 0x0f) {
       opcode = this.#byte();
       map = 1;
@@ -192,11 +177,12 @@ export class Decoder {
         map = 3;
       }
     } else if ((opcode === 0xc4 || opcode === 0xc5) && !(mode & (MODE.REAL | MODE.VM86)) && this.#isVex(long)) {
-      if (rex !== 0 || operand16 || rep !== 0 || lock) return this.#fail(record, UD, start, offset);
+      if (this.#rex !== 0 || this.#operand16 || this.#rep !== 0 || this.#lock)
+        return this.#fail(record, UD, start, offset);
       vex = true;
       let second = this.#byte();
       map = 1;
-      rex = 0x40 | (second & 0x80 ? 0 : 4);
+      let rex = 0x40 | (second & 0x80 ? 0 : 4);
       if (opcode === 0xc4) {
         rex |= (second & 0x40 ? 0 : 2) | (second & 0x20 ? 0 : 1);
         map = second & 31;
@@ -204,29 +190,77 @@ export class Decoder {
         if (second & 0x80) rex |= 8;
         if (map < 1 || map > 3) return this.#fail(record, UD, start, offset);
       }
-      if (!long) rex &= ~7;
-      vvvv = (~second >>> 3) & 15;
+      this.#rex = long ? rex : rex & ~7;
+      this.#vvvv = (~second >>> 3) & 15;
       vexL = (second >>> 2) & 1;
-      prefix = [0, 0x66, 0xf3, 0xf2][second & 3]!;
+      prefix = VEX_PREFIX[second & 3]!;
       opcode = this.#byte();
     }
     const candidates = this.#forms.candidates(vex, map, opcode);
     if (!candidates) return this.#fail(record, UD, start, offset);
     const modrmAt = this.#at;
-    const modrm = candidates.some((form) => form.modrm) ? this.#byte() : 0;
-    const isMemory = modrm < 0xc0;
-    const rexW = (rex & 8) !== 0;
-    const form = this.#choose(candidates, prefix, modrm, rexW, long, vexL, rep, (rex & 1) !== 0);
+    const modrm = this.#forms.hasModRm(vex, map, opcode) ? this.#byte() : 0;
+    const form = this.#choose(candidates, prefix, modrm, long, vexL);
     // SDM 2A 2.3.5.6: a VEX.vvvv that is no operand must be 1111b; vvvv is complemented here
-    if (!form || (vvvv !== 0 && !form.vvvv)) return this.#fail(record, UD, start, offset);
+    if (!form || (this.#vvvv !== 0 && !form.vvvv)) return this.#fail(record, UD, start, offset);
     if (!form.modrm) this.#at = modrmAt;
     if (this.#short) return DECODED.NEXT;
-    // Outside 64-bit mode only VEX.W can be set: it may choose a form, but widens nothing
-    const wide = rexW && long;
+    this.#map = map;
+    this.#opcode = opcode;
+    this.#modrm = modrm;
+    return this.#operands(record, start, offset, mode, form);
+  }
 
-    const why = this.#unavailable(form, mode);
+  /** Reads the legacy prefixes and REX; the byte behind them. */
+  #prefixes(long: boolean): number {
+    for (;;) {
+      const byte = this.#byte();
+      switch (PREFIXES[byte]) {
+        case PREFIX.NONE:
+          return byte;
+        case PREFIX.REX: {
+          if (!long) return byte;
+          const next = this.#byte();
+          const kind = PREFIXES[next];
+          if (kind === PREFIX.NONE) {
+            this.#rex = byte;
+            return next;
+          }
+          // A REX that is not right before the opcode is ignored
+          this.#at -= 1;
+          break;
+        }
+        case PREFIX.OPERAND:
+          this.#operand16 = true;
+          break;
+        case PREFIX.ADDRESS:
+          this.#addressOverride = true;
+          break;
+        case PREFIX.REP:
+          this.#rep = byte;
+          break;
+        case PREFIX.LOCK:
+          this.#lock = true;
+          break;
+        case PREFIX.SEGMENT:
+          if (!long) this.#segmentOverride = (byte >>> 3) & 3;
+          break;
+        default:
+          this.#segmentOverride = byte - 0x60;
+      }
+    }
+  }
+
+  /** Everything behind opcode and ModRM, and the record. */
+  #operands(record: number, start: number, offset: number, mode: number, form: Form): number {
+    const long = (mode & MODE.LONG) !== 0;
+    const rex = this.#rex;
+    const modrm = this.#modrm;
+    // Outside 64-bit mode only VEX.W can be set: it may choose a form, but widens nothing
+    const wide = (rex & 8) !== 0 && long;
+    const why = form.instruction.needs === undefined ? 0 : this.#unavailable(form, mode);
     // A mandatory 66 is not an operand size
-    const narrow = operand16 && form.prefix !== 0x66;
+    const narrow = this.#operand16 && form.prefix !== 0x66;
     const default32 = (mode & MODE.DEFAULT32) !== 0;
     let v: number;
     if (long) {
@@ -235,197 +269,163 @@ export class Decoder {
       else if (form.wide === 'd64') v = narrow ? 2 : 8;
       else v = narrow ? 2 : 4;
     } else v = default32 !== narrow ? 4 : 2;
-    const addressSize = long ? (addressOverride ? 4 : 8) : default32 !== addressOverride ? 4 : 2;
+    const override = this.#addressOverride;
+    const addressSize = long ? (override ? 4 : 8) : default32 !== override ? 4 : 2;
+    const shape = this.#forms.shape(form, v, wide, modrm < 0xc0);
 
     const { u8, u16, u32, i32 } = this.#memory;
+    const at = record >>> 2;
     u16[(record + REC.OFFSET) >>> 1] = offset;
     u16[(record + REC.REMAINING) >>> 1] = 1;
     u8[record + REC.SCALE] = 0;
-    for (let field = REC.RA; field < REC.BYTES; field += 4) u32[(record + field) >>> 2] = 0;
-    u32[(record + REC.BASE) >>> 2] = S.ZERO;
-    u32[(record + REC.INDEX) >>> 2] = S.ZERO;
-    u32[(record + REC.SEG) >>> 2] = S.ZERO;
+    for (let field = at + (REC.RA >>> 2); field < at + (REC.BYTES >>> 2); field += 1) u32[field] = 0;
+    u32[at + (REC.BASE >>> 2)] = S.ZERO;
+    u32[at + (REC.INDEX >>> 2)] = S.ZERO;
+    u32[at + (REC.SEG >>> 2)] = S.ZERO;
+
+    this.#vectorIndex = 0;
+    // VSIB needs a SIB byte, of which 16-bit addresses have none: SDM 2A 2.3.12
+    if (form.vsib && (addressSize === 2 || (modrm & 7) !== 4)) return this.#fail(record, UD, start, offset);
+    let seg = SEG.DS as number;
+    if (shape.memory) seg = addressSize === 2 ? this.#address16(record, modrm) : this.#address(record, form.vsib);
+    const ripRelative = shape.memory && long && (modrm & 0xc7) === 5;
+    if (ripRelative) u32[at + (REC.BASE >>> 2)] = S.RIP_PAGE;
 
     const regNumber = ((modrm >>> 3) & 7) | (rex & 4 ? 8 : 0);
     const rmNumber = (modrm & 7) | (rex & 1 ? 8 : 0);
-    const opNumber = (opcode & 7) | (rex & 1 ? 8 : 0);
-    let seg = SEG.DS as number;
-    let ripRelative = false;
-    const hasMemory =
-      form.modrm && form.modrmByte < 0 && isMemory && !form.operands.some(({ kind }) => kind === 'cr' || kind === 'dr');
-    // VSIB needs a SIB byte, of which 16-bit addresses have none: SDM 2A 2.3.12
-    if (form.vsib && (addressSize === 2 || (modrm & 7) !== 4)) return this.#fail(record, UD, start, offset);
-    let vectorIndex = 0;
-    if (hasMemory) {
-      if (addressSize === 2) seg = this.#address16(record, modrm);
-      else {
-        const mod = modrm >>> 6;
-        let base = modrm & 7;
-        if (base === 4) {
-          const sib = this.#byte();
-          const index = ((sib >>> 3) & 7) | (rex & 2 ? 8 : 0);
-          vectorIndex = index;
-          if (form.vsib) u8[record + REC.SCALE] = sib >>> 6;
-          else if (index !== 4) {
-            u32[(record + REC.INDEX) >>> 2] = gpr(index);
-            u8[record + REC.SCALE] = sib >>> 6;
-          }
-          base = sib & 7;
-          if (base === 5 && mod === 0) i32[(record + REC.DISP) >>> 2] = this.#dword();
-          else {
-            u32[(record + REC.BASE) >>> 2] = gpr(base | (rex & 1 ? 8 : 0));
-            if ((base === 4 || base === 5) && !(rex & 1)) seg = SEG.SS;
-          }
-        } else if (base === 5 && mod === 0) {
-          i32[(record + REC.DISP) >>> 2] = this.#dword();
-          if (long) {
-            ripRelative = true;
-            u32[(record + REC.BASE) >>> 2] = S.RIP_PAGE;
-          }
-        } else {
-          u32[(record + REC.BASE) >>> 2] = gpr(base | (rex & 1 ? 8 : 0));
-          if (base === 5 && !(rex & 1)) seg = SEG.SS;
-        }
-        if (mod === 1) i32[(record + REC.DISP) >>> 2] = (this.#byte() << 24) >> 24;
-        else if (mod === 2) i32[(record + REC.DISP) >>> 2] = this.#dword();
-      }
+    const opNumber = (this.#opcode & 7) | (rex & 1 ? 8 : 0);
+    const { registers } = shape;
+    for (let i = 0; i < registers.length; i += 1) {
+      const { source, cell } = registers[i]!;
+      const number =
+        source === SOURCE.REG
+          ? regNumber
+          : source === SOURCE.RM
+            ? rmNumber
+            : source === SOURCE.VVVV
+              ? this.#vvvv
+              : opNumber;
+      let address: number;
+      if (cell === CELL.GPR) address = gpr(number);
+      // A byte register without REX, in VEX.vvvv never
+      else if (cell === CELL.BYTE)
+        address = rex === 0 && number >= 4 && source !== SOURCE.VVVV ? gpr(number - 4) + 1 : gpr(number);
+      else if (cell === CELL.XMM) address = S.XMM + 16 * number;
+      else if (cell === CELL.MM) address = S.FPR + 16 * (number & 7);
+      else if (cell === CELL.SEGMENT) {
+        if (number >= 6 && source === SOURCE.REG) return this.#fail(record, UD, start, offset);
+        address = segment(number & 7);
+      } else address = 0;
+      u32[at + REGISTER_FIELDS[i]!] = address;
     }
-
-    // Operands
-    let registers = 0;
-    let size = 0;
-    let memory = hasMemory;
-    for (const operand of form.operands) {
-      const rule = operand.encoding === 'modrm.rm' && hasMemory ? operand.memorySize : operand.size;
-      const bytes = sizeOf(rule, v, wide);
-      let address = -1;
-      switch (operand.encoding) {
-        case 'modrm.reg':
-          address = registerCell(operand.kind, regNumber, bytes, rex);
-          if (operand.kind === 'sreg') address = regNumber < 6 || !form.modrm ? segment(regNumber & 7) : -2;
-          break;
-        case 'modrm.rm':
-          if (!hasMemory) address = registerCell(operand.kind, rmNumber, bytes, rex);
-          break;
-        case 'opcode':
-          address = registerCell(operand.kind, opNumber, bytes, rex);
-          break;
-        case 'vvvv':
-          address = registerCell(operand.kind, vvvv, bytes, 0x40);
-          break;
-        case 'moffs':
-          memory = true;
-          this.#moffs(record, addressSize);
-          break;
-        default:
-      }
-      if (address === -2) return this.#fail(record, UD, start, offset);
-      if (address >= 0) {
-        u32[(record + [REC.RA, REC.RB, REC.RC][registers]!) >>> 2] = address;
-        registers += 1;
-      }
-      if (
-        typeof operand.size !== 'number' &&
-        operand.kind !== 'imm' &&
-        operand.kind !== 'rel' &&
-        operand.kind !== 'far' &&
-        size === 0
-      )
-        size = sizeOf(operand.size, v, wide);
-    }
-    if (size === 0) {
-      const first = form.operands[0];
-      size = form.sized
-        ? v
-        : first && typeof first.size === 'number' && first.kind !== 'imm' && first.kind !== 'rel'
-          ? first.size
-          : v;
-      if (first?.kind === 'xmm' || first?.kind === 'mm' || first?.kind === 'mem')
-        size = Math.min(8, sizeOf(first.memorySize, v, wide) || v);
-    }
-
+    if (shape.moffs) this.#moffs(record, addressSize);
     if (form.vsib) {
       // Destination, mask and index must be three registers: SDM 2D 6.1 "VGATHERDPS/VGATHERDPD"
-      const distinct = regNumber !== vvvv && regNumber !== vectorIndex && vvvv !== vectorIndex;
+      const index = this.#vectorIndex;
+      const distinct = regNumber !== this.#vvvv && regNumber !== index && this.#vvvv !== index;
       if (!distinct) return this.#fail(record, UD, start, offset);
-      u32[(record + REC.RC) >>> 2] = S.XMM + 16 * vectorIndex;
+      u32[at + (REC.RC >>> 2)] = S.XMM + 16 * index;
     }
 
-    // Immediates
-    for (const immediate of form.immediates) this.#immediate(record, immediate, v);
-    if (form.immediates.includes('is4')) {
-      const number = u32[(record + REC.IMM) >>> 2]! >>> 4;
-      u32[(record + REC.RC) >>> 2] = S.XMM + 16 * (number & 15);
-    }
+    const { immediates } = shape;
+    for (let i = 0; i < immediates.length; i += 1) this.#immediate(record, immediates[i]!, v);
     if (this.#short) return DECODED.NEXT;
     const length = this.#at - start;
     this.length = length;
     u8[record + REC.LENGTH] = length;
-    if (ripRelative) i32[(record + REC.DISP) >>> 2] = i32[(record + REC.DISP) >>> 2]! + offset + length;
-    const relative = form.operands.find(({ kind }) => kind === 'rel');
-    if (relative) i32[(record + REC.EXTRA) >>> 2] = offset + length + i32[(record + REC.IMM) >>> 2]!;
-    else u32[(record + REC.EXTRA) >>> 2] = modrm | (opcode << 8) | (map << 16);
-    if (form.instruction.name === 'LOOPcc') u32[(record + REC.EXTRA) >>> 2] = opcode << 8;
-    if (form.instruction.name === 'XLAT/XLATB' || form.mnemonic === 'XLAT') {
-      u32[(record + REC.BASE) >>> 2] = gpr(3);
-      memory = true;
-    }
+    if (ripRelative) i32[at + (REC.DISP >>> 2)] = i32[at + (REC.DISP >>> 2)]! + offset + length;
+    if (shape.relative) i32[at + (REC.EXTRA >>> 2)] = offset + length + i32[at + (REC.IMM >>> 2)]!;
+    else u32[at + (REC.EXTRA >>> 2)] = modrm | (this.#opcode << 8) | (this.#map << 16);
+    if (shape.special !== SPECIAL.NONE) this.#special(record, shape.special);
 
-    if (segmentOverride >= 0) seg = segmentOverride;
-    const stringy = form.operands.length === 0 && segmentOverride < 0;
-    if (stringy) seg = SEG.DS;
-    if (!long || seg >= SEG.FS) u32[(record + REC.SEG) >>> 2] = S.SEG_BASE + 8 * seg;
-    const log = [0, 0, 1, 0, 2, 0, 0, 0, 3][size] ?? 0;
-    u32[(record + REC.AUX) >>> 2] =
+    if (this.#segmentOverride >= 0) seg = this.#segmentOverride;
+    else if (form.operands.length === 0) seg = SEG.DS;
+    if (!long || seg >= SEG.FS) u32[at + (REC.SEG >>> 2)] = S.SEG_BASE + 8 * seg;
+    u32[at + (REC.AUX >>> 2)] =
       (seg << AUX.SEGMENT_SHIFT) |
       ((addressSize === 2 ? 0 : addressSize === 4 ? 1 : 2) << AUX.ADDRESS_SIZE_SHIFT) |
-      (log << AUX.OPERAND_SIZE_SHIFT) |
-      (rep === 0xf3 ? AUX.REP : rep === 0xf2 ? AUX.REPNE : 0) |
-      (lock ? AUX.LOCK : 0) |
-      (operand16 ? AUX.OPERAND16 : 0) |
+      (shape.log << AUX.OPERAND_SIZE_SHIFT) |
+      (this.#rep === 0xf3 ? AUX.REP : this.#rep === 0xf2 ? AUX.REPNE : 0) |
+      (this.#lock ? AUX.LOCK : 0) |
+      (this.#operand16 ? AUX.OPERAND16 : 0) |
       (wide ? AUX.REX_W : 0) |
-      (memory ? AUX.MEMORY : 0) |
+      (shape.addresses ? AUX.MEMORY : 0) |
       (regNumber << AUX.REG_SHIFT) |
       ((form.plusR ? opNumber : rmNumber) << AUX.RM_SHIFT);
 
-    if (lock && !(form.instruction.lockable && memory && form.operands[0]?.encoding === 'modrm.rm')) {
-      return this.#fail(record, UD, start, offset);
-    }
+    if (this.#lock && !shape.lockable) return this.#fail(record, UD, start, offset);
     if (why !== 0) return this.#fail(record, why, start, offset);
 
-    const addressMode: AddressMode = long ? 'long' : mode & MODE.FLAT32 ? 'flat32' : 'general';
+    const modeIndex = long ? 0 : mode & MODE.FLAT32 ? 1 : 2;
     const general =
-      memory &&
-      (long ? addressSize !== 8 : addressMode === 'general' || addressSize !== 4 || seg >= SEG.FS || seg === SEG.CS);
-    const key =
-      (((form.index * 4 + log) * 2 + (memory ? 1 : 0)) * 3 + (long ? 0 : addressMode === 'flat32' ? 1 : 2)) * 2 +
-      (general ? 1 : 0);
-    let handler = this.#handlers.get(key);
-    if (handler === undefined) {
-      handler = this.#handler({ form, size, memory, mode: addressMode, generalAddress: general });
-      this.#handlers.set(key, handler);
+      shape.addresses &&
+      (long ? addressSize !== 8 : modeIndex === 2 || addressSize !== 4 || seg >= SEG.FS || seg === SEG.CS);
+    const which = 2 * modeIndex + (general ? 1 : 0);
+    let handler = shape.handlers[which]!;
+    if (handler < 0) {
+      handler = this.#handlerOf(shape, form, which);
+      shape.handlers[which] = handler;
     }
     u16[record >>> 1] = handler;
-    if (!form.instruction.terminator) return DECODED.NEXT;
-    return form.instruction.name === 'Jcc' ? DECODED.BRANCH : DECODED.TERMINATOR;
+    return shape.result;
   }
 
-  #isPrefix(byte: number): boolean {
-    return (
-      byte === 0x66 ||
-      byte === 0x67 ||
-      byte === 0xf0 ||
-      byte === 0xf2 ||
-      byte === 0xf3 ||
-      byte === 0x2e ||
-      byte === 0x36 ||
-      byte === 0x3e ||
-      byte === 0x26 ||
-      byte === 0x64 ||
-      byte === 0x65 ||
-      (byte & 0xf0) === 0x40
-    );
+  /** Shapes that differ in what does not matter to a form share its handler. */
+  #handlerOf({ size, log, addresses }: Shape, form: Form, which: number): number {
+    const key = ((form.index * 4 + log) * 2 + (addresses ? 1 : 0)) * 6 + which;
+    const known = this.#handlers.get(key);
+    if (known !== undefined) return known;
+    const mode = ADDRESS_MODES[which >>> 1]!;
+    const handler = this.#handler({ form, size, memory: addresses, mode, generalAddress: (which & 1) !== 0 });
+    this.#handlers.set(key, handler);
+    return handler;
   }
+  readonly #handlers = new Map<number, number>();
+
+  #special(record: number, special: number): void {
+    const { u32 } = this.#memory;
+    if (special === SPECIAL.IS4) {
+      u32[(record + REC.RC) >>> 2] = S.XMM + 16 * ((u32[(record + REC.IMM) >>> 2]! >>> 4) & 15);
+    } else if (special === SPECIAL.LOOP) u32[(record + REC.EXTRA) >>> 2] = this.#opcode << 8;
+    else u32[(record + REC.BASE) >>> 2] = gpr(3);
+  }
+
+  /** ModRM.rm and SIB with 32- and 64-bit addresses: SDM 2A Tables 2-2, 2-3. Returns the default segment. */
+  #address(record: number, vsib: boolean): number {
+    const { u8, u32, i32 } = this.#memory;
+    const modrm = this.#modrm;
+    const rex = this.#rex;
+    const mod = modrm >>> 6;
+    let base = modrm & 7;
+    let seg = SEG.DS as number;
+    if (base === 4) {
+      const sib = this.#byte();
+      const index = ((sib >>> 3) & 7) | (rex & 2 ? 8 : 0);
+      this.#vectorIndex = index;
+      if (vsib) u8[record + REC.SCALE] = sib >>> 6;
+      else if (index !== 4) {
+        u32[(record + REC.INDEX) >>> 2] = gpr(index);
+        u8[record + REC.SCALE] = sib >>> 6;
+      }
+      base = sib & 7;
+      if (base === 5 && mod === 0) {
+        i32[(record + REC.DISP) >>> 2] = this.#dword();
+        return seg;
+      }
+      if ((base === 4 || base === 5) && !(rex & 1)) seg = SEG.SS;
+    } else if (base === 5) {
+      if (mod === 0) {
+        i32[(record + REC.DISP) >>> 2] = this.#dword();
+        return seg;
+      }
+      if (!(rex & 1)) seg = SEG.SS;
+    }
+    u32[(record + REC.BASE) >>> 2] = gpr(base | (rex & 1 ? 8 : 0));
+    if (mod === 1) i32[(record + REC.DISP) >>> 2] = (this.#byte() << 24) >> 24;
+    else if (mod === 2) i32[(record + REC.DISP) >>> 2] = this.#dword();
+    return seg;
+  }
+  #vectorIndex = 0;
 
   /** C4 and C5 are LES and LDS outside 64-bit mode unless ModRM.mod would be 3. */
   #isVex(long: boolean): boolean {
@@ -437,20 +437,14 @@ export class Decoder {
     return this.#bytes[this.#at]! >= 0xc0;
   }
 
-  #choose(
-    candidates: readonly Form[],
-    prefix: number,
-    modrm: number,
-    rexW: boolean,
-    long: boolean,
-    vexL: number,
-    rep: number,
-    rexB: boolean,
-  ): Form | undefined {
+  #choose(candidates: readonly Form[], prefix: number, modrm: number, long: boolean, vexL: number): Form | undefined {
     const memory = modrm < 0xc0;
-    for (const form of candidates) {
+    const rexW = (this.#rex & 8) !== 0;
+    const rexB = (this.#rex & 1) !== 0;
+    for (let i = 0; i < candidates.length; i += 1) {
+      const form = candidates[i]!;
       if (form.modrmByte >= 0 && form.modrmByte !== modrm) continue;
-      if (form.modrm && form.digit >= 0 && ((modrm >>> 3) & 7) !== form.digit) continue;
+      if (form.digit >= 0 && form.modrm && ((modrm >>> 3) & 7) !== form.digit) continue;
       if (form.rm === 'm' ? !memory : form.rm === 'r' && memory) continue;
       if (form.w >= 0 && (form.w === 1) !== (rexW && (long || !form.vexGpr))) continue;
       if (long ? form.not64 : form.only64) continue;
@@ -458,7 +452,7 @@ export class Decoder {
       if (form.vex && form.l >= 0 && form.l !== vexL) continue;
       if (form.prefix >= 0 && form.prefix !== prefix) {
         // 66 with F2 or F3: the form may want 66 only as operand size
-        if (!(form.prefix === 0 && prefix === 0x66 && form.sized && rep === 0 && !form.vex)) continue;
+        if (!(form.prefix === 0 && prefix === 0x66 && form.sized && this.#rep === 0 && !form.vex)) continue;
       }
       return form;
     }
@@ -511,70 +505,59 @@ export class Decoder {
     u32[(record + REC.BASE) >>> 2] = record + REC.IMM;
   }
 
-  #immediate(record: number, kind: string, v: number): void {
+  #immediate(record: number, kind: number, v: number): void {
     const { u32, i32 } = this.#memory;
     const at = (record + REC.IMM) >>> 2;
-    const set = (value: number): void => {
-      i32[at] = value;
-      i32[at + 1] = value >> 31;
-    };
+    const second = this.#second;
+    this.#second = kind === IMMEDIATE.WORD;
+    let value: number;
     switch (kind) {
-      case 'ib':
-      case 'cb':
-      case 'is4': {
-        const byte = this.#byte();
+      case IMMEDIATE.BYTE:
+        value = (this.#byte() << 24) >> 24;
+        if (!second) break;
         // ENTER imm16, imm8: the second immediate stands in bits 23:16
-        if (kind === 'ib' && this.#second) u32[at] = (u32[at]! & 0xffff) | (byte << 16);
-        else set((byte << 24) >> 24);
-        break;
-      }
-      case 'iw':
+        u32[at] = (u32[at]! & 0xffff) | ((value & 0xff) << 16);
+        return;
+      case IMMEDIATE.WORD:
         u32[at] = this.#word();
         u32[at + 1] = 0;
+        return;
+      case IMMEDIATE.DWORD:
+        value = this.#dword();
         break;
-      case 'id':
-      case 'cd':
-        set(this.#dword());
+      case IMMEDIATE.Z:
+        value = v === 2 ? (this.#word() << 16) >> 16 : this.#dword();
         break;
-      case 'iz':
-      case 'cz':
-        set(v === 2 ? (this.#word() << 16) >> 16 : this.#dword());
-        break;
-      case 'far':
+      case IMMEDIATE.FAR:
         u32[at] = v === 2 ? this.#word() : this.#dword();
         u32[at + 1] = this.#word();
-        break;
+        return;
       default:
         if (v === 8) {
           u32[at] = this.#dword();
           u32[at + 1] = this.#dword();
-        } else set(v === 2 ? (this.#word() << 16) >> 16 : this.#dword());
+          return;
+        }
+        value = v === 2 ? (this.#word() << 16) >> 16 : this.#dword();
     }
-    this.#second = kind === 'iw';
+    i32[at] = value;
+    i32[at + 1] = value >> 31;
   }
   #second = false;
 }
 
-function sizeOf(rule: SizeRule, v: number, rexW: boolean): number {
-  if (typeof rule === 'number') return rule;
-  if (rule === 'v') return v;
-  if (rule === 'z') return Math.min(v, 4);
-  return rexW || v === 8 ? 8 : 4;
-}
+/** What a byte is before the opcode. */
+const PREFIX = { NONE: 0, REX: 1, OPERAND: 2, ADDRESS: 3, REP: 4, LOCK: 5, SEGMENT: 6, FS_GS: 7 } as const;
+const PREFIXES = new Uint8Array(256);
+PREFIXES.fill(PREFIX.REX, 0x40, 0x50);
+PREFIXES[0x66] = PREFIX.OPERAND;
+PREFIXES[0x67] = PREFIX.ADDRESS;
+PREFIXES[0xf0] = PREFIX.LOCK;
+for (const byte of [0xf2, 0xf3]) PREFIXES[byte] = PREFIX.REP;
+for (const byte of [0x26, 0x2e, 0x36, 0x3e]) PREFIXES[byte] = PREFIX.SEGMENT;
+for (const byte of [0x64, 0x65]) PREFIXES[byte] = PREFIX.FS_GS;
 
-/** State address of a register. */
-function registerCell(kind: string, number: number, bytes: number, rex: number): number {
-  switch (kind) {
-    case 'gpr':
-      if (bytes === 1 && rex === 0 && number >= 4) return gpr(number - 4) + 1;
-      return gpr(number);
-    case 'xmm':
-      return S.XMM + 16 * number;
-    case 'mm':
-      return S.FPR + 16 * (number & 7);
-    case 'sreg':
-      return segment(number & 7);
-    default:
-      return 0;
-  }
-}
+const VEX_PREFIX = [0, 0x66, 0xf3, 0xf2];
+/** u32 offsets in a record of its register operands. */
+const REGISTER_FIELDS = [REC.RA >>> 2, REC.RB >>> 2, REC.RC >>> 2];
+const ADDRESS_MODES: readonly AddressMode[] = ['long', 'flat32', 'general'];

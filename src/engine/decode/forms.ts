@@ -1,5 +1,6 @@
 import { assert } from '../../base/assert.ts';
 import type { Instruction, OperandKind } from '../isa/instruction.ts';
+import { type Shape, shapeOf } from './shape.ts';
 
 /**
  * The instruction rows' notation, parsed: from `'0F AF /r': 'IMUL rv, r/mv'` to what the decoder matches and extracts.
@@ -301,6 +302,8 @@ export function parseForm(instruction: Instruction, opcodeText: string, text: st
 export class FormTable {
   readonly forms: readonly Form[];
   readonly #byOpcode: (Form[] | undefined)[] = new Array<Form[] | undefined>(8 * 256);
+  readonly #modrm = new Uint8Array(8 * 256);
+  readonly #shapes: (Shape | undefined)[];
 
   constructor(instructions: readonly Instruction[], has: (feature: string) => boolean) {
     const forms: Form[] = [];
@@ -311,6 +314,7 @@ export class FormTable {
         forms.push(form);
         for (let i = 0; i < (form.plusR ? 8 : 1); i += 1) {
           const key = (form.vex ? 1024 : 0) + form.map * 256 + form.opcode + i;
+          if (form.modrm) this.#modrm[key] = 1;
           const list = this.#byOpcode[key];
           if (list) list.push(form);
           else this.#byOpcode[key] = [form];
@@ -324,9 +328,25 @@ export class FormTable {
       (form.rm !== '' || form.noRexB ? 1 : 0);
     for (const list of this.#byOpcode) list?.sort((a, b) => demands(b) - demands(a));
     this.forms = forms;
+    this.#shapes = new Array<Shape | undefined>(12 * forms.length).fill(undefined);
   }
 
   candidates(vex: boolean, map: number, opcode: number): readonly Form[] | undefined {
     return this.#byOpcode[(vex ? 1024 : 0) + map * 256 + opcode];
+  }
+
+  /** A form of that opcode has a ModRM byte. */
+  hasModRm(vex: boolean, map: number, opcode: number): boolean {
+    return this.#modrm[(vex ? 1024 : 0) + map * 256 + opcode] !== 0;
+  }
+
+  shape(form: Form, v: number, wide: boolean, isMemory: boolean): Shape {
+    const key = form.index * 12 + (v === 8 ? 8 : v === 4 ? 4 : 0) + (wide ? 2 : 0) + (isMemory ? 1 : 0);
+    let shape = this.#shapes[key];
+    if (!shape) {
+      shape = shapeOf(form, v, wide, isMemory);
+      this.#shapes[key] = shape;
+    }
+    return shape;
   }
 }
