@@ -408,7 +408,7 @@ export abstract class Semantics {
    */
   withinPage(linear: Local, bytes: Local, write: boolean, otherwise: () => void): Expr {
     const array = write ? TLB.WRITE : 0;
-    const entry = this.let(this.#entry(linear.get));
+    const entry = this.let(this.tlbEntry(linear.get));
     const last = i64.add(linear.get, i64.extendI32U(i32.sub(bytes.get, i32.const(1))));
     const tag = i64.load(entry.get, array);
     const isOut = i32.or(
@@ -416,7 +416,7 @@ export abstract class Semantics {
       i64.ne(i64.and(linear.get, PAGE_MASK), i64.and(last, PAGE_MASK)),
     );
     this.f.if(isOut, otherwise);
-    return this.#host(entry, linear, array);
+    return this.tlbHost(entry, linear, array);
   }
 
   /** Writes the low bytes of `value` at a host address. */
