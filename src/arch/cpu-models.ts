@@ -286,9 +286,10 @@ export function parseCpu(text: string): CpuChoice {
   let model = ALL_MODELS.find((candidate) => spelled(candidate.name) === spelled(wanted));
   if (model === undefined) {
     const names = ALL_MODELS.map((candidate) => candidate.name);
+    const close = nearIfAny(wanted, names);
     throw new UserError(
-      `-cpu ${wanted || '(nothing)'}: there is no such model. Did you mean ${nearest(wanted, names)}? ` +
-        `Models are ${names.join(', ')}.`,
+      `-cpu ${wanted || '(nothing)'}: there is no such model.${close ? ` Did you mean ${close}?` : ''} ` +
+        `Models are ${names.join(', ')}; max has all that this machine can do.`,
     );
   }
   const add = new Set<FeatureName>();
@@ -389,6 +390,13 @@ export function nearest(wanted: string, candidates: readonly string[]): string {
     }
   }
   return best;
+}
+
+/** The nearest, if it is near: not more than a third of the letters are wrong. */
+export function nearIfAny(wanted: string, candidates: readonly string[]): string | undefined {
+  const best = nearest(wanted, candidates);
+  const letters = Math.max(spelled(wanted).length, spelled(best).length);
+  return editDistance(spelled(wanted), spelled(best)) * 3 <= letters + 1 ? best : undefined;
 }
 
 /** Edits and swaps of neighbours: typing errors. */

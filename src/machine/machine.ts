@@ -30,6 +30,8 @@ export interface MachineOptions {
   readonly testDevice?: boolean;
   readonly drives?: readonly { readonly store: BlockStore; readonly serial?: string }[];
   readonly random?: boolean;
+  /** 16 bytes in the order of their text. */
+  readonly uuid?: Uint8Array;
   /** Time of day at power-on, in ms since 1970. */
   readonly epochMs: number;
   /** Virtual nanoseconds per instruction; 1 by default. */
@@ -145,6 +147,7 @@ export class Machine {
         ramBytes: options.ramBytes,
         cpus: options.cpus,
         processor: this.#processor(),
+        ...(options.uuid ? { uuid: options.uuid } : {}),
         ...(options.serial ? { serial: options.serial } : {}),
         ...(options.debugText ? { debugText: options.debugText } : {}),
         ...(options.debugExit ? { debugExit: options.debugExit } : {}),

@@ -78,6 +78,8 @@ export interface PlatformOptions {
   readonly pmTimerBits?: 24 | 32;
   /** Off: no tables are written. Default: on. */
   readonly acpi?: boolean;
+  /** 16 bytes in the order of their text. Default: all zeros, which means none. */
+  readonly uuid?: Uint8Array;
   /** What SMBIOS says of the CPUs. */
   readonly processor?: Processor;
   /** `-fw_cfg name=,file=`. */
@@ -326,7 +328,7 @@ function describeMachine(fwCfg: FwCfg, options: PlatformOptions, e820: readonly 
   fwCfg.set(FW_CFG.MAX_CPUS, u16(options.maxCpus ?? cpus));
   fwCfg.set(FW_CFG.NOGRAPHIC, u16(1));
   fwCfg.set(FW_CFG.BOOT_MENU, u16(0));
-  fwCfg.set(FW_CFG.UUID, new Uint8Array(16));
+  fwCfg.set(FW_CFG.UUID, options.uuid ?? new Uint8Array(16));
   fwCfg.set(FW_CFG.NUMA, new Uint8Array(8));
   if (options.commandLine !== undefined) {
     const bytes = cString(options.commandLine);

@@ -118,6 +118,18 @@ test('the processor is the one that CPUID tells of, with its cores', () => {
   assert.equal(read({ cpus: 300 }).of(4)[0]!.get(0x2a, 2), 300);
 });
 
+test('the UUID has its first three fields little-endian, and without one is zero', () => {
+  const uuid = Uint8Array.from({ length: 16 }, (_, at) => at + 1);
+  const bytes = (options: object) =>
+    Array.from({ length: 16 }, (_, at) =>
+      read(options)
+        .of(1)[0]!
+        .get(8 + at, 1),
+    );
+  assert.deepEqual(bytes({ uuid }), [4, 3, 2, 1, 6, 5, 8, 7, 9, 10, 11, 12, 13, 14, 15, 16]);
+  assert.deepEqual(bytes({}), new Array(16).fill(0));
+});
+
 test('fw_cfg has the entry point and the table as files', () => {
   const { bus, entry, table } = read();
   const select = (key: number) => bus.out(0x510, key, 2);

@@ -5,6 +5,8 @@ import { highRamBytes, lowRamBytes, PHYSICAL } from '../layout.ts';
 export interface SmbiosOptions {
   readonly ramBytes: number;
   readonly cpus: number;
+  /** 16 bytes in the order of their text. */
+  readonly uuid?: Uint8Array;
   readonly processor?: Processor;
 }
 
@@ -58,15 +60,21 @@ const bios = (): Uint8Array =>
         .u8(1, 0, 0xff, 0xff), // release; no embedded controller
   );
 
-/** 7.2 "System Information (Type 1)". No UUID: all zeros. */
-const system = (): Uint8Array =>
+/** 7.2.1 "System — UUID": the first three fields are little-endian. All zeros: there is none. */
+function uuidField(uuid: Uint8Array = new Uint8Array(16)): Uint8Array {
+  const part = (from: number, end: number) => [...uuid.subarray(from, end)].reverse();
+  return Uint8Array.from([...part(0, 4), ...part(4, 6), ...part(6, 8), ...uuid.subarray(8)]);
+}
+
+/** 7.2 "System Information (Type 1)". */
+const system = ({ uuid }: SmbiosOptions): Uint8Array =>
   structure(
     1,
     0x0100,
     (string) =>
       new ByteWriter()
         .u8(string(PRODUCT.MANUFACTURER), string(PRODUCT.NAME), string(PRODUCT.VERSION), 0)
-        .zeros(16)
+        .bytes(uuidField(uuid))
         .u8(6, 0, 0), // woken by the power switch; no SKU, no family
   );
 
@@ -172,7 +180,7 @@ export function structures(options: SmbiosOptions): readonly Uint8Array[] {
   ].filter(({ bytes }) => bytes > 0);
   return [
     bios(),
-    system(),
+    system(options),
     chassis(),
     processor(options),
     memoryArray(options, devices.length),

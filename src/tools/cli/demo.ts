@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { UserError } from '../../base/assert.ts';
 import { snapshotCounters } from '../../inspect/counters.ts';
 import { Machine } from '../../machine/machine.ts';
+import { cpu, DEFAULT_CPU, HELP, json } from './common-options.ts';
 import { readWhole } from './files.ts';
 import { counterTable, exitTable } from './monitor/info-tables.ts';
 import { describeOptions, type OptionRow, parseOptions } from './option-table.ts';
@@ -19,33 +20,9 @@ interface DemoOptions {
 }
 
 const OPTIONS: readonly OptionRow<DemoOptions>[] = [
-  {
-    names: ['json'],
-    argument: null,
-    default: '',
-    help: 'The result as JSON, and nothing else.',
-    take: (into) => {
-      into.json = true;
-    },
-  },
-  {
-    names: ['cpu'],
-    argument: 'MODEL',
-    default: 'intel',
-    help: 'CPU model, as for "terrarium run".',
-    take: (into, text) => {
-      into.cpu = text;
-    },
-  },
-  {
-    names: ['h', 'help'],
-    argument: null,
-    default: '',
-    help: 'This text.',
-    take: (into) => {
-      into.help = true;
-    },
-  },
+  json('The result'),
+  cpu('MODEL', ', as for "terrarium run".'),
+  HELP,
 ];
 
 const RAM_BYTES = 64 * 2 ** 20;
@@ -56,7 +33,7 @@ const ALL_RIGHT = 1;
 const LIMIT_NS = 60_000_000_000;
 
 export async function demo(argv: readonly string[]): Promise<number> {
-  const options: DemoOptions = { json: false, help: false, cpu: 'intel' };
+  const options: DemoOptions = { json: false, help: false, cpu: DEFAULT_CPU };
   const rest = parseOptions(OPTIONS, argv, options, 'demo');
   if (rest.length > 0) throw new UserError(`terrarium demo takes no "${rest[0]}".`);
   if (options.help) {

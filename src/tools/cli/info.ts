@@ -10,8 +10,10 @@ import { byteSize, hex } from '../../base/format.ts';
 import { CAPABILITIES } from '../../hypervisor/vm/vm.ts';
 import { Machine } from '../../machine/machine.ts';
 import { IRQ, LOW_RAM_MAX, PHYSICAL } from '../../pc/layout.ts';
+import { HELP, json } from './common-options.ts';
+import { DEVICES } from './device-options.ts';
 import { describeOptions, type OptionRow, parseOptions, wrap } from './option-table.ts';
-import { CPUS_MAX, DEVICES, RAM_MIN_BYTES } from './run-options.ts';
+import { CPUS_MAX, RAM_MIN_BYTES } from './run-options.ts';
 import { STATUS } from './status.ts';
 import { table, toJson } from './tables.ts';
 
@@ -204,26 +206,7 @@ interface InfoOptions {
   help: boolean;
 }
 
-const OPTIONS: readonly OptionRow<InfoOptions>[] = [
-  {
-    names: ['json'],
-    argument: null,
-    default: '',
-    help: 'As JSON.',
-    take: (into) => {
-      into.json = true;
-    },
-  },
-  {
-    names: ['h', 'help'],
-    argument: null,
-    default: '',
-    help: 'This text.',
-    take: (into) => {
-      into.help = true;
-    },
-  },
-];
+const OPTIONS: readonly OptionRow<InfoOptions>[] = [json('The same'), HELP];
 
 const usage = (): string => `usage: terrarium info TOPIC [--json]
 

@@ -8,6 +8,7 @@ import { UserError } from '../../base/assert.ts';
 import type { NestedVmx } from '../../hypervisor/nested/vmx/nested-vmx.ts';
 import { exitName } from '../../inspect/counters.ts';
 import type { Machine } from '../../machine/machine.ts';
+import { HELP, json } from './common-options.ts';
 import { ProgressLine } from './demo.ts';
 import { readWhole } from './files.ts';
 import {
@@ -34,15 +35,7 @@ interface NestedOptions {
 }
 
 const OPTIONS: readonly OptionRow<NestedOptions>[] = [
-  {
-    names: ['json'],
-    argument: null,
-    default: '',
-    help: 'The report as JSON, and nothing else.',
-    take: (into) => {
-      into.json = true;
-    },
-  },
+  json('The report'),
   {
     names: ['trips'],
     argument: 'N',
@@ -56,15 +49,7 @@ const OPTIONS: readonly OptionRow<NestedOptions>[] = [
       into.trips = trips;
     },
   },
-  {
-    names: ['h', 'help'],
-    argument: null,
-    default: '',
-    help: 'This text.',
-    take: (into) => {
-      into.help = true;
-    },
-  },
+  HELP,
 ];
 
 /** Status with which the guest leaves when every check of its own held: isa-debug-exit of 0. */

@@ -5,7 +5,7 @@
  * Knows   nothing of any particular option.
  * Source  DESIGN.md 3.3: QEMU's spellings, GNU long forms beside them; an unknown one is named with the nearest match.
  */
-import { nearest } from '../../arch/cpu-models.ts';
+import { nearIfAny } from '../../arch/cpu-models.ts';
 import { UserError } from '../../base/assert.ts';
 
 export interface OptionRow<Result> {
@@ -26,6 +26,7 @@ const spelled = (names: readonly string[]): string =>
 /**
  * Takes every option of `argv` into `into`.
  *
+ * @param foreign  Options that are known and not there: what to do instead, as the end of a sentence.
  * @returns  What is not an option, in order.
  * @throws   UserError for an unknown option, a missing or an unwanted argument.
  */
@@ -34,6 +35,7 @@ export function parseOptions<Result>(
   argv: readonly string[],
   into: Result,
   command: string,
+  foreign: Readonly<Record<string, string>> = {},
 ): string[] {
   const byName = new Map(rows.flatMap((row) => row.names.map((name) => [name, row] as const)));
   const rest: string[] = [];
@@ -49,12 +51,15 @@ export function parseOptions<Result>(
     }
     const [, dashes, name, attached] = /^(--?)([^=]*)(?:=(.*))?$/s.exec(text)!;
     const row = byName.get(name!);
-    if (row === undefined || (attached !== undefined && dashes === '-')) {
-      const close = nearest(name!, [...byName.keys()]);
-      const spelling = `${byName.get(close)!.names[0] === close ? '-' : '--'}${close}`;
-      throw new UserError(
-        `there is no option ${text}. Did you mean ${spelling}? "terrarium ${command} --help" lists them all.`,
-      );
+    if (row === undefined) {
+      if (Object.hasOwn(foreign, name!)) throw new UserError(`${dashes}${name}: ${foreign[name!]}.`);
+      const close = nearIfAny(name!, [...byName.keys()]);
+      const spelling = close && `${byName.get(close)!.names[0] === close ? '-' : '--'}${close}`;
+      const guess = spelling ? ` Did you mean ${spelling}?` : '';
+      throw new UserError(`there is no option ${dashes}${name}.${guess} "terrarium ${command} --help" lists them all.`);
+    }
+    if (attached !== undefined && dashes === '-') {
+      throw new UserError(`${text}: write -${name} ${attached}, or --${name}=${attached}.`);
     }
     if (row.argument === null) {
       if (attached !== undefined) throw new UserError(`${dashes}${name} takes no argument, found "${attached}".`);

@@ -55,9 +55,38 @@ describe('terrarium run takes', () => {
 
   test('drives, in order, with their properties', () => {
     expect(parse('-drive file=a,if=virtio,format=raw,readonly=on,serial=s -drive b').drives).toEqual([
-      { path: 'a', readOnly: true, serial: 's' },
-      { path: 'b', readOnly: false, serial: '' },
+      { path: 'a', readOnly: true, snapshot: false, id: '', serial: 's', plugged: true },
+      { path: 'b', readOnly: false, snapshot: false, id: '', serial: '', plugged: true },
     ]);
+  });
+
+  test('a drive and its device apart, as scripts for QEMU have them', () => {
+    const line = '-drive file=a,if=none,id=hd0,cache=none,aio=native -device virtio-blk-pci,drive=hd0,serial=s';
+    expect(parse(line).drives).toEqual([
+      { path: 'a', readOnly: false, snapshot: false, id: 'hd0', serial: 's', plugged: true },
+    ]);
+  });
+
+  test('the words of scripts that ask for what is there anyway', () => {
+    const line = '-nographic -vga none -nic none -net none -parallel none -name guest -M pc-i440fx-7.2,accel=kvm:tcg';
+    expect(parse(`${line} -smp 2,sockets=1,cores=2,threads=1,maxcpus=2 -snapshot`)).toEqual({
+      ...runDefaults(),
+      kernel: 'k',
+      cpus: 2,
+      snapshot: true,
+    });
+  });
+
+  test('a UUID', () => {
+    expect(parse('-uuid 00112233-4455-6677-8899-AABBCCDDEEFF').uuid).toEqual(
+      Uint8Array.from({ length: 16 }, (_, at) => at * 0x11),
+    );
+  });
+
+  test('questions for a list, with no kernel', () => {
+    for (const line of ['-device help', '-cpu help', '-machine help', '-version']) {
+      expect(parseRun(line.split(' ')).show, line).toMatch(/\n$/);
+    }
   });
 
   test('modules with arguments', () => {
@@ -96,29 +125,40 @@ describe('terrarium run takes', () => {
 
 describe('terrarium run refuses', () => {
   test.each([
-    ['-frobnicate', /no option -frobnicate.*Did you mean/],
+    ['-frobnicate', /no option -frobnicate. "terrarium run --help" lists them all/],
+    ['-m=64M', /-m=64M: write -m 64M, or --m=64M/],
+    ['-enable-kvm', /-enable-kvm: this machine runs in software/],
+    ['-hda disk.img', /-hda: write -drive file=FILE/],
+    ['-s', /-s: there is no gdb stub/],
     ['--kernal x', /no option --kernal. Did you mean -kernel\?/],
     ['--memroy=1G', /Did you mean --memory\?/],
     ['-m', /-m lacks its argument: write -m SIZE/],
     ['-m 0', /-m 0: expected at least 2 MiB of RAM, found 0 B/],
     ['-m 1', /found 1 MiB/],
     ['-m abc', /-m abc: expected a size/],
-    ['-m slots=2', /-m: there is no "slots". Did you mean size\?/],
+    ['-m slots=2', /-m: there is no "slots". There is size\./],
+    ['-m sise=2M', /-m: there is no "sise". Did you mean size\?/],
     ['-smp 0', /-smp 0: expected a whole number from 1 to/],
-    ['-smp 2,cores=2', /-smp: there is no "cores"/],
-    ['-device virtio-net', /no such device. Did you mean virtio-rng-pci\?/],
-    ['-device isa-debug-exit,port=1', /there is no "port". Did you mean/],
+    ['-smp 2,cores=1', /expected cores=2, as many as there are CPUs/],
+    ['-smp 4,sockets=2', /all CPUs are cores of one package.*leave sockets= out/],
+    ['-smp 2,clusters=1', /-smp: there is no "clusters"/],
+    ['-uuid 1234', /expected a UUID such as/],
+    ['-device floppy', /no such device. Devices are isa-debug-exit,/],
+    ['-device virtio-rgn-pci', /no such device. Did you mean virtio-rng-pci\?/],
+    ['-device isa-debug-exit,port=1', /there is no "port". There is iobase, iosize and id/],
+    ['-device virtio-blk-pci,drive=hd0', /expected a -drive file=FILE,if=none,id=hd0 before it/],
+    ['-drive file=a,if=none,id=hd0', /if=none leaves it without a device: add -device virtio-blk-pci,drive=hd0/],
     ['-drive if=virtio', /-drive lacks its file/],
-    ['-drive file=a,if=ide', /if ide: expected virtio/],
+    ['-drive file=a,if=ide', /if ide: expected virtio or none/],
     ['-drive file=a,format=qcow2', /format qcow2: expected raw/],
     ['-drive file=a,readonly=perhaps', /expected on or off/],
     ['-serial tcp:1', /expected stdio, null or file:FILE/],
     ['-serial stdio -serial stdio', /given twice/],
     ['-serial null -serial null -serial null -serial null -serial null', /at most four/],
     ['-monitor stdio -serial stdio', /both want the terminal/],
-    ['-machine q35', /-machine q35: expected pc or terrarium/],
-    ['-machine accel=kvm', /runs in software only/],
-    ['-accel kvm', /runs in software only, write -accel interpreter, compiler or lockstep/],
+    ['-machine q35', /-machine q35: there is one machine, pc/],
+    ['-machine accel=kvm', /runs in software, on any host: leave it out/],
+    ['-accel kvm', /runs in software, on any host: leave it out, or write -accel interpreter, compiler or lockstep/],
     ['-accel compiler,tb-size=0', /-accel tb-size 0: expected a whole number from 1 to/],
     ['-accel compiler,tb-size=big', /-accel tb-size big: expected a whole number/],
     ['-accel lockstep,threshold=0', /-accel threshold 0: expected a whole number/],
@@ -132,7 +172,7 @@ describe('terrarium run refuses', () => {
     ['-icount shift=11', /from 0 to 10/],
     ['-fw_cfg name=opt/a', /expected either file=FILE or string=TEXT/],
     ['-initrd ,', /expected a file name/],
-    ['-display gtk', /expected none/],
+    ['-display gtk', /there is no screen, write -display none/],
     ['--nographic=yes', /takes no argument/],
     ['disk.img', /"disk.img" is not an option: write -kernel disk.img/],
   ])('%s', (line, message) => {

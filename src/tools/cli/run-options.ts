@@ -5,25 +5,22 @@
  * Knows   no file and no machine: `run.ts` opens and builds what is described here.
  */
 
-import { nearest } from '../../arch/cpu-models.ts';
+import { ALL_MODELS } from '../../arch/cpu-models.ts';
 import { pageStart } from '../../base/address.ts';
 import { UserError } from '../../base/assert.ts';
 import { byteSize } from '../../base/format.ts';
 import { ACCELERATORS, type Accelerator } from '../../engine/core/memory.ts';
 import { COMPILER_DEFAULTS } from '../../engine/tiers/compiler/compiler.ts';
+import { cpu, DEFAULT_CPU, HELP } from './common-options.ts';
+import { DEVICES, type DriveOption, parseDrive, takeDevice } from './device-options.ts';
 import type { OptionRow } from './option-table.ts';
-import { parseInteger, parseProperties, parseSize, parseSwitch } from './sizes.ts';
+import { oneOf, parseInteger, parseProperties, parseSize, parseSwitch, requireKnown } from './sizes.ts';
+import { versionText } from './version.ts';
 
 export type SerialTarget =
   | { readonly kind: 'stdio' }
   | { readonly kind: 'null' }
   | { readonly kind: 'file'; readonly path: string };
-
-export interface DriveOption {
-  readonly path: string;
-  readonly readOnly: boolean;
-  readonly serial: string;
-}
 
 /** `terrarium run`, parsed. */
 export interface RunOptions {
@@ -35,6 +32,10 @@ export interface RunOptions {
   cpus: number;
   cpu: string;
   drives: DriveOption[];
+  /** What is written to any disk is forgotten at the end. */
+  snapshot: boolean;
+  /** 16 bytes as the text has them, or `null`. */
+  uuid: Uint8Array | null;
   /** COM1 first. Empty: COM1 on stdio. */
   serials: SerialTarget[];
   noDefaults: boolean;
@@ -64,6 +65,8 @@ export interface RunOptions {
   /** `mux`: behind Ctrl-a c. `stdio`: the terminal is the monitor's. */
   monitor: 'mux' | 'stdio' | 'none';
   help: boolean;
+  /** Text that is asked for instead of a run: "-device help". */
+  show: string;
 }
 
 export const runDefaults = (): RunOptions => ({
@@ -72,8 +75,10 @@ export const runDefaults = (): RunOptions => ({
   append: '',
   ramBytes: 512 * 2 ** 20,
   cpus: 1,
-  cpu: 'intel',
+  cpu: DEFAULT_CPU,
   drives: [],
+  snapshot: false,
+  uuid: null,
   serials: [],
   noDefaults: false,
   debugConsole: null,
@@ -96,6 +101,7 @@ export const runDefaults = (): RunOptions => ({
   startStopped: false,
   monitor: 'mux',
   help: false,
+  show: '',
 });
 
 const standard = runDefaults();
@@ -108,66 +114,6 @@ const ICOUNT_SHIFT_MAX = 10;
 /** Compiled code lies in V8's code space, which has 4 GiB for everything. */
 const TB_SIZE_MAX_MIB = 1024;
 
-type Devices = Readonly<
-  Record<string, { readonly help: string; take(into: RunOptions, properties: ReadonlyMap<string, string>): void }>
->;
-
-/** `-device NAME`. */
-export const DEVICES: Devices = {
-  'isa-debug-exit': {
-    help: 'iobase= (0x501), iosize= (2): a write of N to the port ends the machine with exit status (N << 1) | 1',
-    take: (into, properties) => {
-      into.debugExit = {
-        iobase: parseInteger('-device isa-debug-exit,iobase', properties.get('iobase') ?? '0x501', 0, 0xffff),
-        iosize: parseInteger('-device isa-debug-exit,iosize', properties.get('iosize') ?? '2', 1, 4),
-      };
-    },
-  },
-  'pc-testdev': {
-    help: 'the ports and the memory of kvm-unit-tests',
-    take: (into) => {
-      into.testDevice = true;
-    },
-  },
-  'virtio-rng-pci': {
-    help: 'random numbers, the same in every run',
-    take: (into) => {
-      into.random = true;
-    },
-  },
-};
-
-const DEVICE_PROPERTIES: Readonly<Record<string, readonly string[]>> = { 'isa-debug-exit': ['iobase', 'iosize'] };
-
-function takeDevice(into: RunOptions, text: string): void {
-  const properties = parseProperties(text, 'driver');
-  const name = properties.get('driver') ?? '';
-  const device = DEVICES[name];
-  if (device === undefined) {
-    const names = Object.keys(DEVICES);
-    throw new UserError(
-      `-device ${name || '(nothing)'}: there is no such device. Did you mean ${nearest(name, names)}? ` +
-        `Devices are ${names.join(', ')}; disks are given with -drive.`,
-    );
-  }
-  properties.delete('driver');
-  requireKnown(`-device ${name}`, properties, [...(DEVICE_PROPERTIES[name] ?? []), 'id']);
-  device.take(into, properties);
-}
-
-function requireKnown(option: string, properties: ReadonlyMap<string, string>, known: readonly string[]): void {
-  for (const name of properties.keys()) {
-    if (known.includes(name)) continue;
-    throw new UserError(`${option}: there is no "${name}". Did you mean ${nearest(name, known)}?`);
-  }
-}
-
-/** One of a few words. */
-function oneOf<const Words extends readonly string[]>(option: string, text: string, words: Words): Words[number] {
-  if (words.includes(text)) return text;
-  throw new UserError(`${option} ${text}: expected ${words.join(', ').replace(/, (?=[^,]*$)/, ' or ')}.`);
-}
-
 function takeMemory(into: RunOptions, text: string): void {
   const properties = parseProperties(text, 'size');
   requireKnown('-m', properties, ['size']);
@@ -178,25 +124,28 @@ function takeMemory(into: RunOptions, text: string): void {
   into.ramBytes = pageStart(bytes);
 }
 
+/** One package of cores with one thread each: sockets, cores and threads may be said as far as they say that. */
 function takeCpus(into: RunOptions, text: string): void {
   const properties = parseProperties(text, 'cpus');
-  requireKnown('-smp', properties, ['cpus']);
-  into.cpus = parseInteger('-smp', properties.get('cpus') ?? '', 1, CPUS_MAX);
-}
-
-function takeDrive(into: RunOptions, text: string): void {
-  const properties = parseProperties(text, 'file');
-  requireKnown('-drive', properties, ['file', 'if', 'format', 'readonly', 'serial', 'id', 'media']);
-  const path = properties.get('file') ?? '';
-  if (path === '') throw new UserError('-drive lacks its file: write -drive file=disk.img.');
-  oneOf(`-drive ${path}: if`, properties.get('if') ?? 'virtio', ['virtio']);
-  oneOf(`-drive ${path}: format`, properties.get('format') ?? 'raw', ['raw']);
-  oneOf(`-drive ${path}: media`, properties.get('media') ?? 'disk', ['disk']);
-  into.drives.push({
-    path,
-    readOnly: parseSwitch('-drive readonly', properties.get('readonly') ?? 'off'),
-    serial: properties.get('serial') ?? '',
-  });
+  requireKnown('-smp', properties, ['cpus', 'sockets', 'dies', 'cores', 'threads', 'maxcpus']);
+  const number = (name: string): number | undefined => {
+    const value = properties.get(name);
+    return value === undefined
+      ? undefined
+      : parseInteger(name === 'cpus' ? '-smp' : `-smp ${name}`, value, 1, CPUS_MAX);
+  };
+  for (const name of ['sockets', 'dies', 'threads']) {
+    if ((number(name) ?? 1) !== 1) {
+      throw new UserError(`-smp ${text}: all CPUs are cores of one package, with one thread each: leave ${name}= out.`);
+    }
+  }
+  const cores = number('cores');
+  into.cpus = number('cpus') ?? cores ?? parseInteger('-smp', properties.get('cpus') ?? '', 1, CPUS_MAX);
+  for (const name of ['cores', 'maxcpus']) {
+    if ((number(name) ?? into.cpus) !== into.cpus) {
+      throw new UserError(`-smp ${text}: expected ${name}=${into.cpus}, as many as there are CPUs, or nothing.`);
+    }
+  }
 }
 
 function serialTarget(option: string, text: string): SerialTarget {
@@ -217,10 +166,20 @@ function takeSerial(into: RunOptions, text: string): void {
   into.serials.push(target);
 }
 
+/** QEMU's names of the same machine, with and without its version. */
+const MACHINES = [/^pc(-i440fx-.*)?$/, /^terrarium$/];
+
 function takeMachine(into: RunOptions, text: string): void {
   const properties = parseProperties(text, 'type');
   requireKnown('-machine', properties, ['type', 'hpet', 'acpi', 'nested-mmu', 'tdp', 'force', 'accel']);
-  oneOf('-machine', properties.get('type') ?? 'pc', ['pc', 'terrarium']);
+  const type = properties.get('type') ?? 'pc';
+  if (type === 'help') {
+    into.show = 'Machines are:\npc  a PC with a 440FX and a PIIX, as QEMU\'s "pc"\n';
+    return;
+  }
+  if (!MACHINES.some((name) => name.test(type))) {
+    throw new UserError(`-machine ${type}: there is one machine, pc (a 440FX, as QEMU's): leave it out.`);
+  }
   if (properties.has('accel')) takeAccelerator(into, properties.get('accel')!);
   const flag = (name: string, standard: boolean) =>
     properties.has(name) ? parseSwitch(`-machine ${name}`, properties.get(name)!) : standard;
@@ -235,14 +194,19 @@ function takeMachine(into: RunOptions, text: string): void {
   ]);
 }
 
-/** Everything runs in software; `tcg` is QEMU's word for that, and means the default. */
+/**
+ * Everything runs in software; `tcg` is QEMU's word for that, and means the default. Of a list as QEMU takes it, the first
+ * that is there.
+ */
 function takeAccelerator(into: RunOptions, text: string): void {
   const properties = parseProperties(text, 'accel');
   requireKnown('-accel', properties, ['accel', 'tb-size', 'threshold', 'from', 'thread']);
-  const name = properties.get('accel') ?? '';
-  if (name !== 'tcg' && !ACCELERATORS.includes(name as Accelerator)) {
+  const names = (properties.get('accel') ?? '').split(':');
+  const name = names.find((each) => each === 'tcg' || ACCELERATORS.includes(each as Accelerator));
+  if (name === undefined) {
     throw new UserError(
-      `-accel ${name || '(nothing)'}: this machine runs in software only, write -accel interpreter, compiler or lockstep.`,
+      `-accel ${names[0] || '(nothing)'}: this machine runs in software, on any host: leave it out, or write -accel ` +
+        'interpreter, compiler or lockstep.',
     );
   }
   into.accel = name === 'tcg' ? standard.accel : (name as Accelerator);
@@ -260,6 +224,22 @@ function takeAccelerator(into: RunOptions, text: string): void {
   if (threshold !== undefined) into.jitThreshold = parseInteger('-accel threshold', threshold, 1, 2 ** 30);
   const from = only('from', ['lockstep']);
   if (from !== undefined) into.lockstepFrom = parseInteger('-accel from', from, 0, Number.MAX_SAFE_INTEGER);
+}
+
+/** A word that scripts say, and that is how things are anyway. */
+function onlyNone(option: string, what: string): (into: RunOptions, text: string) => void {
+  return (_into, text) => {
+    if (text !== 'none')
+      throw new UserError(`${option} ${text}: there is no ${what}, write ${option} none or nothing.`);
+  };
+}
+
+/** Text of RFC 4122: 8-4-4-4-12 hexadecimal digits. */
+function takeUuid(into: RunOptions, text: string): void {
+  if (!/^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/i.test(text)) {
+    throw new UserError(`-uuid ${text}: expected a UUID such as 12345678-9abc-def0-1234-56789abcdef0.`);
+  }
+  into.uuid = Uint8Array.from(text.replaceAll('-', '').match(/../g)!, (byte) => Number.parseInt(byte, 16));
 }
 
 function takeRtc(into: RunOptions, text: string): void {
@@ -312,6 +292,8 @@ function takeInitrd(into: RunOptions, text: string): void {
   }
 }
 
+const cpuModels = (): string => ALL_MODELS.map(({ name, brand }) => `${name.padEnd(12)}${brand}\n`).join('');
+
 export const RUN_OPTIONS: readonly OptionRow<RunOptions>[] = [
   {
     names: ['kernel'],
@@ -353,12 +335,13 @@ export const RUN_OPTIONS: readonly OptionRow<RunOptions>[] = [
     take: takeCpus,
   },
   {
-    names: ['cpu'],
-    argument: 'MODEL[,+FEATURE][,-FEATURE][,phys-bits=N]',
-    default: standard.cpu,
-    help: 'CPU model and what is added to or taken from it; -vmx-mbec and its like leave something out of what a hypervisor in the guest is offered. "terrarium info cpu" and "terrarium info vmx" list them.',
+    ...cpu(
+      'MODEL[,+FEATURE][,-FEATURE]',
+      ' and what is added to or taken from it. "help" or "terrarium info cpu" lists both.',
+    ),
     take: (into, text) => {
-      into.cpu = text;
+      if (text === 'help' || text === '?') into.show = `CPU models are:\n${cpuModels()}`;
+      else into.cpu = text;
     },
   },
   {
@@ -370,10 +353,19 @@ export const RUN_OPTIONS: readonly OptionRow<RunOptions>[] = [
   },
   {
     names: ['drive'],
-    argument: 'file=FILE[,readonly=on][,serial=TEXT]',
+    argument: 'file=FILE[,readonly=on][,serial=TEXT][,snapshot=on]',
     default: '',
-    help: 'A disk: virtio-blk over a raw image. if=virtio and format=raw may be said. May be repeated.',
-    take: takeDrive,
+    help: 'A disk: virtio-blk over a raw image. if=virtio and format=raw may be said; with if=none and id=NAME a -device virtio-blk-pci,drive=NAME takes it. May be repeated.',
+    take: (into, text) => into.drives.push(parseDrive(text)),
+  },
+  {
+    names: ['snapshot'],
+    argument: null,
+    default: '',
+    help: 'Images are not written to: what the guest writes is kept in memory and forgotten at the end.',
+    take: (into) => {
+      into.snapshot = true;
+    },
   },
   {
     names: ['device'],
@@ -421,9 +413,42 @@ export const RUN_OPTIONS: readonly OptionRow<RunOptions>[] = [
     argument: 'none',
     default: 'none',
     help: 'Said for scripts: there are no graphics.',
-    take: (_into, text) => {
-      oneOf('-display', text, ['none']);
-    },
+    take: onlyNone('-display', 'screen'),
+  },
+  {
+    names: ['vga'],
+    argument: 'none',
+    default: 'none',
+    help: 'Said for scripts: there are no graphics.',
+    take: onlyNone('-vga', 'graphics card'),
+  },
+  {
+    names: ['nic', 'net'],
+    argument: 'none',
+    default: 'none',
+    help: 'Said for scripts: there is no network.',
+    take: onlyNone('-nic', 'network'),
+  },
+  {
+    names: ['parallel'],
+    argument: 'none',
+    default: 'none',
+    help: 'Said for scripts: there is no parallel port.',
+    take: onlyNone('-parallel', 'parallel port'),
+  },
+  {
+    names: ['name'],
+    argument: 'TEXT',
+    default: '',
+    help: 'Said for scripts: nothing shows it.',
+    take: () => {},
+  },
+  {
+    names: ['uuid'],
+    argument: 'UUID',
+    default: '',
+    help: "The machine's UUID, which SMBIOS tells the guest.",
+    take: takeUuid,
   },
   {
     names: ['nodefaults'],
@@ -510,12 +535,13 @@ export const RUN_OPTIONS: readonly OptionRow<RunOptions>[] = [
     take: takeFwCfg,
   },
   {
-    names: ['h', 'help'],
+    names: ['version'],
     argument: null,
     default: '',
-    help: 'This text.',
+    help: 'Which Terrarium this is.',
     take: (into) => {
-      into.help = true;
+      into.show = `${versionText()}\n`;
     },
   },
+  HELP,
 ];

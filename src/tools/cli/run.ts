@@ -4,13 +4,17 @@ import { closeSync, openSync, writeSync } from 'node:fs';
 import { basename } from 'node:path';
 import { UserError } from '../../base/assert.ts';
 import { Machine, type MachineOptions } from '../../machine/machine.ts';
+import type { BlockStore } from '../../pc/virtio/block.ts';
 import { BlockFile } from './block-file.ts';
+import type { DriveOption } from './device-options.ts';
 import { ESCAPE_HELP } from './escape-keys.ts';
 import { readWhole, reasonOf } from './files.ts';
+import { FOREIGN_OPTIONS } from './foreign-options.ts';
 import { MachineBug } from './machine-bug.ts';
 import { describeOptions, parseOptions } from './option-table.ts';
 import { RUN_OPTIONS, type RunOptions, runDefaults, type SerialTarget } from './run-options.ts';
 import { Session, type SessionEnd } from './session.ts';
+import { SnapshotStore } from './snapshot-store.ts';
 import { dumpState } from './state-dump.ts';
 import { STATUS, STATUS_HELP } from './status.ts';
 import { Input, Output } from './terminal.ts';
@@ -26,11 +30,17 @@ ${STATUS_HELP}`;
 
 export function parseRun(argv: readonly string[]): RunOptions {
   const options = runDefaults();
-  const rest = parseOptions(RUN_OPTIONS, argv, options, 'run');
-  if (options.help) return options;
+  const rest = parseOptions(RUN_OPTIONS, argv, options, 'run', FOREIGN_OPTIONS);
+  if (options.help || options.show !== '') return options;
   if (rest.length > 0) {
     throw new UserError(
       `"${rest[0]}" is not an option: write -kernel ${rest[0]} if it is the kernel, or -drive file=${rest[0]} if it is a disk.`,
+    );
+  }
+  for (const { plugged, path, id } of options.drives) {
+    if (plugged) continue;
+    throw new UserError(
+      `-drive ${path}: if=none leaves it without a device: add -device virtio-blk-pci,drive=${id || 'ID'}, or write if=virtio.`,
     );
   }
   if (options.kernel === '') throw new UserError('no kernel is given: write -kernel FILE.');
@@ -101,8 +111,8 @@ const complain = (sentence: string): void => {
 /** @throws UserError for everything that is wrong with the options or the files they name. */
 export async function run(argv: readonly string[]): Promise<number> {
   const options = parseRun(argv);
-  if (options.help) {
-    process.stdout.write(runHelp());
+  if (options.help || options.show !== '') {
+    process.stdout.write(options.help ? runHelp() : options.show);
     return STATUS.DONE;
   }
   const output = new Output(process.stdout);
@@ -144,6 +154,11 @@ export async function run(argv: readonly string[]): Promise<number> {
   }
 }
 
+function blockStore({ path, readOnly, snapshot }: DriveOption, allSnapshots: boolean): BlockStore {
+  if (readOnly || !(snapshot || allSnapshots)) return new BlockFile(path, readOnly, complain);
+  return new SnapshotStore(new BlockFile(path, true, complain));
+}
+
 function machineOptions(options: RunOptions, sinks: Sinks): MachineOptions {
   const name = basename(options.kernel);
   return {
@@ -159,10 +174,11 @@ function machineOptions(options: RunOptions, sinks: Sinks): MachineOptions {
     ...(options.debugExit ? { debugExit: options.debugExit } : {}),
     testDevice: options.testDevice,
     random: options.random,
-    drives: options.drives.map(({ path, readOnly, serial }) => ({
-      store: new BlockFile(path, readOnly, complain),
-      ...(serial === '' ? {} : { serial }),
+    drives: options.drives.map((drive) => ({
+      store: blockStore(drive, options.snapshot),
+      ...(drive.serial === '' ? {} : { serial: drive.serial }),
     })),
+    ...(options.uuid ? { uuid: options.uuid } : {}),
     epochMs: options.epochMs ?? Date.now(),
     nsPerInstruction: options.nsPerInstruction,
     reboot: options.reboot,

@@ -1,3 +1,4 @@
+import { nearIfAny } from '../../arch/cpu-models.ts';
 import { UserError } from '../../base/assert.ts';
 
 /** Binary multiples, as QEMU reads them. */
@@ -59,4 +60,29 @@ export function parseProperties(text: string, first?: string): Map<string, strin
     else found.set(part, '');
   });
   return found;
+}
+
+/** `a, b or c`. */
+const listed = (words: readonly string[], last: 'and' | 'or'): string =>
+  words.join(', ').replace(/, (?=[^,]*$)/, ` ${last} `);
+
+/** @throws UserError for a property that is none of these. */
+export function requireKnown(option: string, properties: ReadonlyMap<string, string>, known: readonly string[]): void {
+  for (const name of properties.keys()) {
+    if (known.includes(name)) continue;
+    const close = nearIfAny(name, known);
+    throw new UserError(
+      `${option}: there is no "${name}". ${close ? `Did you mean ${close}?` : `There is ${listed(known, 'and')}.`}`,
+    );
+  }
+}
+
+/** One of a few words. */
+export function oneOf<const Words extends readonly string[]>(
+  option: string,
+  text: string,
+  words: Words,
+): Words[number] {
+  if (words.includes(text)) return text;
+  throw new UserError(`${option} ${text}: expected ${listed(words, 'or')}.`);
 }
