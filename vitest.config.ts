@@ -25,7 +25,14 @@ const builtSources: Plugin = {
 export default defineConfig({
   test: {
     projects: [
-      { test: { name: 'unit', include: ['src/**/*.test.ts', 'scripts/**/*.test.mjs'], pool: 'threads' } },
+      {
+        test: {
+          name: 'unit',
+          include: ['src/**/*.test.ts', 'scripts/**/*.test.mjs'],
+          pool: 'threads',
+          testTimeout: 30_000, // for hosts that are busy
+        },
+      },
       {
         plugins: [builtSources],
         test: {
