@@ -18,6 +18,9 @@ for (const name of ['vitest.config.ts', 'package.json', 'tsconfig.base.json'])
   cpSync(join(root, name), join(copy, name));
 symlinkSync(join(root, 'node_modules'), join(copy, 'node_modules'));
 
+/** A mutant may loop for ever. */
+const HANGS_MS = 120_000;
+
 /** The failing assertion, or null if the test passes. */
 function failureOf(test) {
   try {
@@ -26,10 +29,13 @@ function failureOf(test) {
       cwd: copy,
       encoding: 'utf8',
       stdio: 'pipe',
+      timeout: HANGS_MS,
+      killSignal: 'SIGKILL',
       env: { ...process.env, NO_COLOR: '1' },
     });
     return /Tests +\d+ passed/.test(out) ? null : 'no test of that name';
   } catch (error) {
+    if (error.signal === 'SIGKILL') return `hangs for ${HANGS_MS / 1000} s`;
     return /^\S*Error: .*$/m.exec(`${error.stdout}\n${error.stderr}`)?.[0] ?? `failed: ${error.stdout.slice(-300)}`;
   }
 }

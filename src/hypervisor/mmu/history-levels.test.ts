@@ -134,6 +134,10 @@ describe('what belongs to which level', () => {
         cpu.enterL2({ eptp: root + EPTP, vpid: 1, mode });
         const user = { fetch: true, user: true };
         expect(cpu.access(0x1000, user)).toEqual({ kind: '#PF', code: nx || smep ? 0x14 : 4, address: 0x1000 });
+        // The same found by emulation, whose walker is the one that had the bug
+        expect(cpu.mmu.translate(0x1000, 0, PFEC.F | PFEC.U)).toBe(false);
+        cpu.mmu.injectEmulatedFault();
+        expect(cpu.nested.faults.at(-1)).toEqual({ code: nx || smep ? 0x14 : 4, address: 0x1000 });
         const refused = cpu.access(0x9000, user); // by EPT12, which has X whatever L2 has
         expect(refused.kind === 'exit' && refused.exit.qualification & 0x3f).toBe(Q.FETCH | (3 << 3));
       }
@@ -150,7 +154,7 @@ describe('what belongs to which level', () => {
     }
   });
 
-  // Mutant: the first page of a path is taken though there is no root. Seen: an entry in page 0.
+  // Mutant: the direct map is made under the current root without a look at it. Seen: nobody asks for a new root.
   test.each([true, false])('row 28: a fault handled when the root has gone maps nothing (TDP: %s)', (tdp) => {
     const { machine, tables, cpu } = world({ tdp });
     const root = tables.eptRoot();
