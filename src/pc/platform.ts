@@ -207,6 +207,7 @@ export function createPlatform(wires: PlatformWires, options: PlatformOptions): 
     clock,
     line,
     legacyLines: [line(IRQ.PIT), line(IRQ.RTC)],
+    deliverMsi: (address, data) => wires.deliverMsi(address, 0, data),
     onLegacyReplacement: (on) => {
       rtcLine.block(on);
       wires.pitBlocked?.(on);

@@ -71,7 +71,7 @@ function shellFiles(flavour: 'cloud' | 'generic', program: ReturnType<typeof lon
 
 test('a warning that nobody expected would be found', () => {
   const log =
-    '[    0.1] RETBleed: Vulnerable\n[    0.2] ACPI: 1 table\n[    0.3] i8042: PNP: PS/2 appears to have AUX port disabled, if this';
+    '[    0.1] RETBleed: Vulnerable\n[    0.2] ACPI: 1 table\n[    0.3] i8042: PNP: PS/2 appears to have AUX port disabled, if this is incorrect';
   expect(complaints(log)).toHaveLength(2);
 });
 
@@ -115,6 +115,9 @@ describe.skipIf(missing())('Debian', () => {
       expect(printed).toBe(`${program.expected}<0>`);
     }
 
+    expect(shell.command('cd /sys/block/vda/queue; cat discard_max_bytes write_zeroes_max_bytes; cd')).toContain(
+      '\n2147483648\n16777216\n',
+    );
     const sum = createHash('sha256').update(bytes).digest('hex');
     expect(shell.command('dd if=/dev/vda bs=64k 2>/dev/null | sha256sum')).toContain(sum);
     expect(

@@ -14,11 +14,18 @@ function hpet() {
   };
   const legacy = [new RecordingLine(), new RecordingLine()] as const;
   const replaced: boolean[] = [];
-  const device = new Hpet({ clock, line, legacyLines: legacy, onLegacyReplacement: (on) => replaced.push(on) });
+  const messages: number[][] = [];
+  const device = new Hpet({
+    clock,
+    line,
+    legacyLines: legacy,
+    onLegacyReplacement: (on) => replaced.push(on),
+    deliverMsi: (...message) => messages.push(message),
+  });
   const read = (at: number) => device.readMmio(at, 4);
   const write = (at: number, value: number) => device.writeMmio(at, 4, value);
   const timer = (n: number) => HPET.TIMER0 + n * HPET.TIMER_STRIDE;
-  return { clock, line, legacy, replaced, device, read, write, timer };
+  return { clock, line, legacy, replaced, messages, device, read, write, timer };
 }
 
 test('capabilities tell three 64-bit timers, legacy replacement and 10 ns', () => {
@@ -130,7 +137,7 @@ test('a 32-bit timer matches again each time the low half comes round', () => {
 test('a route that the I/O APIC input mask does not offer reads back as 0', () => {
   const h = hpet();
   h.write(h.timer(0), 3 << T.ROUTE_SHIFT);
-  assert.equal(h.read(h.timer(0)) >> T.ROUTE_SHIFT, 0);
+  assert.equal((h.read(h.timer(0)) >> T.ROUTE_SHIFT) & 0x1f, 0);
   h.write(h.timer(0), 23 << T.ROUTE_SHIFT);
   assert.equal((h.read(h.timer(0)) >> T.ROUTE_SHIFT) & 0x1f, 23);
 });
@@ -149,4 +156,27 @@ test('a reset stops the counter and gives the legacy lines back', () => {
   h.device.reset();
   assert.deepEqual([h.read(HPET.MAIN_COUNTER), h.read(HPET.CONFIGURATION), h.clock.nextNs], [0, 0, -1]);
   assert.deepEqual(h.replaced, [true, false]);
+});
+
+test('a timer with FSB_ENABLE sends messages, once a match, and moves no line, be it level-triggered or not', () => {
+  for (const type of [0, T.LEVEL]) {
+    const h = hpet();
+    assert.equal(h.read(h.timer(1)) & T.FSB_CAPABLE, T.FSB_CAPABLE);
+    h.write(h.timer(1) + 0x10, 0x4041); // data
+    h.write(h.timer(1) + 0x14, 0xfee0_1000); // address
+    h.write(h.timer(1), T.INT_ENABLE | T.PERIODIC | T.VALUE_SET | T.FSB_ENABLE | type | (20 << T.ROUTE_SHIFT));
+    h.write(h.timer(1) + 8, 100);
+    h.write(h.timer(1) + 12, 0);
+    h.write(HPET.CONFIGURATION, CONFIGURATION.ENABLE);
+    h.clock.advance(999);
+    assert.deepEqual(h.messages, []);
+    h.clock.advance(1);
+    assert.deepEqual(h.messages, [[0xfee0_1000, 0x4041]]);
+    h.clock.advance(2000);
+    assert.equal(h.messages.length, 3);
+    assert.equal(h.line(20).rises, 0);
+    h.write(h.timer(1), T.PERIODIC | T.FSB_ENABLE | type);
+    h.clock.advance(2000);
+    assert.equal(h.messages.length, 3, 'not without INT_ENABLE');
+  }
 });

@@ -29,11 +29,13 @@ export interface HpetWires {
   readonly legacyLines: readonly [IrqLine, IrqLine];
   /** Legacy replacement goes on or off: the PIT and the RTC lose or regain their lines. */
   readonly onLegacyReplacement: (on: boolean) => void;
+  /** A write of `data` to an address below 4 GiB: a message-signalled interrupt. */
+  readonly deliverMsi: (address: number, data: number) => void;
 }
 
 /** One comparator. 64-bit values as two unsigned halves. */
 class Comparator {
-  config = CONFIG.PERIODIC_CAPABLE | CONFIG.SIZE_64_CAPABLE;
+  config = CONFIG.PERIODIC_CAPABLE | CONFIG.SIZE_64_CAPABLE | CONFIG.FSB_CAPABLE;
   lo = 0xffff_ffff;
   hi = 0xffff_ffff;
   /** What a periodic timer adds. */
@@ -52,7 +54,7 @@ class Comparator {
  * Source: IA-PC HPET Specification 1.0a, October 2004.
  *
  * The counter is not stored while it runs: it is `base + (now - since) / 10 ns`.
- * FSB (MSI) delivery is not offered: FSB_INT_DEL_CAP is 0 in every timer.
+ * A timer with FSB_ENABLE sends a message instead of moving a line, whatever its type and route (2.3.9.2.3).
  */
 export class Hpet implements MmioDevice {
   readonly #wires: HpetWires;
@@ -276,7 +278,9 @@ export class Hpet implements MmioDevice {
   }
 
   #match(n: number, timer: Comparator): void {
-    if (has(timer.config, CONFIG.LEVEL)) {
+    if (has(timer.config, CONFIG.FSB_ENABLE)) {
+      if (has(timer.config, CONFIG.INT_ENABLE)) this.#wires.deliverMsi(timer.fsbHi, timer.fsbLo);
+    } else if (has(timer.config, CONFIG.LEVEL)) {
       this.#status |= 1 << n;
       if (has(timer.config, CONFIG.INT_ENABLE)) this.#raiseIfLevel(n, timer);
     } else if (has(timer.config, CONFIG.INT_ENABLE)) {
@@ -287,7 +291,7 @@ export class Hpet implements MmioDevice {
   }
 
   #raiseIfLevel(n: number, timer: Comparator): void {
-    if (!has(timer.config, CONFIG.LEVEL) || !has(this.#status, 1 << n)) return;
+    if (!has(timer.config, CONFIG.LEVEL) || has(timer.config, CONFIG.FSB_ENABLE) || !has(this.#status, 1 << n)) return;
     this.#raised[n] = this.#lineOf(n, timer);
     this.#raised[n].set(true);
   }

@@ -18,7 +18,7 @@ export interface BlockStore {
 }
 
 /** VIRTIO 1.2, 5.2.6 "Device Operation": request types and status. */
-const REQUEST = { IN: 0, OUT: 1, FLUSH: 4, GET_ID: 8 } as const;
+const REQUEST = { IN: 0, OUT: 1, FLUSH: 4, GET_ID: 8, DISCARD: 11, WRITE_ZEROES: 13 } as const;
 const STATUS = { OK: 0, IOERR: 1, UNSUPP: 2 } as const;
 const HEADER_BYTES = 16;
 const ID_BYTES = 20;
@@ -27,6 +27,13 @@ const QUEUE_SIZE = 256;
 /** 5.2.4: data segments per request: the queue's size without header and status. */
 const SEGMENTS_MAX = QUEUE_SIZE - 2;
 const COPY_BYTES = 0x1_0000;
+/** Of DISCARD and WRITE_ZEROES: {u64 sector, u32 sectors, u32 flags}. */
+const RANGE_BYTES = 16;
+const RANGE_UNMAP = 1;
+/** 5.2.4: at most so many ranges and sectors a request. Zeros are written, so that a request must not take long. */
+const RANGES_MAX = 64;
+const DISCARD_SECTORS_MAX = 1 << 22;
+const ZEROES_SECTORS_MAX = 1 << 15;
 
 /**
  * Block device. Source: VIRTIO 1.2, 5.2 "Block Device".
@@ -57,15 +64,22 @@ export class VirtioBlock implements VirtioDevice {
       FEATURE_LO.BLK_SEG_MAX |
       FEATURE_LO.BLK_BLK_SIZE |
       FEATURE_LO.BLK_FLUSH |
-      (wires.store.readOnly ? FEATURE_LO.BLK_RO : 0);
-    // 5.2.4: capacity, size_max, seg_max, geometry, blk_size; the rest belongs to features that are not offered.
+      (wires.store.readOnly ? FEATURE_LO.BLK_RO : FEATURE_LO.BLK_DISCARD | FEATURE_LO.BLK_WRITE_ZEROES);
+    // 5.2.4: capacity, size_max, seg_max, geometry, blk_size; topology, writeback and queues are not offered; limits of
+    // DISCARD (sectors, ranges, alignment) and of WRITE_ZEROES (sectors, ranges, whether it may unmap)
     this.configuration = new ByteWriter()
       .u64(wires.store.sizeBytes / SECTOR_BYTES)
       .u32(0)
       .u32(SEGMENTS_MAX)
       .zeros(4)
       .u32(SECTOR_BYTES)
-      .zeros(36)
+      .zeros(12)
+      .u32(DISCARD_SECTORS_MAX)
+      .u32(RANGES_MAX)
+      .u32(1)
+      .u32(ZEROES_SECTORS_MAX)
+      .u32(RANGES_MAX)
+      .u8(0, 0, 0, 0)
       .done();
   }
 
@@ -109,6 +123,9 @@ export class VirtioBlock implements VirtioDevice {
           return this.#read(offset, into, room);
         case REQUEST.OUT:
           return this.#write(offset, out);
+        case REQUEST.DISCARD:
+        case REQUEST.WRITE_ZEROES:
+          return this.#ranges(type, out);
         case REQUEST.FLUSH:
           this.#store.flush();
           return STATUS.OK;
@@ -136,6 +153,38 @@ export class VirtioBlock implements VirtioDevice {
       this.#store.read(offset + done, part);
       if (into.write(part) < part.length) return STATUS.IOERR;
       done += part.length;
+    }
+    return STATUS.OK;
+  }
+
+  /**
+   * 5.2.6.2 "Device Requirements: Device Operation". What is discarded keeps its content, which is one of those it may
+   * have: a file of the host cannot be punched from here.
+   */
+  #ranges(type: number, out: SegmentCursor): number {
+    const zeroes = type === REQUEST.WRITE_ZEROES;
+    const count = out.left / RANGE_BYTES;
+    if (this.#store.readOnly || !Number.isInteger(count) || count === 0 || count > RANGES_MAX) return STATUS.IOERR;
+    const ranges = new Uint8Array(out.left);
+    if (out.read(ranges) < ranges.length) return STATUS.IOERR;
+    const found: { offset: number; bytes: number }[] = [];
+    for (let at = 0; at < ranges.length; at += RANGE_BYTES) {
+      const flags = readLittleEndian(ranges, at + 12, 4);
+      if ((flags & ~(zeroes ? RANGE_UNMAP : 0)) !== 0) return STATUS.UNSUPP;
+      const sectors = readLittleEndian(ranges, at + 8, 4);
+      const sector = readLittleEndian(ranges, at + 4, 4) * 2 ** 32 + readLittleEndian(ranges, at, 4);
+      const range = { offset: sector * SECTOR_BYTES, bytes: sectors * SECTOR_BYTES };
+      if (!this.#inside(range.offset, range.bytes)) return STATUS.IOERR;
+      if (sectors > (zeroes ? ZEROES_SECTORS_MAX : DISCARD_SECTORS_MAX)) return STATUS.IOERR;
+      found.push(range);
+    }
+    if (zeroes) {
+      this.#buffer.fill(0);
+      for (const { offset, bytes } of found) {
+        for (let done = 0; done < bytes; done += COPY_BYTES) {
+          this.#store.write(offset + done, this.#buffer.subarray(0, Math.min(COPY_BYTES, bytes - done)));
+        }
+      }
     }
     return STATUS.OK;
   }

@@ -16,6 +16,8 @@ export const FEATURE_LO = bits({
   BLK_RO: 5,
   BLK_BLK_SIZE: 6,
   BLK_FLUSH: 9,
+  BLK_DISCARD: 13,
+  BLK_WRITE_ZEROES: 14,
   INDIRECT_DESC: 28,
   EVENT_IDX: 29,
 });

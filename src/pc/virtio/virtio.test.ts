@@ -177,6 +177,46 @@ test('a write changes the disk, a flush reaches the host, GET_ID names the disk'
   assert.deepEqual([...d.bytesAt(AT.DATA + 0x2000, 8)], [...ascii('disk-0'), 0, 0]);
 });
 
+test('WRITE_ZEROES zeroes its ranges, DISCARD leaves what it likes, and both check every range before they begin', () => {
+  const d = disk();
+  const ranges = (type: number, rows: readonly (readonly [sector: number, sectors: number, flags: number])[]) => {
+    const data = new ByteWriter();
+    for (const [sector, sectors, flags] of rows) data.u64(sector).u32(sectors).u32(flags);
+    d.memory.copyIn(physical(AT.DATA + 0x1000), data.done());
+    return d.request(type, 0, [{ at: AT.DATA + 0x1000, bytes: data.length }]).status;
+  };
+  d.bus.write(d.common + COMMON.DEVICE_FEATURE_SELECT, 0);
+  assert.equal((d.bus.read(d.common + COMMON.DEVICE_FEATURE) >>> 13) & 3, 3);
+  const limits = [0x24, 0x28, 0x2c, 0x30, 0x34].map((at) => d.bus.read(d.device + at));
+  assert.deepEqual(limits, [1 << 22, 64, 1, 1 << 15, 64]);
+  assert.equal(
+    ranges(13, [
+      [3, 2, 0],
+      [10, 1, 1],
+    ]),
+    0,
+  );
+  const firsts = Array.from({ length: 12 }, (_, sector) => d.content[sector * 512]);
+  assert.deepEqual(firsts, [1, 2, 3, 0, 0, 6, 7, 8, 9, 10, 0, 12]);
+  assert.equal(ranges(11, [[20, 4, 0]]), 0);
+  assert.equal(ranges(11, [[20, 4, 1]]), 2, 'DISCARD has no flags');
+  assert.equal(ranges(13, [[20, 4, 2]]), 2, 'nor has WRITE_ZEROES any but unmap');
+  assert.equal(
+    ranges(13, [
+      [5, 1, 0],
+      [SECTORS - 1, 2, 0],
+    ]),
+    1,
+    'across the end',
+  );
+  assert.equal(d.content[5 * 512], 6, 'the range before it was not touched');
+  assert.equal(ranges(13, []), 1, 'no range');
+  assert.equal(ranges(13, new Array(65).fill([0, 1, 0])), 1, 'more than there may be');
+  const readOnly = disk({ readOnly: true });
+  readOnly.bus.write(readOnly.common + COMMON.DEVICE_FEATURE_SELECT, 0);
+  assert.equal((readOnly.bus.read(readOnly.common + COMMON.DEVICE_FEATURE) >>> 13) & 3, 0);
+});
+
 test('what the disk cannot do ends in a status, not in an exception', () => {
   const d = disk();
   const into = (bytes: number, at = AT.DATA + 0x1000) => [{ at, bytes, write: true }];
