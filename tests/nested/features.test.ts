@@ -393,6 +393,87 @@ describe('the virtual APIC', () => {
   });
 });
 
+test('posted interrupts: the notification exits no more, and what was posted is pending in L2', () => {
+  const NOTIFICATION = 0xe0;
+  const POSTED = 0x61;
+  const DESCRIPTOR = PAGE.B;
+  m.vcpu.msrs.write(0x1b, 0xfee0_0d00, 0); // x2APIC mode
+  m.vcpu.msrs.write(0x80f, 0x1ff, 0); // software-enabled
+  const notify = (): void => {
+    m.bytes(DESCRIPTOR, new Array(64).fill(0));
+    m.write32(DESCRIPTOR + 4 * (POSTED >>> 5), 1 << (POSTED & 31));
+    m.write32(DESCRIPTOR + 32, 1); // ON
+    m.vm.irq.deliverMsi(0xfee0_0000, 0, NOTIFICATION);
+  };
+  turnOn('PIN.EXTERNAL_INTERRUPT_EXITING', 'EXIT.ACKNOWLEDGE_INTERRUPT_ON_EXIT', 'PRIMARY.USE_TPR_SHADOW');
+  turnOn('SECONDARY.VIRTUAL_INTERRUPT_DELIVERY');
+  set('VIRTUAL_APIC_ADDRESS', PAGE.A);
+  set('POSTED_INTERRUPT_NOTIFICATION_VECTOR', NOTIFICATION);
+  set('POSTED_INTERRUPT_DESCRIPTOR', DESCRIPTOR);
+  notify();
+  expect(reasonOf([0x90])).toBe(R.EXTERNAL_INTERRUPT);
+  m.vcpu.msrs.write(0x80b, 0, 0); // L1's EOI
+  again();
+  turnOn('PIN.PROCESS_POSTED_INTERRUPTS');
+  notify();
+  expect(reasonOf([0x90])).toBe(R.VMCALL);
+  expect(get('GUEST_INTERRUPT_STATUS') & 0xff).toBe(POSTED);
+  expect(m.read32(PAGE.A + 0x200 + 16 * (POSTED >>> 5))).toBe(1 << (POSTED & 31));
+  expect(m.read32(DESCRIPTOR + 4 * (POSTED >>> 5))).toBe(0);
+  expect(m.read32(DESCRIPTOR + 32)).toBe(0);
+});
+
+describe('registers that L1 watches', () => {
+  test('CR0 and CR4: a masked bit reads as its shadow, and leaves when it is written otherwise', () => {
+    set('CR0_GUEST_HOST_MASK', 8); // TS
+    set('CR0_READ_SHADOW', 8);
+    expect(reasonOf([0x0f, 0x20, 0xc0])).toBe(R.VMCALL);
+    expect(registerOf(0) & 8).toBe(8);
+    expect(get('GUEST_CR0') & 8).toBe(0);
+    again();
+    expect(reasonOf([0x0f, 0x20, 0xc0, 0x0f, 0x22, 0xc0])).toBe(R.VMCALL); // as the shadow has it
+    again();
+    expect(reasonOf([0x0f, 0x20, 0xc0, 0x83, 0xe0, 0xf7, 0x0f, 0x22, 0xc0])).toBe(R.CR_ACCESS);
+    again();
+    expect(reasonOf([0x0f, 0x06])).toBe(R.CR_ACCESS); // CLTS
+    afresh();
+    set('CR4_GUEST_HOST_MASK', 4); // TSD
+    expect(reasonOf([0x0f, 0x20, 0xe0, 0x83, 0xc8, 0x04, 0x0f, 0x22, 0xe0])).toBe(R.CR_ACCESS);
+  });
+
+  test('a CR3 target may be loaded', () => {
+    const load = [0xb8, 0, 0, 5, 0, 0x0f, 0x22, 0xd8];
+    turnOn('PRIMARY.CR3_LOAD_EXITING');
+    set('CR3_TARGET_COUNT', 1);
+    set('CR3_TARGET_VALUE0', AT.PML4);
+    expect(reasonOf(load)).toBe(R.VMCALL);
+    again();
+    set('CR3_TARGET_COUNT', 0);
+    expect(reasonOf(load)).toBe(R.CR_ACCESS);
+  });
+
+  test('the MSR areas: loaded on entry, stored and loaded on exit', () => {
+    const KERNEL_GS_BASE = 0xc000_0102;
+    m.write64(PAGE.A, KERNEL_GS_BASE);
+    m.write64(PAGE.A + 8, 0x1234);
+    m.write64(PAGE.B, KERNEL_GS_BASE);
+    m.write64(PAGE.DATA, KERNEL_GS_BASE);
+    m.write64(PAGE.DATA + 8, 0x5678);
+    set('ENTRY_MSR_LOAD_ADDRESS', PAGE.A);
+    set('EXIT_MSR_STORE_ADDRESS', PAGE.B);
+    set('EXIT_MSR_LOAD_ADDRESS', PAGE.DATA);
+    for (const count of ['ENTRY_MSR_LOAD_COUNT', 'EXIT_MSR_STORE_COUNT', 'EXIT_MSR_LOAD_COUNT'] as const) set(count, 1);
+    expect(reasonOf([0x90])).toBe(R.VMCALL);
+    expect(m.read32(PAGE.B + 8)).toBe(0x1234);
+    const { msrs } = m.vcpu;
+    expect(msrs.read(KERNEL_GS_BASE) && msrs.lo).toBe(0x5678);
+    again();
+    m.write64(PAGE.A, 0xc000_0100); // FS_BASE may not be in the list
+    expect(reasonOf([0x90])).toBe(0x8000_0000 + R.MSR_LOADING);
+    expect(get('EXIT_QUALIFICATION')).toBe(1);
+  });
+});
+
 test('what a guest sees of itself at level 3 is what UMIP and the descriptor-table control leave', () => {
   turnOn('SECONDARY.DESCRIPTOR_TABLE_EXITING');
   set('GUEST_CR4', 0x2820); // UMIP
