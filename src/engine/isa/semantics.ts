@@ -3,7 +3,7 @@ import { type Callee, call, type Expr, I32, I64, i32, i64, V128, v128 } from '..
 import type { FunctionBuilder, Local } from '../../wasm/module.ts';
 import { type Helper, helperNumber } from '../core/helpers.ts';
 import { gpr, PROBE_ACCESS, REC, S, SCRATCH, STACK_ACCESS, STATUS, TLB, UNALIGNED_ACCESS } from '../core/layout.ts';
-import { CC } from './flags.ts';
+import { CC, RFLAGS_STATUS } from './flags.ts';
 import type { Operand } from './instruction.ts';
 
 /**
@@ -628,6 +628,11 @@ export abstract class Semantics {
   /** All six flags as bits of `flags` (i64; other bits are ignored). */
   flagsExplicit(flags: Expr): void {
     this.#setFlags(CC.EXPLICIT, 1, i64.const(0), flags);
+  }
+
+  /** The flags of `mask` become those bits of `bits` (an i64, which has no others); the rest stays. */
+  flagsReplace(mask: number, bits: Expr): void {
+    this.flagsExplicit(i64.or(i64.and(this.flags(), i64.const(RFLAGS_STATUS & ~mask)), bits));
   }
 
   /** The six status flags as they are now: an i64. */

@@ -103,8 +103,7 @@ export const SAR = instruction({
 
 /** Flags of a rotate: CF and OF replaced in what there is. */
 function rotateFlags(m: Semantics, carry: Expr, overflow: Expr): void {
-  const kept = i64.and(m.flags(), i64.const(0x8d5 & ~(RFLAGS.CF | RFLAGS.OF)));
-  m.flagsExplicit(i64.or(kept, i64.or(carry, i64.shl(overflow, i64.const(11)))));
+  m.flagsReplace(RFLAGS.CF | RFLAGS.OF, i64.or(carry, i64.shl(overflow, i64.const(11))));
 }
 
 function rotate(m: Semantics, left: boolean): void {
@@ -115,7 +114,9 @@ function rotate(m: Semantics, left: boolean): void {
     const u = m.let(m.zeroExtend(a, m.size));
     const r = m.f.local(I64);
     if (bits === 64) m.f.set(r, (left ? i64.rotl : i64.rotr)(u.get, by.get));
-    else {
+    else if (bits === 32) {
+      m.f.set(r, i64.extendI32U((left ? i32.rotl : i32.rotr)(i32.wrap(u.get), i32.wrap(by.get))));
+    } else {
       const back = i64.and(i64.sub(i64.const(bits), by.get), i64.const(bits - 1));
       const value = left
         ? i64.or(i64.shl(u.get, by.get), i64.shrU(u.get, back))
@@ -269,8 +270,7 @@ function bitTest(name: string, second: number, digit: number, change?: (a: Expr,
       }
       const at = m.let(i64.and(index.get, i64.const(bits - 1)));
       const flags = (a: Expr): void => {
-        const kept = i64.and(m.flags(), i64.const(0x8d5 & ~RFLAGS.CF));
-        m.flagsExplicit(i64.or(kept, bit(a, at.get)));
+        m.flagsReplace(RFLAGS.CF, bit(a, at.get));
       };
       if (change) {
         m.modify(0, (a) => {

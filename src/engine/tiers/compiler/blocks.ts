@@ -25,6 +25,8 @@ export interface Decoded {
 /** What an instruction does with the status flags, as found by generating it once. */
 export interface FlagUse {
   reads: boolean;
+  /** It looks at some only to leave them as they are. */
+  keeps: boolean;
   /** All of them, whatever its operands. */
   writes: boolean;
   /** It can leave the region, and then they are seen. */
@@ -60,7 +62,7 @@ export function flagsAreDead(reader: Reader, record: number, end: number): boole
   for (let at = record + REC.BYTES; at < end; at += REC.BYTES) {
     const { flags, kind } = reader.decoded(at)!;
     if (flags.reads || flags.leaves || kind !== KIND.PLAIN) return false;
-    if (flags.writes) return true;
+    if (flags.writes && !flags.keeps) return true;
   }
   return false;
 }

@@ -252,7 +252,7 @@ export class Compiler implements Regions, Reader {
     const { instruction, mnemonic } = variant.form;
     if (ELSEWHERE.has(instruction.name)) return null;
     let kind: number = KIND.PLAIN;
-    const flags: FlagUse = { reads: false, writes: false, leaves: false };
+    const flags: FlagUse = { reads: false, keeps: false, writes: false, leaves: false };
     const call = mnemonic === 'CALL';
     const targets: Targets = {
       taken: () => {
@@ -273,6 +273,7 @@ export class Compiler implements Regions, Reader {
       frame.ways(() => {
         const semantics = new RegionSemantics(frame, contextOf(variant), record, targets);
         semantics.use = flags;
+        semantics.mnemonic = mnemonic;
         instruction.execute(semantics);
       });
     } catch (error) {

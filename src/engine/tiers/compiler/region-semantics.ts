@@ -2,7 +2,7 @@ import { call, type Expr, I32, I64, i32, i64, V128, v128 } from '../../../wasm/e
 import type { FunctionBuilder, Label, Local } from '../../../wasm/module.ts';
 import { GPR, gpr, PLACE, REC, REGION_ACCESS, S, STATUS, TLB } from '../../core/layout.ts';
 import type { EngineMemory } from '../../core/memory.ts';
-import { CC } from '../../isa/flags.ts';
+import { CC, RFLAGS } from '../../isa/flags.ts';
 import { type FormContext, type Library, Semantics } from '../../isa/semantics.ts';
 import { COMPARES } from '../interpreter.ts';
 import type { FlagUse } from './blocks.ts';
@@ -99,8 +99,8 @@ export interface Targets {
   indirect(record: number, target: Local, offset: Local): void;
 }
 
-/** What reads flags only to keep some of them. */
-const KEEPS_FLAGS = new Set(['ROL', 'ROR', 'RCL', 'RCR']);
+/** What reads CF only to keep it. */
+const KEEPS_CARRY = new Set(['INC', 'DEC']);
 
 /** Thrown while an instruction is tried: it is none for regions. */
 export class NotInline extends Error {}
@@ -326,13 +326,51 @@ export class RegionSemantics extends Semantics {
 
   override flags(): Expr {
     if (this.use) this.use.reads = true;
-    if (this.flagsDead && KEEPS_FLAGS.has(this.mnemonic)) return i64.const(0);
     const { calls, kind, a, b } = this.#frame;
     return i64.extendI32U(call(calls.flags, kind.get, a.get, b.get));
   }
 
+  /** From flags of a known kind without a call: they become a RESULT. */
+  override flagsReplace(mask: number, bits: Expr): void {
+    if (this.use) {
+      this.use.keeps = true;
+      return;
+    }
+    if (this.flagsDead) return;
+    const { known, a, b } = this.#frame;
+    const kindOf = (known ?? CC.EXPLICIT) & CC.CLASS_MASK;
+    if (known === undefined || kindOf === CC.EXPLICIT) {
+      super.flagsReplace(mask, bits);
+      return;
+    }
+    const size = known >>> CC.SIZE_SHIFT;
+    const top = 8 * (1 << size) - 1;
+    const keeps = (flag: number): boolean => (mask & flag) === 0;
+    let result = a.get;
+    let others = i64.and(b.get, i64.const((RFLAGS.CF | RFLAGS.AF | RFLAGS.OF) & ~mask));
+    if (kindOf !== CC.RESULT) {
+      // x ± y = r
+      const sub = kindOf === CC.SUB;
+      const difference = this.let(i64.sub(a.get, b.get)).get;
+      if (sub) result = this.signExtend(difference, 1 << size);
+      const [x, y, r] = sub ? [a.get, b.get, difference] : [difference, b.get, a.get];
+      others = i64.and(i64.xor(i64.xor(x, y), r), i64.const(RFLAGS.AF));
+      if (keeps(RFLAGS.CF)) others = i64.or(others, i64.extendI32U(i64.ltU(a.get, b.get)));
+      if (keeps(RFLAGS.OF)) {
+        const signs = sub ? i64.and(i64.xor(x, y), i64.xor(x, r)) : i64.and(i64.xor(r, y), i64.xor(r, x));
+        const overflow = i64.and(i64.shrU(signs, i64.const(top)), i64.const(1));
+        others = i64.or(others, i64.shl(overflow, i64.const(11)));
+      }
+    }
+    const kept = this.let(result);
+    this.setLazyFlags(CC.RESULT | (size << CC.SIZE_SHIFT), kept.get, i64.or(others, bits));
+  }
+
   override carry(): Expr {
-    if (this.use) this.use.reads = true;
+    if (KEEPS_CARRY.has(this.mnemonic)) {
+      if (this.use) this.use.keeps = true;
+      if (this.flagsDead) return i64.const(0);
+    } else if (this.use) this.use.reads = true;
     const { a, b, kind, known } = this.#frame;
     const below = i64.extendI32U(i64.ltU(a.get, b.get));
     const bit = i64.and(b.get, i64.const(1));
