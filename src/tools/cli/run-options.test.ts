@@ -46,7 +46,8 @@ describe('terrarium run takes', () => {
     });
     expect(parse('-accel lockstep,from=1000')).toMatchObject({ accel: 'lockstep', lockstepFrom: 1000 });
     expect(parse('-machine accel=compiler').accel).toBe('compiler');
-    expect(parse('-accel tcg,thread=single').accel).toBe(runDefaults().accel);
+    expect(runDefaults().accel).toBe('compiler');
+    expect(parse('-accel tcg,thread=single,tb-size=8')).toMatchObject({ accel: 'compiler', jitBytes: 8 << 20 });
   });
 
   test("isa-debug-exit has QEMU's default ports", () => {
@@ -164,7 +165,7 @@ describe('terrarium run refuses', () => {
     ['-accel lockstep,threshold=0', /-accel threshold 0: expected a whole number/],
     ['-accel compiler,tbsize=1', /-accel: there is no "tbsize". Did you mean tb-size/],
     ['-accel compiler,from=5', /-accel compiler,from=5: this is for -accel lockstep/],
-    ['-accel tcg,tb-size=64', /this is for -accel compiler and lockstep/],
+    ['-accel interpreter,tb-size=64', /this is for -accel compiler and lockstep/],
     ['-accel tcg,thread=multi', /thread multi: expected single/],
     ['-machine nested-mmu=fast', /expected split, reinit or shared/],
     ['-rtc base=yesterday', /expected utc or a date/],

@@ -88,7 +88,7 @@ export const runDefaults = (): RunOptions => ({
   reboot: true,
   hpet: true,
   acpi: true,
-  accel: 'interpreter',
+  accel: 'compiler',
   jitBytes: COMPILER_DEFAULTS.bytesMax,
   jitThreshold: COMPILER_DEFAULTS.threshold,
   lockstepFrom: 0,
