@@ -2,7 +2,6 @@
 #pragma once
 #include "../lib/suite.h"
 
-enum { DE, DB, NMI, BP, OF, BR, UD, NM, DF, TS = 10, NP, SS, GP, PF, MF = 16, AC, XM = 19, NONE = -1 };
 enum { VECTOR_DONE = 0x80, VECTOR_TASK = 0x81 };
 enum {
   CODE = 0x08, DATA = 0x10, USER_CODE = 0x1b, USER_DATA = 0x23, TASK = 0x28, OTHER_TASK = 0x30, CALL_GATE = 0x38, ABSENT_DATA = 0x40,
@@ -28,33 +27,7 @@ struct caught {
   u32 vector, error, cr2;
   struct frame frame;
 };
-extern volatile struct caught caught;
-extern volatile u32 armed;
-extern void *resume[5];
-
-#define TRY(statement)                   \
-  ({                                     \
-    caught.vector = NONE;                \
-    if (__builtin_setjmp(resume) == 0) { \
-      armed = 1;                         \
-      __asm__ volatile("" : : : "memory"); \
-      statement;                         \
-    }                                    \
-    armed = 0;                           \
-    caught.vector;                       \
-  })
-#define FAULTS(what, statement, vector_, error_)                     \
-  do {                                                               \
-    TRY(statement);                                                  \
-    check_event(what, caught.vector, caught.error, vector_, error_); \
-  } while (0)
-#define PAGE_FAULTS(what, statement, error_, address)                  \
-  do {                                                                 \
-    FAULTS(what, statement, PF, error_);                               \
-    if (caught.cr2 != (address)) check_value("  CR2", caught.cr2, address); \
-  } while (0)
-#define READ(register) ({ u32 v_; __asm__ volatile("mov %%" #register ", %0" : "=r"(v_)); v_; })
-#define WRITE(register, value) __asm__ volatile("mov %0, %%" #register : : "r"((u32)(value)) : "memory")
+#include "../lib/catch.h"
 #define LOAD(segment, selector) __asm__ volatile("mov %0, %%" #segment : : "r"((u32)(selector)) : "memory")
 
 static inline u32 load(u32 address) { u32 v; __asm__ volatile("mov (%1), %0" : "=r"(v) : "r"(address) : "memory"); return v; }

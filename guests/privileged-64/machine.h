@@ -3,7 +3,6 @@
 #include "../lib/frame.h"
 #include "../lib/suite.h"
 
-enum { DE, DB, NMI, BP, OF, BR, UD, NM, DF, TS = 10, NP, SS, GP, PF, MF = 16, AC, XM = 19, NONE = -1 };
 enum { VECTOR_DONE = 0x80, VECTOR_IPI = 0x51, VECTOR_KERNEL_ONLY = 0x60, VECTOR_TRAP_GATE = 0x61, VECTOR_ABSENT = 0x62 };
 enum { KERNEL_CODE = 0x08, KERNEL_DATA = 0x10, CODE_32 = 0x18, USER_CODE_32 = 0x23, USER_DATA = 0x2b, USER_CODE = 0x33, TASK = 0x38, LIMITED_DATA = 0x48 };
 
@@ -26,35 +25,7 @@ struct caught {
   struct frame frame;
   u64 frame_address; /* of the processor's part: RIP and what is above */
 };
-extern volatile struct caught caught;
-extern volatile u32 armed;
-extern void *resume[5];
-
-/* Runs the statement; NONE, or the vector of the exception that ended it. */
-#define TRY(statement)                        \
-  ({                                          \
-    caught.vector = NONE;                     \
-    if (__builtin_setjmp(resume) == 0) {      \
-      armed = 1;                              \
-      __asm__ volatile("" : : : "memory");    \
-      statement;                              \
-    }                                         \
-    armed = 0;                                \
-    caught.vector;                            \
-  })
-#define FAULTS(what, statement, vector_, error_) \
-  do {                                         \
-    TRY(statement);                            \
-    check_event(what, caught.vector, caught.error, vector_, error_); \
-  } while (0)
-#define PAGE_FAULTS(what, statement, error_, address) \
-  do {                                               \
-    FAULTS(what, statement, PF, error_);              \
-    if (caught.cr2 != (address)) check_value("  CR2", caught.cr2, address); \
-  } while (0)
-
-#define READ(register) ({ u64 v_; __asm__ volatile("mov %%" #register ", %0" : "=r"(v_)); v_; })
-#define WRITE(register, value) __asm__ volatile("mov %0, %%" #register : : "r"((u64)(value)) : "memory")
+#include "../lib/catch.h"
 
 static inline u64 read_msr(u32 msr) {
   u32 low, high;
