@@ -18,6 +18,10 @@ test("isa-debug-exit's status is (code << 1) | 1", () => {
   expect(run('debugExit', ...DEBUG_EXIT).status).toBe(0x2b);
 });
 
+test('an x87 exception without CR0.NE is IRQ 13: the processor stands until its handler has run', () => {
+  expect(run('coprocessorError')).toEqual({ status: 0, stdout: 'Fdone\n', stderr: '' });
+});
+
 test('what comes through stdin reaches COM1', () => {
   const { status, stdout } = terrarium(['run', '-kernel', path('echo'), '-m', '16M', ...DEBUG_EXIT], '#');
   expect(stdout).toBe('#');

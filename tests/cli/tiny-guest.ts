@@ -30,13 +30,40 @@ export function tinyGuest(code: readonly number[]): Uint8Array {
 /** out dx, al with AL = `byte` and DX = `port`. */
 const out = (port: number, byte: number): number[] => [0x66, 0xba, port & 0xff, port >> 8, 0xb0, byte, 0xee];
 
+const u32 = (value: number): number[] => [value & 0xff, (value >>> 8) & 0xff, (value >>> 16) & 0xff, value >>> 24];
+/** mov dword [at], value */
+const poke = (at: number, value: number): number[] => [0xc7, 0x05, ...u32(at), ...u32(value)];
+/** mov al, value; out port, al */
+const outByte = (port: number, value: number): number[] => [0xb0, value, 0xe6, port];
+
 /** Prints on COM1. */
 export const print = (text: string): number[] => [...text].flatMap((c) => out(0x3f8, c.charCodeAt(0)));
 
 /** mov dx, 604h; mov ax, 2000h; out dx, ax; hlt. */
 export const softOff = [0x66, 0xba, 0x04, 0x06, 0x66, 0xb8, 0x00, 0x20, 0x66, 0xef, 0xf4];
 
+/** CR0.NE is clear, as a Multiboot loader leaves it: 1/0 in the x87 comes as IRQ 13, vector 75H, whose handler prints F. */
+function coprocessorError(): number[] {
+  const [idt, idtr, control] = [0x20_0000, 0x20_1000, 0x20_1010];
+  const handler = [
+    ...[...print('F'), ...outByte(0xf0, 0), 0xdb, 0xe2], //                   out f0h; fnclex
+    ...[...outByte(0xa0, 0x20), ...outByte(0x20, 0x20), 0xcf], //             EOI to both 8259s; iretd
+  ];
+  const entry = LOAD_AT + HEADER_BYTES + 5;
+  return [
+    ...[0xe9, ...u32(handler.length), ...handler], //                         jmp over it
+    ...poke(idt + 0x75 * 8, ((0x10 << 16) | (entry & 0xffff)) >>> 0), //      interrupt gate, CS 10H
+    ...poke(idt + 0x75 * 8 + 4, ((entry & 0xffff_0000) | 0x8e00) >>> 0),
+    ...[...poke(idtr, 0x7ff), ...poke(idtr + 2, idt), 0x0f, 0x01, 0x1d, ...u32(idtr)], // lidt
+    ...[0xbc, ...u32(0x9_0000), ...outByte(0x21, 0xfb), ...outByte(0xa1, 0xdf)], // only IRQ 13 is let through
+    ...[...poke(control, 0x037b), 0xdb, 0xe3, 0xd9, 0x2d, ...u32(control)], // fninit; fldcw: division by zero unmasked
+    ...[0xd9, 0xe8, 0xd9, 0xee, 0xde, 0xf9, 0xfb, 0x9b], //                   fld1; fldz; fdivp; sti; fwait
+    ...[...print('done\n'), ...softOff],
+  ];
+}
+
 export const GUESTS = {
+  coprocessorError: coprocessorError(),
   /** There is no IDT: #BP becomes #GP, #DF, shutdown. */
   tripleFault: [...print('hi'), 0xcc],
   /** CMOS byte 0x40 outlives the reset: `in al, 71h; test al, al; jnz` to PM1a's soft off, else set it and fault. */

@@ -1,5 +1,5 @@
 import { EXCEPTION_NAMES, EXCEPTIONS, pushesErrorCode, secondException, VECTOR } from '../../arch/exceptions.ts';
-import { DR6_WRITABLE, DR7, RFLAGS } from '../../arch/registers.ts';
+import { CR0, DR6_WRITABLE, DR7, RFLAGS } from '../../arch/registers.ts';
 import { TWO_32 } from '../../base/bits.ts';
 import { AR } from './address.ts';
 import { EXIT, X } from './exits.ts';
@@ -78,6 +78,12 @@ const HAS_EXT = (1 << VECTOR.TS) | (1 << VECTOR.NP) | (1 << VECTOR.SS) | (1 << V
 /** Delivers the fault in S.FAULT_*; RIP is the faulting instruction's. */
 export function deliverFault(cpu: Processor): number {
   const vector = cpu.get(S.FAULT_VECTOR);
+  // SDM 1 8.7.2 "MS-DOS Compatibility Sub-mode": no #MF, but a pin that a PC wires to IRQ 13
+  if (vector === VECTOR.MF && (cpu.get(S.CR0) & CR0.NE) === 0) {
+    cpu.set(X.REASON, EXIT.FERR);
+    cpu.set(X.VECTORING, 0);
+    return STATUS.EXIT_BEFORE;
+  }
   const hasError = cpu.protectedMode && pushesErrorCode(vector);
   return deliver(cpu, vector, EVENT.EXCEPTION, hasError, cpu.get(S.FAULT_ERROR), 0, false);
 }

@@ -67,6 +67,8 @@ export const EXIT = {
   SHADOW_FAULT: 0x101,
   /** The instruction allowed by `step` is done. */
   STEPPED: 0x102,
+  /** An x87 instruction finds an unmasked exception with CR0.NE clear: FERR# is asserted, and the processor waits. */
+  FERR: 0x103,
 } as const;
 export type ExitReason = (typeof EXIT)[keyof typeof EXIT];
 

@@ -20,7 +20,7 @@ export class X87Semantics {
   /** `wait`: a pending unmasked exception is raised first. SDM 1 8.6 "x87 FPU Exception Synchronization". */
   constructor(m: Semantics, wait = true) {
     this.m = m;
-    // DEVIATION from SDM 3A 2.5 "Control Registers", CR0.NE: always #MF, as under VMX, where CR0.NE is fixed to 1.
+    // With CR0.NE clear it becomes EXIT.FERR where exceptions are delivered
     if (wait) m.raiseIf(i32.and(i32.load16U(ZERO, S.FSW), i32.const(FSW.ES)), 16);
   }
 

@@ -265,6 +265,21 @@ describe('routing', () => {
     expect(b.chip.hasInterrupt(0)).toBe(false);
   });
 
+  it('raises IRQ 13 for the coprocessor until port F0H is written, or the chip is reset', () => {
+    const b = bench();
+    const rises = () => {
+      b.chip.coprocessor.error();
+      return b.chip.save().asserted[13];
+    };
+    expect(rises()).toBe(1);
+    expect(rises()).toBe(1);
+    b.chip.coprocessor.writePort(0, 1, 0);
+    expect(b.chip.save().asserted[13]).toBe(0);
+    expect(rises()).toBe(1);
+    b.chip.reset();
+    expect(b.chip.save().asserted[13]).toBe(0);
+  });
+
   it('puts its devices on the bus where a PC has them', () => {
     const b = bench();
     const put: string[] = [];
@@ -280,6 +295,7 @@ describe('routing', () => {
       '8259 ELCR 4d0+2',
       '8254 40+4',
       'port 61H 61+1',
+      'coprocessor error f0+1',
       'I/O APIC fec00000+4096',
     ]);
   });

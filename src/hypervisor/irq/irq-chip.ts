@@ -25,6 +25,7 @@ import { assert } from '../../base/assert.ts';
 import { has } from '../../base/bits.ts';
 import type { Clock } from '../../contracts/clock.ts';
 import type { Bus, IrqLine } from '../../contracts/device.ts';
+import { CoprocessorError } from './coprocessor.ts';
 import { IoApic, type IoApicState } from './io-apic.ts';
 import { LocalApic, type LocalApicState } from './local-apic.ts';
 import { PicPair, type PicState } from './pic.ts';
@@ -35,6 +36,7 @@ import type { ApicFabric, ApicFeatures, CpuSink, TscSource } from './wires.ts';
 /** ISA IRQ 0 and the pin that the ACPI interrupt source override gives it. */
 const TIMER_IRQ = 0;
 const TIMER_PIN = 2;
+const COPROCESSOR_IRQ = 13;
 /** The 8259s' INTR on the I/O APIC: software may set this entry to ExtINT. */
 const EXTINT_PIN = 0;
 
@@ -119,6 +121,7 @@ export class IrqChip implements ApicFabric {
           tsc: options.tsc[cpu]!,
         }),
     );
+    this.coprocessor = new CoprocessorError(this.line(COPROCESSOR_IRQ));
     const irq0 = this.line(TIMER_IRQ);
     this.pit = new Pit({
       clock: options.clock,
@@ -183,10 +186,14 @@ export class IrqChip implements ApicFabric {
     bus.addPorts(0x4d0, 2, this.pic.elcr, '8259 ELCR');
     bus.addPorts(0x40, 4, this.pit, '8254');
     bus.addPorts(0x61, 1, this.pit.port61, 'port 61H');
+    bus.addPorts(0xf0, 1, this.coprocessor, 'coprocessor error');
     bus.addMmio(IO_APIC_DEFAULT_BASE, IO_APIC_BYTES, this.ioApic, 'I/O APIC');
   }
 
   // For the vCPU layer.
+
+  /** What a PC makes of FERR#: IRQ 13, until port F0H is written. */
+  readonly coprocessor: CoprocessorError;
 
   /** Whether a maskable interrupt waits for `cpu`. Asked in every round of the run loop: no search, no allocation. */
   hasInterrupt(cpu: number): boolean {
@@ -213,6 +220,7 @@ export class IrqChip implements ApicFabric {
     this.ioApic.reset();
     this.pic.reset();
     this.pit.reset();
+    this.coprocessor.reset();
     for (const apic of this.apics) apic.reset();
   }
 

@@ -462,6 +462,13 @@ export class Vcpu {
         this.activity = 'halted';
         this.woken = true;
         return;
+      case EXIT.FERR:
+        // RIP stays: SDM 1 8.7.2, "the processor freezes just before executing the next floating-point instruction"
+        vm.irq.coprocessor.error();
+        state.setU32(S.SHADOW_KIND, 0); // an STI before it: the processor waits for an interrupt, and would for ever
+        this.activity = 'halted';
+        this.woken = true;
+        return;
       case EXIT.CR_ACCESS:
         this.#crAccess();
         return;
