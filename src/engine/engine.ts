@@ -1,4 +1,5 @@
 import { RFLAGS } from '../arch/registers.ts';
+import { BORN_DOUBLE } from '../base/bits.ts';
 import type { SecondStageRoot, SecondStageTables } from '../contracts/second-stage.ts';
 import type { FunctionBuilder, ModuleBuilder } from '../wasm/module.ts';
 import { linear } from './core/address.ts';
@@ -173,16 +174,18 @@ export class Engine {
   // ---- vCPUs --------------------------------------------------------------------------------------------------------
 
   createVcpu(index: number): EngineVcpu {
-    return {
+    const vcpu: EngineVcpu = {
       index,
       state: new CpuState(this.memory, index),
       intercepts: noIntercepts(),
       root: { ...NO_ROOT },
       vpid: 0,
       context: -1,
-      instructions: 0,
+      instructions: BORN_DOUBLE,
       slice: 0,
     };
+    vcpu.instructions = 0;
+    return vcpu;
   }
 
   /** Makes `vcpu` the one whose state is at STATE. */

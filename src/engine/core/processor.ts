@@ -1,5 +1,5 @@
 import { CR0, CR4, EFER, RFLAGS, RFLAGS_IOPL } from '../../arch/registers.ts';
-import { TWO_32 } from '../../base/bits.ts';
+import { BORN_DOUBLE, TWO_32 } from '../../base/bits.ts';
 import { MODE } from '../decode/mode.ts';
 import { CC } from '../isa/flags.ts';
 import { ACCESS, TRANSLATE } from '../paging/access.ts';
@@ -53,8 +53,8 @@ export class Processor {
   /** Loops of the generated core. */
   strings!: StringKernels;
   /** Result of the last read: low and high half. */
-  low = 0;
-  high = 0;
+  low = BORN_DOUBLE;
+  high = BORN_DOUBLE;
   /** CR0.AM and RFLAGS.AC are set and CPL is 3: data accesses must be aligned. */
   aligning = false;
   /**
@@ -220,7 +220,7 @@ export class Processor {
     if ((low & 0xfff) + bytes > 4096) return this.#readAcross(low, high, bytes, access);
     const host = this.translate(low, high, access);
     if (host >= 0) {
-      this.#readHost(host, bytes);
+      this.readHost(host, bytes);
       return true;
     }
     if (host === TRANSLATE.FAULT) return false;
@@ -228,8 +228,14 @@ export class Processor {
     return true;
   }
 
-  #readHost(host: number, bytes: number): void {
-    const { u8 } = this;
+  /** Reads 1, 2, 4 or 8 bytes at a host address into `low`, `high`. */
+  readHost(host: number, bytes: number): void {
+    const { u8, u32 } = this;
+    if (bytes >= 4 && (host & 3) === 0) {
+      this.low = u32[host >>> 2]!;
+      this.high = bytes === 8 ? u32[(host >>> 2) + 1]! : 0;
+      return;
+    }
     this.high = 0;
     if (bytes === 1) this.low = u8[host]!;
     else if (bytes === 2) this.low = u8[host]! | (u8[host + 1]! << 8);
@@ -275,21 +281,7 @@ export class Processor {
     }
     const host = this.translate(low, high, access | ACCESS.WRITE);
     if (host >= 0) {
-      const { u8 } = this;
-      u8[host] = valueLow;
-      if (bytes > 1) {
-        u8[host + 1] = valueLow >>> 8;
-        if (bytes > 2) {
-          u8[host + 2] = valueLow >>> 16;
-          u8[host + 3] = valueLow >>> 24;
-          if (bytes === 8) {
-            u8[host + 4] = valueHigh;
-            u8[host + 5] = valueHigh >>> 8;
-            u8[host + 6] = valueHigh >>> 16;
-            u8[host + 7] = valueHigh >>> 24;
-          }
-        }
-      }
+      this.writeHost(host, bytes, valueLow, valueHigh);
       if (this.walker.oddPage) this.walker.stored(host, bytes);
       return true;
     }
@@ -300,6 +292,17 @@ export class Processor {
       this.host.mmioWrite(physical + 4, 4, valueHigh);
     } else this.host.mmioWrite(physical, bytes, valueLow);
     return true;
+  }
+
+  /** Writes at a host address that `translate` gave for a page without code. */
+  writeHost(host: number, bytes: number, low: number, high: number): void {
+    const { u8, u32 } = this;
+    if (bytes >= 4 && (host & 3) === 0) {
+      u32[host >>> 2] = low;
+      if (bytes === 8) u32[(host >>> 2) + 1] = high;
+      return;
+    }
+    for (let i = 0; i < bytes; i += 1) u8[host + i] = i < 4 ? low >>> (8 * i) : high >>> (8 * (i - 4));
   }
 
   /** Checks that `bytes` (at most a page) can be written, filling the TLB; nothing is written. */
@@ -374,6 +377,16 @@ export class Processor {
       }
     }
     return true;
+  }
+
+  /** Data accesses are neither watched nor checked for alignment. */
+  get accessesAreFree(): boolean {
+    return !this.aligning && !this.walker.watching;
+  }
+
+  /** Host address for reading at a canonical address if the TLB has it, else 0. */
+  known(low: number, high: number, access: number): number {
+    return this.walker.known(this.vcpu, low, high, access);
   }
 
   /** Host address, or a TRANSLATE answer. Non-canonical addresses are #GP(0) (or #SS: callers that know say so). */

@@ -1,5 +1,5 @@
 import { VECTOR } from '../../arch/exceptions.ts';
-import { TWO_32 } from '../../base/bits.ts';
+import { BORN_DOUBLE, TWO_32 } from '../../base/bits.ts';
 import { ACCESS } from '../paging/access.ts';
 import { AR } from './address.ts';
 import { S, SEG, STATUS, segment } from './layout.ts';
@@ -33,13 +33,13 @@ export const SYSTEM = {
 /** A descriptor as fetched, and where it lies. One object, overwritten by each fetch. */
 export class Descriptor {
   /** Bits 31:0 and 63:32 */
-  low = 0;
-  high = 0;
+  low = BORN_DOUBLE;
+  high = BORN_DOUBLE;
   /** Bits 95:64 of a 16-byte system descriptor: the base's upper half, or a gate's offset. */
-  upper = 0;
+  upper = BORN_DOUBLE;
   /** Its linear address. */
-  atLow = 0;
-  atHigh = 0;
+  atLow = BORN_DOUBLE;
+  atHigh = BORN_DOUBLE;
 
   /** Access rights as a segment register holds them. */
   get rights(): number {

@@ -18,7 +18,7 @@ import {
   selectorError,
   setSegment,
 } from './segments.ts';
-import { dropBytes, peekValue, setStackPointer } from './stack.ts';
+import { dropBytes, peekValue, setStackPointer, topOfStack } from './stack.ts';
 import { switchTaskByReturn } from './tasks.ts';
 
 /**
@@ -65,6 +65,22 @@ function popStack(cpu: Processor, offset: number, bytes: number): boolean {
   if (!peekValue(cpu, offset + bytes, bytes)) return false;
   ssSelector = cpu.low & 0xffff;
   return true;
+}
+
+/** RIP, CS, RFLAGS, RSP, SS at a host address. */
+function readFrame64(cpu: Processor, host: number): void {
+  cpu.readHost(host, 8);
+  ipLow = cpu.low;
+  ipHigh = cpu.high;
+  cpu.readHost(host + 8, 8);
+  csSelector = cpu.low & 0xffff;
+  cpu.readHost(host + 16, 8);
+  flags = cpu.low;
+  cpu.readHost(host + 24, 8);
+  spLow = cpu.low;
+  spHigh = cpu.high;
+  cpu.readHost(host + 32, 8);
+  ssSelector = cpu.low & 0xffff;
 }
 
 /** Checks the code segment that a return names; its descriptor comes to `code`. */
@@ -195,13 +211,16 @@ function returnFromInterrupt(cpu: Processor, record: number, bytes: number): num
     return cpu.iopl === 3 ? iretReal(cpu, bytes) : cpu.fault(VECTOR.GP, 0);
   }
   if (cpu.get(S.RFLAGS) & RFLAGS.NT) return cpu.ia32e ? cpu.fault(VECTOR.GP, 0) : switchTaskByReturn(cpu, record);
-  if (!popFrame(cpu, bytes, true)) return cpu.accessStatus;
+  // 64-bit mode pops five values whatever the levels are; where they lie is looked up once
+  const top = bytes === 8 ? topOfStack(cpu, 40) : 0;
+  if (top !== 0) readFrame64(cpu, top);
+  else if (!popFrame(cpu, bytes, true)) return cpu.accessStatus;
   if (flags & RFLAGS.VM && bytes === 4 && cpu.cpl === 0 && !cpu.ia32e) return iretToVm86(cpu);
   let status = checkReturnCode(cpu);
   if (status !== STATUS.NEXT) return status;
   const withStack = (csSelector & 3) > cpu.cpl || cpu.long;
   if (withStack) {
-    if (!popStack(cpu, 3 * bytes, bytes)) return cpu.accessStatus;
+    if (top === 0 && !popStack(cpu, 3 * bytes, bytes)) return cpu.accessStatus;
     status = checkReturnStack(cpu, csSelector & 3);
     if (status !== STATUS.NEXT) return status;
   }

@@ -1,4 +1,5 @@
 import { CR0, CR4, EFER, RFLAGS } from '../../arch/registers.ts';
+import { BORN_DOUBLE } from '../../base/bits.ts';
 import type { SecondStageTables } from '../../contracts/second-stage.ts';
 import { SPTE, SPTE_PRESENT } from '../../contracts/second-stage.ts';
 import type { EngineHost, EngineVcpu } from '../core/cpu.ts';
@@ -52,7 +53,7 @@ export class PageWalker {
   gigabytePages = true;
 
   /** L1- or L2-physical address of the last translation that ended at a device or a tracked page. */
-  physical = 0;
+  physical = BORN_DOUBLE;
   /** After a translation for writing: the page holds code, or is tracked; the store must be followed by `stored`. */
   oddPage = 0;
 
@@ -62,7 +63,7 @@ export class PageWalker {
   journal: WalkJournal | undefined;
 
   // Result of the second stage
-  #leafLow = 0;
+  #leafLow = BORN_DOUBLE;
   readonly #gpaTag = new Float64Array(GPA_CACHE).fill(-1);
   readonly #gpaLow = new Uint32Array(GPA_CACHE);
   readonly #gpaHost = new Uint32Array(GPA_CACHE);
@@ -91,16 +92,31 @@ export class PageWalker {
    */
   translate(vcpu: EngineVcpu, low: number, high: number, access: number): number {
     const { u32 } = this.#memory;
-    const user = access & ACCESS.USER;
-    const cr4 = u32[S.CR4 >>> 2]!;
-    const smapSuspended = (u32[S.RFLAGS >>> 2]! & RFLAGS.AC) !== 0 && !(access & ACCESS.IMPLICIT);
-    const set = user ? TLB.USER : cr4 & CR4.SMAP && !smapSuspended ? TLB.SUPERVISOR_SMAP : TLB.SUPERVISOR;
+    const set = this.#setOf(access);
     const base = this.#tlb.set(vcpu.context, set);
     const array = access & ACCESS.FETCH ? TLB.EXECUTE : access & ACCESS.WRITE ? TLB.WRITE : 0;
     const entry = (base + array + ((low >>> 8) & ((TLB.ENTRIES - 1) * TLB.ENTRY_BYTES))) >>> 2;
     this.oddPage = 0;
     if (u32[entry] === (low & ~0xfff) >>> 0 && u32[entry + 1] === high >>> 0) return (low + u32[entry + 2]!) >>> 0;
     return this.#fill(vcpu, low, high >>> 0, access, set, base);
+  }
+
+  /** Host address of a canonical address for reading, if the TLB has it, else 0. */
+  known(vcpu: EngineVcpu, low: number, high: number, access: number): number {
+    const { u32 } = this.#memory;
+    const set = this.#setOf(access);
+    const entry = (this.#tlb.set(vcpu.context, set) + ((low >>> 8) & ((TLB.ENTRIES - 1) * TLB.ENTRY_BYTES))) >>> 2;
+    if (u32[entry] !== (low & ~0xfff) >>> 0 || u32[entry + 1] !== high >>> 0) return 0;
+    return (low + u32[entry + 2]!) >>> 0;
+  }
+
+  /** The TLB set that an access goes by. */
+  #setOf(access: number): number {
+    if (access & ACCESS.USER) return TLB.USER;
+    const { u32 } = this.#memory;
+    if (!(u32[S.CR4 >>> 2]! & CR4.SMAP)) return TLB.SUPERVISOR;
+    const suspended = (u32[S.RFLAGS >>> 2]! & RFLAGS.AC) !== 0 && !(access & ACCESS.IMPLICIT);
+    return suspended ? TLB.SUPERVISOR : TLB.SUPERVISOR_SMAP;
   }
 
   #fill(vcpu: EngineVcpu, low: number, high: number, access: number, set: number, base: number): number {
@@ -118,7 +134,7 @@ export class PageWalker {
 
   // ---- the guest's tables -----------------------------------------------------------------------------------------
 
-  #guestPhysical = 0;
+  #guestPhysical = BORN_DOUBLE;
   /** Rights of the guest's leaf for this set: RIGHTS bits. */
   #guestRights = 0;
   /** Its page is global: it outlives a MOV to CR3. */

@@ -1,4 +1,5 @@
 import { assert } from '../../base/assert.ts';
+import { BORN_DOUBLE } from '../../base/bits.ts';
 import type { Clock, Timer } from '../../contracts/clock.ts';
 
 class VirtualTimer implements Timer {
@@ -32,12 +33,16 @@ class VirtualTimer implements Timer {
  */
 export class VirtualClock implements Clock {
   /** Time at which the round under way began. */
-  roundNs = 0;
+  roundNs = BORN_DOUBLE;
   /** Nanoseconds that the running vCPU is into its part of the round. */
   elapsedNs: () => number = () => 0;
   readonly #timers: VirtualTimer[] = [];
   #nextDeadline = Number.POSITIVE_INFINITY;
   #stale = false;
+
+  constructor() {
+    this.roundNs = 0;
+  }
 
   nowNs(): number {
     return this.roundNs + this.elapsedNs();

@@ -1,6 +1,7 @@
 import { BASE_CAPABILITIES, type CpuChoice } from '../../arch/cpu-models.ts';
 import { CpuidPolicy } from '../../arch/cpuid.ts';
 import type { Capability } from '../../arch/cpuid-features.ts';
+import { BORN_DOUBLE } from '../../base/bits.ts';
 import type { EngineHost } from '../../engine/core/cpu.ts';
 import { S } from '../../engine/core/layout.ts';
 import type { MemoryPlan } from '../../engine/core/memory.ts';
@@ -79,7 +80,7 @@ export class Vm {
   /** vCPU that runs now. */
   running: Vcpu | null = null;
   /** Its instruction count when its part of the round began. */
-  runStart = 0;
+  runStart = BORN_DOUBLE;
   /** The machine is over or being reset: `run` comes back. */
   stopped = false;
   /** Whoever watches the vCPUs. */
