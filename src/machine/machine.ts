@@ -136,6 +136,7 @@ export class Machine {
           reset: (reason) => this.#reset(reason),
         },
         pitBlocked: (blocked) => irq.blockPit(blocked),
+        maskNmi: (masked) => irq.maskNmi(masked),
         // Every mapping goes; the next access of each page brings it back
         unmapPage: () => zapAllFast(this.vm.mmu),
         suspend: () => this.#suspend(),

@@ -52,6 +52,8 @@ export interface PlatformWires {
   readonly deliverMsi: (addressLo: number, addressHi: number, data: number) => void;
   /** The HPET takes IRQ 0 from the PIT, or gives it back. */
   readonly pitBlocked?: (blocked: boolean) => void;
+  /** Port 70H bit 7: the NMI line reaches no processor. */
+  readonly maskNmi?: (masked: boolean) => void;
   /** pc-testdev wants the page at this address unmapped in L0. */
   readonly unmapPage?: (page: L1Physical) => void;
   /** The guest enters S3: stop its CPUs until `Platform.wakeUp` says so. Left out, S3 is not offered. */
@@ -199,7 +201,9 @@ export function createPlatform(wires: PlatformWires, options: PlatformOptions): 
       rtcLine.line.set(level);
     },
   };
-  const rtc = new Mc146818({ clock, wallTime: wires.wallTime, irq: rtcIrq, ramBytes, cpus });
+  const { wallTime } = wires;
+  const maskNmi = (masked: boolean) => wires.maskNmi?.(masked);
+  const rtc = new Mc146818({ clock, wallTime, irq: rtcIrq, ramBytes, cpus, maskNmi });
   put(PORTS.CMOS, rtc, 'RTC and CMOS');
 
   const withHpet = options.hpet ?? true;

@@ -123,8 +123,13 @@ describe('a guest that goes wrong ends as a machine does', () => {
     expect(status).toBe(4);
   });
 
-  test('a guest that reboots by a triple fault comes up again: the second time it switches off', () => {
-    const { status, stdout } = terrarium(['run', '-kernel', path('rebootByTripleFault'), '-m', '16M']);
+  test.each([
+    'rebootByTripleFault',
+    'rebootByKeyboardController',
+    'rebootBySystemControlPort',
+    'rebootByResetRegister',
+  ] as const)('%s: it comes up again, and the second time it switches off', (guest) => {
+    const { status, stdout } = terrarium(['run', '-kernel', path(guest), '-m', '16M']);
     expect(stdout).toBe('up\nup\n');
     expect(status).toBe(0);
   });

@@ -62,17 +62,20 @@ function coprocessorError(): number[] {
   ];
 }
 
+/** CMOS byte 0x40 outlives a reset: soft off if it is set, else set it and reset. */
+function reboots(reset: readonly number[]): number[] {
+  const again = [0xb0, 0x01, 0xe6, 0x71, ...reset, 0xf4];
+  return [...print('up\n'), ...out(0x70, 0x40), 0xe4, 0x71, 0x84, 0xc0, 0x75, again.length, ...again, ...softOff];
+}
+
 export const GUESTS = {
   coprocessorError: coprocessorError(),
   /** There is no IDT: #BP becomes #GP, #DF, shutdown. */
   tripleFault: [...print('hi'), 0xcc],
-  /** CMOS byte 0x40 outlives the reset: `in al, 71h; test al, al; jnz` to PM1a's soft off, else set it and fault. */
-  rebootByTripleFault: [
-    ...print('up\n'),
-    ...[...out(0x70, 0x40), 0xe4, 0x71, 0x84, 0xc0, 0x75, 0x05],
-    ...[0xb0, 0x01, 0xe6, 0x71, 0xcc],
-    ...softOff,
-  ],
+  rebootByTripleFault: reboots([0xcc]),
+  rebootByKeyboardController: reboots(out(0x64, 0xfe)),
+  rebootBySystemControlPort: reboots(out(0x92, 0x01)),
+  rebootByResetRegister: reboots(out(0xcf9, 0x06)),
   /** mov eax, 0xd0000000; jmp eax: the PCI window, where nothing answers. */
   jumpToNowhere: [0xb8, 0, 0, 0, 0xd0, 0xff, 0xe0],
   /** The same behind the end of RAM above 1 MiB. */

@@ -92,6 +92,8 @@ export class IrqChip implements ApicFabric {
   readonly blockPit: (blocked: boolean) => void;
   #pitLevel = false;
   #pitBlocked = false;
+  #nmiLevel = false;
+  #nmiMasked = false;
   readonly #sink: CpuSink;
   readonly #asserted = new Uint8Array(IO_APIC_PINS);
   readonly #sources: Source[] = [];
@@ -174,9 +176,17 @@ export class IrqChip implements ApicFabric {
     );
   }
 
-  /** The NMI line (system errors): LINT1 of every local APIC. */
+  /** The NMI line (system errors): LINT1 of every local APIC, unless it is masked. */
   setNmi(level: boolean): void {
-    for (const apic of this.apics) apic.setLint(1, level);
+    this.#nmiLevel = level;
+    for (const apic of this.apics) apic.setLint(1, level && !this.#nmiMasked);
+  }
+
+  /** Port 70H bit 7. A line that is asserted when the mask goes is an edge. */
+  maskNmi(masked: boolean): void {
+    if (masked === this.#nmiMasked) return;
+    this.#nmiMasked = masked;
+    this.setNmi(this.#nmiLevel);
   }
 
   /** Puts the I/O APIC, the 8259s, the 8254 and port 61H where a PC has them. Local APICs are reached by their vCPU. */

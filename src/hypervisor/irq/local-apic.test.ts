@@ -304,6 +304,19 @@ describe('local interrupts', () => {
     expect(b.events).toEqual(['nmi 0', 'nmi 0']);
   });
 
+  it('takes no NMI while port 70H masks it, and one when the mask goes and the line is still asserted', () => {
+    const b = enabled();
+    write(b, APIC.LVT_LINT1, 0x400);
+    b.chip.maskNmi(true);
+    b.chip.setNmi(true);
+    b.chip.setNmi(false);
+    expect(b.events).toEqual([]);
+    b.chip.setNmi(true);
+    b.chip.maskNmi(false);
+    b.chip.maskNmi(false);
+    expect(b.events).toEqual(['nmi 0']);
+  });
+
   it('repeats a level LINT0 while it is asserted, once per EOI', () => {
     const b = enabled();
     const apic = b.chip.apics[0]!;

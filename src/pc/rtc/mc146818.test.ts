@@ -10,7 +10,9 @@ const SECOND = 1_000_000_000;
 function rtc(epochMs = Date.UTC(2026, 10, 22, 12, 34, 56, 250), ramBytes = 256 * 2 ** 20, cpus = 2) {
   const clock = new ManualClock();
   const irq = new RecordingLine();
-  const device = new Mc146818({ clock, wallTime: { epochMs }, irq, ramBytes, cpus });
+  const masks: boolean[] = [];
+  const maskNmi = (masked: boolean) => masks.push(masked);
+  const device = new Mc146818({ clock, wallTime: { epochMs }, irq, ramBytes, cpus, maskNmi });
   const read = (register: number) => {
     device.writePort(0, 1, register);
     return device.readPort(1, 1);
@@ -23,8 +25,17 @@ function rtc(epochMs = Date.UTC(2026, 10, 22, 12, 34, 56, 250), ramBytes = 256 *
     [CMOS.CENTURY, RTC.YEAR, RTC.MONTH, RTC.DAY_OF_MONTH, RTC.HOURS, RTC.MINUTES, RTC.SECONDS]
       .map((register) => read(register).toString(16).padStart(2, '0'))
       .join(' ');
-  return { clock, irq, device, read, write, date };
+  return { clock, irq, device, read, write, date, masks };
 }
+
+test('bit 7 of the index port masks NMIs and is no part of the index; a reset lets them through', () => {
+  const r = rtc();
+  r.write(0x40, 0x5a);
+  r.device.writePort(0, 1, 0xc0);
+  assert.equal(r.device.readPort(1, 1), 0x5a);
+  r.device.reset();
+  assert.deepEqual(r.masks, [false, true, false]);
+});
 
 test('the calendar agrees with the host on every kind of year', () => {
   for (const iso of [

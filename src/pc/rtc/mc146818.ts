@@ -19,7 +19,7 @@ const ALARM_DONT_CARE = 0xc0;
  * Owns    which second it is for the guest, the three interrupt causes and the RAM.
  * Keeps   no ticking state: the second is computed from the clock, and flags are found by asking what has passed
  *         since they were last looked at. The timer runs only for an interrupt that is enabled and not yet flagged.
- * Never   drives the NMI mask (bit 7 of the index port) anywhere: nothing here raises an NMI.
+ * Owns    the NMI mask, which the PC put into bit 7 of the index port: PIIX4 data sheet, 4.3.5 "Real Time Clock Index".
  */
 export class Mc146818 extends BytePorts {
   protected readonly registers = 2;
@@ -27,14 +27,23 @@ export class Mc146818 extends BytePorts {
   readonly #clock: Clock;
   readonly #irq: IrqLine;
   readonly #timer: Timer;
+  readonly #maskNmi: (masked: boolean) => void;
   readonly #epochNs: { seconds: number; ns: number };
   #index = 0;
   #adjustSeconds = 0; // guest's second minus the host's
   #flags = 0; // register C without IRQF
   #seenNs = 0; // flags are complete up to here
 
-  constructor(wires: { clock: Clock; wallTime: WallTime; irq: IrqLine; ramBytes: number; cpus: number }) {
+  constructor(wires: {
+    clock: Clock;
+    wallTime: WallTime;
+    irq: IrqLine;
+    ramBytes: number;
+    cpus: number;
+    maskNmi?: (masked: boolean) => void;
+  }) {
     super();
+    this.#maskNmi = wires.maskNmi ?? (() => {});
     this.#clock = wires.clock;
     this.#irq = wires.irq;
     this.#timer = wires.clock.createTimer('rtc', () => this.#update());
@@ -54,6 +63,7 @@ export class Mc146818 extends BytePorts {
     this.#flags = 0;
     this.#seenNs = this.#clock.nowNs();
     this.#index = 0;
+    this.#maskNmi(false);
     this.#update();
   }
 
@@ -92,6 +102,7 @@ export class Mc146818 extends BytePorts {
   protected write(offset: number, value: number): void {
     if (offset === 0) {
       this.#index = value & 0x7f;
+      this.#maskNmi((value & 0x80) !== 0);
       return;
     }
     this.#findFlags(); // with the old settings
