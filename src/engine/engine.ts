@@ -38,6 +38,7 @@ import { HOT } from './tiers/hot.ts';
 import { Interpreter, RUN_BUDGET } from './tiers/interpreter.ts';
 import { Lockstep } from './tiers/lockstep/lockstep.ts';
 import type { StringKernels } from './tiers/string-kernels.ts';
+import { WARM } from './tiers/warm.ts';
 
 /** No second stage: what a vCPU has before L0 loads a root. */
 const NO_ROOT: SecondStageRoot = {
@@ -142,7 +143,8 @@ export class Engine {
         },
         redo: (record) => this.code.redo(record),
       },
-      hotVariants(this.forms),
+      variantsOf(this.forms, HOT),
+      variantsOf(this.forms, WARM),
       library,
       compiles ? threshold : 0,
     );
@@ -504,12 +506,12 @@ const AUX_SEGMENT = 7 << AUX.SEGMENT_SHIFT;
 /** Jump cache index hash: as in tiers/interpreter.ts. */
 const foldLinear = (low: number, high: number): number => low ^ ((low >>> 12) | (high << 20));
 
-/** The variants of HOT, in its order. */
-function hotVariants(table: FormTable): Variant[] {
+/** The variants with these names that the table has, in the names' order. */
+function variantsOf(table: FormTable, names: readonly string[]): Variant[] {
   const byOpcode = new Map<string, Form>();
   for (const form of table.forms) byOpcode.set(form.opcodeText, form);
   const variants: Variant[] = [];
-  for (const name of HOT) {
+  for (const name of names) {
     const [opcode, rest] = name.split('|');
     const form = byOpcode.get(opcode!);
     if (!form) continue;

@@ -22,8 +22,8 @@ import { type CoreImports, type CoreLibrary, defineLibrary, importLibrary } from
  * Source  spec/wasm-engine.md A "Interpreter dispatch": why one switch, why below 35 kB.
  */
 
-/** How many handlers before and behind the one that runs for the first time are made with it. */
-const NEIGHBOURS = 3;
+/** Handlers outside the main switch whose functions are made together, when one of them first runs. */
+const GROUP = 24;
 
 /** Slots of the handler table: pseudo handlers and main-switch forms first, then the others. */
 const TABLE_SLOTS = 16_384;
@@ -213,6 +213,7 @@ export class Interpreter {
     memory: EngineMemory,
     imports: Omit<CoreImports, 'missing'>,
     hotVariants: readonly Variant[],
+    warmVariants: readonly Variant[],
     more: (m: ModuleBuilder) => Record<string, FunctionBuilder>,
     heat = 0,
   ) {
@@ -246,6 +247,7 @@ export class Interpreter {
     this.names.length = PSEUDO.COUNT;
     for (const variant of hotVariants) this.names.push(variantName(variant));
     this.#variants = [...new Array<undefined>(PSEUDO.COUNT), ...hotVariants];
+    for (const variant of warmVariants) this.#hot.set(variantName(variant), this.handler(variant));
   }
 
   readonly #variants: (Variant | undefined)[];
@@ -291,13 +293,11 @@ export class Interpreter {
   /** Handlers that have not run yet. */
   readonly #pending = new Set<number>();
 
-  /**
-   * Makes the function of a handler, and those of its neighbours, which were decoded about the same time: a module for
-   * each is dear. MEASURED on a Debian boot: 263 modules for 367 handlers.
-   */
+  /** Makes the function of a handler, and those of its group: a module for each would be dear. */
   #make(wanted: number): void {
+    const first = wanted - ((wanted - this.hotCount) % GROUP);
     const numbers: number[] = [];
-    for (let number = wanted - NEIGHBOURS; number <= wanted + NEIGHBOURS; number += 1) {
+    for (let number = first; number < first + GROUP; number += 1) {
       if (this.#pending.delete(number)) numbers.push(number);
     }
     const exports = this.module((m, lib) => {
