@@ -1,5 +1,5 @@
 import { call, type Expr, i32, i64, select } from '../../wasm/expr.ts';
-import { gpr, S } from '../core/layout.ts';
+import { gpr, REC, S } from '../core/layout.ts';
 import { leaveGeneral, popGeneral, popOperandGeneral, pushGeneral, xlat } from '../core/legacy-stack.ts';
 import { CONDITIONS, RFLAGS } from './flags.ts';
 import { type Instruction, instruction } from './instruction.ts';
@@ -264,8 +264,15 @@ export const POP = instruction({
   forms: { '58+r d64': 'POP rv', '8F /0 d64': 'POP r/mv' },
   execute(m) {
     if (m.isMemory(0)) {
-      // The address is computed with RSP already moved
-      m.helper(popOperandGeneral);
+      if (m.mode !== 'long' || m.generalAddress) {
+        m.helper(popOperandGeneral);
+        return;
+      }
+      // An address from RSP is computed with RSP already moved
+      m.f.if(i32.eq(m.field32(REC.BASE), i32.const(gpr(4))), () => m.helperInstead(popOperandGeneral));
+      const popped = m.let(m.peek(m.size));
+      m.store(0, popped.get);
+      m.drop(m.size);
       return;
     }
     if (m.mode === 'general') {

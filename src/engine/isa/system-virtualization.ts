@@ -31,6 +31,12 @@ const vmx =
     return memoryOperandExit(cpu, record, reason);
   };
 
+/** One without operands: nothing to describe. */
+const vmxAlone =
+  (reason: ExitReason): Helper =>
+  (cpu, record) =>
+    !(cpu.cr4 & CR4.VMXE) || vmxModeIsWrong(cpu) ? cpu.fault(VECTOR.UD) : cpu.exitBefore(reason, record);
+
 /** VMCALL and VMFUNC: also guests that have not set CR4.VMXE may call their hypervisor. */
 const call =
   (reason: ExitReason): Helper =>
@@ -111,9 +117,9 @@ const writeField: FieldAccess = (m, block, cell) => {
 export const VIRTUALIZATION: readonly Instruction[] = [
   row('VMCALL', 'NP 0F 01 C1', '', call(EXIT.VMCALL)),
   row('VMFUNC', 'NP 0F 01 D4', '', call(EXIT.VMFUNC), 'vmx'),
-  row('VMLAUNCH', 'NP 0F 01 C2', '', vmx(EXIT.VMLAUNCH), 'vmx'),
-  row('VMRESUME', 'NP 0F 01 C3', '', vmx(EXIT.VMRESUME), 'vmx'),
-  row('VMXOFF', 'NP 0F 01 C4', '', vmx(EXIT.VMXOFF), 'vmx'),
+  row('VMLAUNCH', 'NP 0F 01 C2', '', vmxAlone(EXIT.VMLAUNCH), 'vmx'),
+  row('VMRESUME', 'NP 0F 01 C3', '', vmxAlone(EXIT.VMRESUME), 'vmx'),
+  row('VMXOFF', 'NP 0F 01 C4', '', vmxAlone(EXIT.VMXOFF), 'vmx'),
   vmcsAccess('VMREAD', 'NP 0F 78 /r f64', 'r/my, ry', 1, readField),
   vmcsAccess('VMWRITE', 'NP 0F 79 /r f64', 'ry, r/my', 0, writeField),
   row('VMPTRLD', 'NP 0F C7 /6:m', 'm64', vmx(EXIT.VMPTRLD), 'vmx'),

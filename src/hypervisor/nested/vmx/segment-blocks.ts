@@ -12,7 +12,7 @@ import { FIELD } from '../../../arch/vmx/fields.ts';
 import { assert } from '../../../base/assert.ts';
 import { S, SEG, segment } from '../../../engine/core/layout.ts';
 import type { Processor } from '../../../engine/core/processor.ts';
-import { DIRTY, SEGMENT_BLOCK_WORDS, type Vmcs12 } from './vmcs12.ts';
+import { DIRTY, type Vmcs12 } from './vmcs12.ts';
 
 const FIRST = S.GDTR_BASE >>> 2;
 assert(S.GDTR_BASE < S.IDTR_BASE && S.IDTR_LIMIT < S.SEGMENTS, 'GDTR and IDTR lie before the segments');
@@ -45,16 +45,23 @@ export function loadGuestSegments(v: Vmcs12, cpu: Processor): void {
     block[at(S.IDTR_BASE) + 1] = v.hi(FIELD.GUEST_IDTR_BASE);
     block[at(S.IDTR_LIMIT)] = v.lo(FIELD.GUEST_IDTR_LIMIT);
   }
-  const { u32 } = cpu;
-  for (let i = 0; i < SEGMENT_BLOCK_WORDS; i += 1) u32[FIRST + i] = block[i]!;
+  cpu.u32.set(block, FIRST);
 }
 
 /** The registers into the fields, if they are not what the entry loaded. */
 export function saveGuestSegments(v: Vmcs12, cpu: Processor): void {
   const { u32 } = cpu;
   const block = v.guestBlock;
+  const first = FIRST;
+  const words = block.length;
   let different = 0;
-  for (let i = 0; i < SEGMENT_BLOCK_WORDS; i += 1) different |= u32[FIRST + i]! ^ block[i]!;
+  for (let i = 0; i < words; i += 4) {
+    different |=
+      (u32[first + i]! ^ block[i]!) |
+      (u32[first + i + 1]! ^ block[i + 1]!) |
+      (u32[first + i + 2]! ^ block[i + 2]!) |
+      (u32[first + i + 3]! ^ block[i + 3]!);
+  }
   if (different === 0) return;
   for (let seg = SEG.ES; seg <= SEG.TR; seg += 1) {
     const cell = segment(seg);
@@ -76,8 +83,7 @@ export function loadHostSegments(v: Vmcs12, cpu: Processor): void {
     v.dirty &= ~DIRTY.HOST_BLOCK;
     fillHostBlock(v, block);
   }
-  const { u32 } = cpu;
-  for (let i = 0; i < SEGMENT_BLOCK_WORDS; i += 1) u32[FIRST + i] = block[i]!;
+  cpu.u32.set(block, FIRST);
 }
 
 function fillHostBlock(v: Vmcs12, block: Uint32Array): void {

@@ -68,6 +68,8 @@ assert(cellOf(VMCS_FIELD_COUNT) <= VMCS_CELLS.DIRTY, 'all fields have cells');
 /** GDTR, IDTR and the segment registers in the engine's state. */
 export const SEGMENT_BLOCK_WORDS = (segment(SEG.TR) + SEG.BYTES - S.GDTR_BASE) / 4;
 
+assert(SEGMENT_BLOCK_WORDS % 4 === 0, 'the comparison goes by four words');
+
 const DIRTY_WORDS = (VMCS_CELLS.BYTES - VMCS_CELLS.DIRTY) / 4;
 
 export class Vmcs12 implements VmcsReader {
