@@ -65,7 +65,7 @@ export const guestScenarios: readonly Scenario[] = [
       const start = (name: string): string =>
         `/vmm run --kernel /l2/vmlinuz --initrd /l2/initramfs.cpio --mem 192 --append "${loop(name, TIMES)}" < /dev/null &`;
       l1.shell.type(`${start('one')} one=$!; ${start('two')} two=$!`);
-      let printed = l1.shell.waitFor('one 10\r\n', 200);
+      let printed = l1.shell.waitFor('\none 10', 200);
       l1.shell.type('kill -STOP $one; echo stopped');
       printed += l1.shell.waitFor('\nstopped', 30);
       l1.shell.type('sleep 3; kill -CONT $one; echo continued');
