@@ -4,7 +4,7 @@
  * Knows   the terminal not at all: a line in, text out.
  */
 
-import { nearest } from '../../../arch/cpu-models.ts';
+import { nearIfAny } from '../../../arch/cpu-models.ts';
 import { UserError } from '../../../base/assert.ts';
 import { hex } from '../../../base/format.ts';
 import { GuestView } from '../../../inspect/guest-view.ts';
@@ -176,11 +176,11 @@ export function splitCommand(line: string): { name: string; args: string[] } {
 function commandNamed(name: string): CommandRow {
   const found = COMMANDS.find(({ names }) => names.includes(name));
   if (found) return found;
-  const close = nearest(
+  const close = nearIfAny(
     name,
     COMMANDS.flatMap(({ names }) => names),
   );
-  throw new UserError(`there is no command "${name}". Did you mean ${close}? "help" lists them.`);
+  throw new UserError(`there is no command "${name}".${close ? ` Did you mean ${close}?` : ''} "help" lists them.`);
 }
 
 function help(args: readonly string[]): string {
@@ -196,11 +196,12 @@ function info(context: MonitorContext, args: readonly string[]): string {
   if (what === undefined) return table([['info', 'shows'], ...INFO.map((row) => [row.name, row.help])]);
   const row = INFO.find(({ name }) => name === what);
   if (!row) {
-    const close = nearest(
+    const close = nearIfAny(
       what,
       INFO.map(({ name }) => name),
     );
-    throw new UserError(`there is no "info ${what}". Did you mean info ${close}? "info" lists them.`);
+    const guess = close ? ` Did you mean info ${close}?` : '';
+    throw new UserError(`there is no "info ${what}".${guess} "info" lists them.`);
   }
   return row.show(context, rest);
 }
