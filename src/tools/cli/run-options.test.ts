@@ -50,6 +50,16 @@ describe('terrarium run takes', () => {
     expect(parse('-accel tcg,thread=single,tb-size=8')).toMatchObject({ accel: 'compiler', jitBytes: 8 << 20 });
   });
 
+  test('a profile and the symbols of both levels', () => {
+    expect(parse('-profile p,every=1000 -symbols a -symbols b,level=L2,offset=0x200000')).toMatchObject({
+      profile: { path: 'p', every: 1000 },
+      symbols: [
+        { path: 'a', level: 'L1', offset: null },
+        { path: 'b', level: 'L2', offset: 0x20_0000n },
+      ],
+    });
+  });
+
   test("isa-debug-exit has QEMU's default ports", () => {
     expect(parse('-device isa-debug-exit').debugExit).toEqual({ iobase: 0x501, iosize: 2 });
   });
@@ -167,6 +177,12 @@ describe('terrarium run refuses', () => {
     ['-accel compiler,from=5', /-accel compiler,from=5: this is for -accel lockstep/],
     ['-accel interpreter,tb-size=64', /this is for -accel compiler and lockstep/],
     ['-accel tcg,thread=multi', /thread multi: expected single/],
+    ['-profile every=5', /-profile lacks its file/],
+    ['-profile f,every=5', /-profile every 5: expected a whole number from 100/],
+    ['-symbols f', /write -profile FILE, too/],
+    ['-profile p -symbols f,level=L3', /expected L1 or L2/],
+    ['-profile p -symbols f -symbols g', /symbols of L1 are given twice/],
+    ['-profile p -symbols f,offset=high', /expected a number such as 0x12000000/],
     ['-machine nested-mmu=fast', /expected split, reinit or shared/],
     ['-rtc base=yesterday', /expected utc or a date/],
     ['-rtc base=2026-13-01', /expected utc or a date/],

@@ -22,6 +22,13 @@ export type SerialTarget =
   | { readonly kind: 'null' }
   | { readonly kind: 'file'; readonly path: string };
 
+/** Names of a kernel's functions. `offset`: how far above its linked place it runs; `null`: as its IA32_LSTAR says. */
+export interface SymbolsOption {
+  readonly path: string;
+  readonly level: 'L1' | 'L2';
+  readonly offset: bigint | null;
+}
+
 /** `terrarium run`, parsed. */
 export interface RunOptions {
   kernel: string;
@@ -61,6 +68,9 @@ export interface RunOptions {
   /** Nanoseconds that an instruction takes. */
   nsPerInstruction: number;
   fwCfg: { name: string; path: string | null; text: string }[];
+  /** Where a profile of the guest goes, and every how many instructions a sample is taken. */
+  profile: { readonly path: string; readonly every: number } | null;
+  symbols: SymbolsOption[];
   startStopped: boolean;
   /** `mux`: behind Ctrl-a c. `stdio`: the terminal is the monitor's. */
   monitor: 'mux' | 'stdio' | 'none';
@@ -98,6 +108,8 @@ export const runDefaults = (): RunOptions => ({
   epochMs: null,
   nsPerInstruction: 1,
   fwCfg: [],
+  profile: null,
+  symbols: [],
   startStopped: false,
   monitor: 'mux',
   help: false,
@@ -111,6 +123,8 @@ export const CPUS_MAX = 64;
 export const RAM_MIN_BYTES = 2 * 2 ** 20;
 const SERIAL_MAX = 4;
 const ICOUNT_SHIFT_MAX = 10;
+/** Instructions between two samples of a profile: a boot of Debian has 14,000 such. */
+const PROFILE_EVERY = 100_000;
 /** Compiled code lies in V8's code space, which has 4 GiB for everything. */
 const TB_SIZE_MAX_MIB = 1024;
 
@@ -240,6 +254,29 @@ function takeUuid(into: RunOptions, text: string): void {
     throw new UserError(`-uuid ${text}: expected a UUID such as 12345678-9abc-def0-1234-56789abcdef0.`);
   }
   into.uuid = Uint8Array.from(text.replaceAll('-', '').match(/../g)!, (byte) => Number.parseInt(byte, 16));
+}
+
+function takeProfile(into: RunOptions, text: string): void {
+  const properties = parseProperties(text, 'file');
+  requireKnown('-profile', properties, ['file', 'every']);
+  const path = properties.get('file') ?? '';
+  if (path === '') throw new UserError('-profile lacks its file: write -profile guest.folded.');
+  const every = parseInteger('-profile every', properties.get('every') ?? `${PROFILE_EVERY}`, 100, 1e9);
+  into.profile = { path, every };
+}
+
+function takeSymbols(into: RunOptions, text: string): void {
+  const properties = parseProperties(text, 'file');
+  requireKnown('-symbols', properties, ['file', 'level', 'offset']);
+  const path = properties.get('file') ?? '';
+  if (path === '') throw new UserError('-symbols lacks its file: write -symbols System.map.');
+  const level = oneOf('-symbols level', properties.get('level') ?? 'L1', ['L1', 'L2']);
+  if (into.symbols.some((other) => other.level === level))
+    throw new UserError(`-symbols ${path}: the symbols of ${level} are given twice.`);
+  const offset = properties.get('offset');
+  if (offset !== undefined && !/^(0x[\da-f]{1,16}|\d+)$/i.test(offset))
+    throw new UserError(`-symbols offset=${offset}: expected a number such as 0x12000000.`);
+  into.symbols.push({ path, level, offset: offset === undefined ? null : BigInt(offset) });
 }
 
 function takeRtc(into: RunOptions, text: string): void {
@@ -465,6 +502,20 @@ export const RUN_OPTIONS: readonly OptionRow<RunOptions>[] = [
     default: standard.accel,
     help: `How guest code runs. "compiler" translates hot pages to WebAssembly: threshold= (${standard.jitThreshold}) is how often code is entered before that, tb-size= (${standard.jitBytes / 2 ** 20}) how many MiB of WebAssembly are kept: the oldest goes first. "lockstep" runs compiled code and then the interpreter over the same instructions, compares registers, flags and memory, and stops with a report and status 70 if they differ; from= says how many instructions of a CPU go by before it begins. tcg, QEMU's word, is the default.`,
     take: takeAccelerator,
+  },
+  {
+    names: ['profile'],
+    argument: 'FILE[,every=N]',
+    default: '',
+    help: `Samples the guest's instruction pointer every N (${PROFILE_EVERY}) instructions of a CPU, so that two runs give the same profile. At the end the hot functions, by level and CPL, go to stderr as a table, and all of them to FILE as collapsed stacks, which flamegraph.pl and speedscope read.`,
+    take: takeProfile,
+  },
+  {
+    names: ['symbols'],
+    argument: 'FILE[,level=L1|L2][,offset=N]',
+    default: '',
+    help: 'Names for -profile: System.map, a copy of /proc/kallsyms, or an ELF file such as vmlinux. KASLR is found by where the kernel has its SYSCALL entry; offset= says it (0 with nokaslr). level=L2: of the guest in the guest. Debian 12 has no System.map: write cat /proc/kallsyms in the guest and keep what it prints.',
+    take: takeSymbols,
   },
   {
     names: ['S', 'stopped'],

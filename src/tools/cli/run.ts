@@ -10,6 +10,7 @@ import type { DriveOption } from './device-options.ts';
 import { ESCAPE_HELP } from './escape-keys.ts';
 import { readWhole, reasonOf } from './files.ts';
 import { FOREIGN_OPTIONS } from './foreign-options.ts';
+import { GuestProfile } from './guest-profile.ts';
 import { MachineBug } from './machine-bug.ts';
 import { describeOptions, parseOptions } from './option-table.ts';
 import { RUN_OPTIONS, type RunOptions, runDefaults, type SerialTarget } from './run-options.ts';
@@ -44,6 +45,9 @@ export function parseRun(argv: readonly string[]): RunOptions {
     );
   }
   if (options.kernel === '') throw new UserError('no kernel is given: write -kernel FILE.');
+  if (options.symbols.length > 0 && !options.profile) {
+    throw new UserError(`-symbols ${options.symbols[0]!.path} names what -profile finds: write -profile FILE, too.`);
+  }
   if (options.monitor === 'stdio' && serialPorts(options).some(({ kind }) => kind === 'stdio')) {
     if (options.serials.length > 0) {
       throw new UserError('-monitor stdio and -serial stdio both want the terminal: give one of them something else.');
@@ -118,6 +122,10 @@ export async function run(argv: readonly string[]): Promise<number> {
   const output = new Output(process.stdout);
   const input = new Input();
   const sinks = new Sinks(output);
+  const profile = options.profile && new GuestProfile(options.profile, options.symbols);
+  const tellProfile = () => {
+    if (profile) process.stderr.write(`${profile.finish()}\n`);
+  };
   let machine: Machine | undefined;
   const leaveOn = new Map<NodeJS.Signals, () => void>();
   for (const [signal, number] of [
@@ -129,6 +137,7 @@ export async function run(argv: readonly string[]): Promise<number> {
       output.flushNow();
       sinks.close();
       input.restore();
+      tellProfile();
       process.exit(128 + number);
     };
     leaveOn.set(signal, leave);
@@ -136,12 +145,14 @@ export async function run(argv: readonly string[]): Promise<number> {
   }
   try {
     machine = new Machine(machineOptions(options, sinks));
+    profile?.attach(machine);
     if (machine.engine.compiler) machine.engine.compiler.clock = () => performance.now();
     const serialPort = serialPorts(options).findIndex(({ kind }) => kind === 'stdio');
     const { monitor, startStopped } = options;
     const end = await new Session(machine, { monitor, serialPort, startStopped }, input, output).run();
     output.flushNow();
     input.restore();
+    tellProfile();
     return tell(machine, end);
   } catch (error) {
     output.flushNow();
