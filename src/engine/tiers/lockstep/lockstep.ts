@@ -29,6 +29,7 @@ const OWN_WAYS: readonly (readonly [first: number, bytes: number, why: string])[
   [S.NEXT_LINEAR, 8, 'written by jumps and look-ups as they go'],
   [S.CC_KIND, 24, 'lazy flags: compared as the flags they stand for'],
   [S.BUDGET, 4, 'the second run gets exactly what the first one used'],
+  [S.RETIRED_AT_END, 8, 'goes with the budget'],
   [S.PENDING_LINK, 4, 'of the last look-up'],
   [S.EA, 16, 'handed to and from helpers'],
   [S.ACCESS_STATUS, 8, 'of the last slow access, and COMMIT'],
@@ -139,11 +140,20 @@ export class Lockstep {
       journal.page(vmcs + VMCS_CELLS.BYTES - 1);
     }
     const beyond = Math.max(0, available - CALL_MAX);
-    i32[S.BUDGET >>> 2] = i32[S.BUDGET >>> 2]! - beyond;
+    if (beyond > 0) {
+      i32[S.BUDGET >>> 2] = i32[S.BUDGET >>> 2]! - beyond;
+      cpu.setSlice(slice - beyond);
+    }
     const raw = region(record);
-    i32[S.BUDGET >>> 2] = i32[S.BUDGET >>> 2]! + beyond;
+    const shortened = vcpu.slice !== slice - beyond;
+    const uncharged = this.#uncharged(raw & (STATUS.REGION - 1));
+    const executed = vcpu.slice - uncharged - (slice - available);
+    if (beyond > 0 && !shortened) {
+      i32[S.BUDGET >>> 2] = i32[S.BUDGET >>> 2]! + beyond;
+      cpu.setSlice(slice);
+    }
+    const sliceAfter = vcpu.slice;
     const end = this.#endOfRegion(raw & (STATUS.REGION - 1));
-    const executed = available - this.#uncharged(end.status);
     const { outside } = cpu;
     journal.again();
 
@@ -183,7 +193,7 @@ export class Lockstep {
       throw new LockstepDifference(report);
     }
     this.#kernel.loadFirst();
-    cpu.setSlice(slice);
+    cpu.setSlice(sliceAfter);
     cpu.outside = outside;
     assert(flushes === this.#code.counters.flushes, 'there was room for what the second run decodes');
     return raw;
