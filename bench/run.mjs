@@ -31,6 +31,14 @@ const SUBCOMMANDS = {
     help: 'a guest to its hypervisor and back, bare, through Linux, and nested twice',
     run: async (o) => (await import('./round-trips.mjs')).roundTrips(o),
   },
+  syscalls: {
+    help: 'fork and exec, find, a shell script, page faults: CPU time of each machine',
+    run: async (o) => (await import('./syscalls.mjs')).syscalls(o),
+  },
+  'l2-boot': {
+    help: 'Debian as L2 under the KVM of Debian as L1: CPU time of each machine',
+    run: async (o) => (await import('./l2-boot.mjs')).l2Boot(o),
+  },
   'hot-forms': {
     help: "a boot's executions by handler",
     run: async (o) => (await import('./hot-forms.mjs')).hotForms(o),

@@ -64,7 +64,18 @@ const sha256 = (file) => createHash('sha256').update(readFileSync(file)).digest(
  *
  * @returns  Absolute paths `{ kernel, initramfs, about }`.
  */
-export function fetchDebianKernel({ flavour, load, adds, packages, takes, strip, bare, name, cache, refresh }) {
+export function fetchDebianKernel({
+  flavour,
+  load,
+  adds,
+  packages = [],
+  takes = [],
+  strip,
+  bare,
+  name,
+  cache,
+  refresh,
+}) {
   const { metapackage, carried, architecture } = FLAVOURS[flavour];
   const kernelPackage = refreshable(cache, flavour, refresh) ?? resolveMetapackage(metapackage, cache, architecture);
   const kernel = bring(kernelPackage, cache, { refresh, say, architecture });
