@@ -164,7 +164,6 @@ export class Lockstep {
     cpu.outside = false;
     const { flushes } = this.#code.counters;
     const other = budget === 0 ? this.#endOf(STATUS.NEXT, record) : this.#interpret(record, budget, slice - available);
-    cpu.setSlice(slice);
     this.counters.compared += 1;
     this.counters.instructions += executed;
     if (faults) this.counters.faults += 1;
