@@ -262,6 +262,20 @@ describe('accessed and dirty flags of EPT12', () => {
     expect(cpu.access(0x12008, WRITE).kind).toBe('ram');
     expect(machine.peek(0x300000 + 511 * 8)).toBe(0x12000);
   });
+
+  test('PML and A/D updates are stores: code decoded from those bytes hears of them', () => {
+    const world = nested({ prefetch: false }, EPTP_WITH_AD);
+    const { cpu, eptp, tables, root, machine } = world;
+    tables.ept(root, 0x10000, 0x200000, 7);
+    cpu.nested.usesPml = true;
+    cpu.nested.pmlAddress = 0x300000;
+    cpu.nested.pmlIndex = 1;
+    cpu.enterL2({ eptp, vpid: 1 });
+    machine.stored.clear();
+    cpu.access(0x10123, WRITE);
+    expect(machine.stored.has(4 * machine.at(0x300008))).toBe(true);
+    expect(machine.stored.has(4 * machine.at(tables.eptEntry(root, 0x10000)))).toBe(true);
+  });
 });
 
 describe('large pages', () => {
@@ -423,6 +437,14 @@ describe('INVEPT and INVVPID operands', () => {
     [1, 1, true, 0, 0, 'fail 28'],
   ] as const)('INVVPID type %i of VPID %i (more bits: %s), address %i:%i: %s', (type, vpid, more, lo, hi, result) => {
     expect(cpu.mmu.invvpid(type, vpid, more, lo, hi)).toBe(result);
+  });
+  test('an address is canonical by the width that the processor has, with CR4.LA57 clear too', () => {
+    const wide = nested({ capabilities: { ...ALL_CAPS, linearAddressBits: 57 } }).cpu;
+    expect(wide.mmu.invvpid(0, 1, false, 0, 0x8000)).toBe('ok');
+    expect(wide.mmu.invvpid(0, 1, false, 0, 0xff00_0000)).toBe('ok');
+    expect(wide.mmu.invvpid(0, 1, false, 0, 0x0100_0000)).toBe('fail 28');
+    expect(wide.mmu.invpcid(0, 0, 0, 0, 0x8000)).toBe('ok');
+    expect(wide.mmu.invpcid(0, 0, 0, 0, 0x0100_0000)).toBe('#GP');
   });
 });
 

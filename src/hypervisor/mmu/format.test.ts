@@ -23,6 +23,7 @@ const ALL_EPT = Object.values(EPT_CAP).reduce((a, b) => a | b, 0);
 const caps = (change: Partial<Capabilities> = {}): Capabilities => ({
   physicalAddressBits: 40,
   gbPages: true,
+  linearAddressBits: 48,
   amd: false,
   ept: ALL_EPT,
   vpid: 0xf01,

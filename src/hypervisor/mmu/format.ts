@@ -38,6 +38,8 @@ export interface PageFormat {
 export interface Capabilities {
   readonly physicalAddressBits: number;
   readonly gbPages: boolean;
+  /** 48, or 57 with 5-level paging, whether or not it is in use. */
+  readonly linearAddressBits: number;
   readonly amd: boolean;
   /** IA32_VMX_EPT_VPID_CAP as L1 sees it, low and high half. */
   readonly ept: number;

@@ -4,6 +4,7 @@
  *
  * Source  nested-mmu.md 4.9, 4.15, 4.16; SDM 3C 30.3 "VMX Instructions", 25.5.6 "VM Functions".
  */
+import { isCanonical } from '../../arch/msrs.ts';
 import { CR4 } from '../../arch/registers.ts';
 import { checkEptp, EPT_CAP, VPID_CAP } from './ept.ts';
 import { invalidatePcid } from './paging-registers.ts';
@@ -20,14 +21,15 @@ export type InvpcidResult = 'ok' | '#GP';
 /** 'exit': reflect VM exit 59 (VMFUNC) to L1 with the original information. */
 export type VmfuncResult = 'ok' | 'exit' | '#UD';
 
-/** Bits 63:47 (or 63:56) all equal. */
-export function isCanonical(v: VcpuMmu, hi: number): boolean {
-  const top = (v.regs.cr4 & CR4.LA57) !== 0 ? (hi | 0) >> 24 : (hi | 0) >> 15;
-  return top === 0 || top === -1;
-}
+/**
+ * An operand that is kept, not used at once, is canonical by the width that the processor has, whatever CR4.LA57 says:
+ * Intel 335252 "5-Level Paging and 5-Level EPT", "Canonicality Checking".
+ */
+const mayBeAddress = (v: VcpuMmu, hi: number): boolean =>
+  isCanonical(hi, v.vm.formats.capabilities.linearAddressBits);
 
 export function invlpg(v: VcpuMmu, lo: number, hi: number): void {
-  if (!isCanonical(v, hi)) return;
+  if (!mayBeAddress(v, hi)) return;
   flushAddress(v, lo, hi);
   if (!shadowsCr3(v)) return;
   invalidateAddress(v, v.rootMmu, v.rootMmu.roots.current, lo, hi);
@@ -57,7 +59,7 @@ export function invpcid(
   const pcid = pcidLo;
   if (type <= 1 && !pcide && pcid !== 0) return '#GP';
   if (type === 0) {
-    if (!isCanonical(v, hi)) return '#GP';
+    if (!mayBeAddress(v, hi)) return '#GP';
     flushAddress(v, lo, hi);
     if (!shadowsCr3(v)) return 'ok';
     const current = pcide ? v.regs.cr3Lo & 0xfff : 0;
@@ -111,7 +113,7 @@ export function invvpid(v: VcpuMmu, type: number, vpid: number, vpidRest: boolea
   const offered = [VPID_CAP.INDIVIDUAL, VPID_CAP.SINGLE, VPID_CAP.ALL, VPID_CAP.SINGLE_RETAINING_GLOBALS][type];
   if (offered === undefined || (caps & offered) === 0 || vpidRest) return 'fail 28';
   if (type !== 2 && vpid === 0) return 'fail 28';
-  if (type === 0 && !isCanonical(v, hi)) return 'fail 28';
+  if (type === 0 && !mayBeAddress(v, hi)) return 'fail 28';
   const tag = v.tagOfVpid(vpid);
   if (v.vm.config.mode === 'shared' || type === 2) {
     v.vm.counters.tlbFlushAll += 1;

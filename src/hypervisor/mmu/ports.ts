@@ -52,6 +52,8 @@ export interface TlbPort {
 /** Of the whole VM: every entry of every vCPU dies (a generation counter will do). */
 export interface VmTlbPort {
   flushVmWide(): void;
+  /** L0 has stored to guest RAM, at a host address: code decoded from there no longer holds. */
+  stored(host: number, bytes: number): void;
   /** Makes vCPUs that run leave the engine, so that they see their requests. */
   kick(): void;
 }

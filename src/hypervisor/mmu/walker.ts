@@ -268,7 +268,9 @@ function updateAccessedDirty(
 function storeWord(vm: VmMmu, gpa: number, value: number): void {
   const gfn = Math.floor(gpa / 4096);
   const slot = vm.slots.find(gfn)!;
-  vm.host.u32[slot.hostPage(gfn) * 1024 + ((gpa % 4096) >>> 2)] = value;
+  const at = slot.hostPage(gfn) * 1024 + ((gpa % 4096) >>> 2);
+  vm.host.u32[at] = value;
+  vm.remote.stored(4 * at, 4);
   slot.markDirty(gfn);
 }
 
@@ -294,6 +296,7 @@ function logNestedPml(c: WalkContext, r: WalkRecord): boolean {
     const at = slot.hostPage(gfn) * 1024 + ((place % 4096) >>> 2);
     vm.host.u32[at] = (r.addressLo & ~0xfff) >>> 0;
     vm.host.u32[at + 1] = r.addressHi;
+    vm.remote.stored(4 * at, 8);
     slot.markDirty(gfn);
     trackWrite(vm, place, 8, false);
   }

@@ -131,6 +131,7 @@ export class Vm {
         capabilities: {
           physicalAddressBits: policy.physicalAddressBits,
           gbPages: policy.has('pdpe1gb'),
+          linearAddressBits: policy.linearAddressBits,
           amd: policy.vendor === 'amd',
           ept: vmx?.eptCap ?? 0,
           vpid: vmx?.vpidCap ?? 0,
@@ -142,6 +143,7 @@ export class Vm {
           this.engine.processor.tlb.flushMatching(-1, -1, -1, -1);
           this.engine.processor.walker.flushPhysical();
         },
+        stored: (host, bytes) => this.#stored(host, bytes),
         kick: () => {},
       },
     );
@@ -152,9 +154,7 @@ export class Vm {
       addSlot(this.mmu, { id, baseGfn: base / 4096, pages, hostBase: host, readOnly: false, dirtyLog: false });
       host += pages;
     });
-    this.ram = new GuestRam(this.mmu, (offset, bytes) => {
-      if (this.engine.code.holds(offset >>> 12)) this.engine.code.written(offset, bytes);
-    });
+    this.ram = new GuestRam(this.mmu, (host, bytes) => this.#stored(host, bytes));
     this.clock.elapsedNs = () => this.elapsedNs();
     const tsc = policies.map(() => new VirtualTsc(this.clock, options.tscHertz));
     this.irq = new IrqChip({
@@ -197,6 +197,11 @@ export class Vm {
       this.vcpus.push(vcpu);
     });
     for (const vcpu of this.vcpus) if (vcpu.index > 0) vcpu.activity = 'wait for SIPI';
+  }
+
+  /** Someone else than the guest's instructions has stored to RAM. */
+  #stored(host: number, bytes: number): void {
+    if (this.engine.code.holds(host >>> 12)) this.engine.code.written(host, bytes);
   }
 
   // ---- time -----------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ import { FakeTlb } from './fake-tlb.ts';
 export const ALL_CAPS: Capabilities = {
   physicalAddressBits: 40,
   gbPages: true,
+  linearAddressBits: 48,
   amd: false,
   ept: Object.values(EPT_CAP).reduce((a, b) => a | b, 0),
   vpid: 0xf01,
@@ -140,6 +141,8 @@ export class FakeMachine {
   readonly memory: { u32: Uint32Array; u8: Uint8Array };
   readonly vm: VmMmu;
   readonly vcpus: FakeVcpu[] = [];
+  /** Host addresses at which L0 has stored. */
+  readonly stored = new Set<number>();
 
   constructor(config: Partial<MmuConfig> = {}, pages = 2048, hostPages = HOST_BASE + pages) {
     const u32 = new Uint32Array(hostPages * 1024);
@@ -147,6 +150,9 @@ export class FakeMachine {
     const remote = {
       flushVmWide: () => {
         for (const { tlb } of this.vcpus) tlb.flushVmWide();
+      },
+      stored: (host: number) => {
+        this.stored.add(host);
       },
       kick: () => {},
     };
