@@ -339,4 +339,10 @@ export const STATUS = {
 } as const;
 
 /** What the instruction run by `step` may do: L0 has decided. */
-export const ALLOW = { MMIO: 1, PORT: 2, INTERCEPT: 4 } as const;
+export const ALLOW = {
+  MMIO: 1,
+  PORT: 2,
+  INTERCEPT: 4,
+  /** The guest's paging structures may be where nothing can be stored: accessed and dirty bits stay as they are there. */
+  ROM_TABLE: 8,
+} as const;

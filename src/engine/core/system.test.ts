@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { CR0, CR4, EFER, RFLAGS } from '../../arch/registers.ts';
+import { SPTE } from '../../contracts/second-stage.ts';
 import { setCr0, setCr3, setCr4, setEfer } from './control-registers.ts';
 import { INTERCEPT } from './cpu.ts';
 import { EXIT, X } from './exits.ts';
@@ -14,6 +15,22 @@ const gp = (m: TestMachine, status: number): void => {
   expect(status).toBe(STATUS.FAULT);
   expect([m.cpu.get(S.FAULT_VECTOR), m.cpu.get(S.FAULT_ERROR)]).toEqual([13, 0]);
 };
+
+describe('paging structures that cannot be written', () => {
+  it('leave at the first accessed bit, and with leave from L0 stay as they are while the access goes on', () => {
+    const m = new TestMachine().longMode();
+    m.code('8b03 f4'); // mov eax, [rbx]
+    m.setReg(3, 0x20_0000);
+    m.write32(0x20_0000, 0x1234_5678);
+    const { lo } = m.engine.processor.walker.tables;
+    for (const at of [512, 513]) lo[at] = lo[at]! & ~SPTE.W;
+    expect(m.run()).toBe(EXIT.EPT_VIOLATION);
+    // Without leave it is the same exit again
+    expect(m.engine.step(m.vcpu, ALLOW.MMIO)).toBe(EXIT.EPT_VIOLATION);
+    expect(m.engine.step(m.vcpu, ALLOW.MMIO | ALLOW.ROM_TABLE)).toBe(EXIT.BUDGET);
+    expect([m.reg(0), m.read32(AT.PML4) & 0x20, m.read32(AT.PD + 8) & 0x20]).toEqual([0x1234_5678, 0, 0]);
+  });
+});
 
 describe('rules between control registers', () => {
   it.each([

@@ -248,6 +248,7 @@ export class PageWalker {
       const want = i === depth - 1 && write ? 0x60 : 0x20;
       if ((this.#raw[i]! & want) === want) continue;
       const host = this.#tableHost(vcpu, entries[2 * i]!, low, high, true);
+      if (host === ROM) continue;
       if (host < 0) return false;
       this.journal?.mark(host, want, access);
       u32[host >>> 2] = u32[host >>> 2]! | want;
@@ -313,6 +314,7 @@ export class PageWalker {
       this.#misconfiguration(physical, low, high);
       return -1;
     }
+    if (host >= 0 && write && rights & SPTE.R && this.#memory.u32[S.ALLOW >>> 2]! & ALLOW.ROM_TABLE) return ROM;
     // Table accesses count as writes under EPT accessed/dirty flags: SDM 3C 28.3.3.2
     this.#violation(physical, (write ? 3 : 1) | (host >= 0 ? (rights & 7) << 3 : 0) | 0x80, low, high);
     return -1;
@@ -577,6 +579,8 @@ export class PageWalker {
 
 /** Answer of #tableHost: a table lies where there is no memory, and L0 knows. */
 const OPEN_BUS = -2;
+/** Another: a table can be read there and not written, and L0 has said to leave it. */
+const ROM = -3;
 
 /** What a translation allows the set it was made for, and the raw bits of the guest's entries. */
 const RIGHTS = { READ: 1, WRITE: 2, FETCH: 4, USER: 8, RAW_WRITE: 16, RAW_NX: 32 } as const;

@@ -557,9 +557,10 @@ export class Vcpu {
   #allowDevice(): void {
     const { mmio } = this.mmu;
     if (this.nested?.deviceExit(mmio.gpa, mmio.write)) return;
-    if (this.pendingEvent !== 0) this.#injectionAllows = ALLOW.MMIO;
+    const allow = mmio.table ? ALLOW.MMIO | ALLOW.ROM_TABLE : ALLOW.MMIO;
+    if (this.pendingEvent !== 0) this.#injectionAllows = allow;
     else {
-      this.step(ALLOW.MMIO);
+      this.step(allow);
       this.nested?.deviceDone();
     }
   }
