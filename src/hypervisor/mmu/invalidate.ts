@@ -25,8 +25,7 @@ export type VmfuncResult = 'ok' | 'exit' | '#UD';
  * An operand that is kept, not used at once, is canonical by the width that the processor has, whatever CR4.LA57 says:
  * Intel 335252 "5-Level Paging and 5-Level EPT", "Canonicality Checking".
  */
-const mayBeAddress = (v: VcpuMmu, hi: number): boolean =>
-  isCanonical(hi, v.vm.formats.capabilities.linearAddressBits);
+const mayBeAddress = (v: VcpuMmu, hi: number): boolean => isCanonical(hi, v.vm.formats.capabilities.linearAddressBits);
 
 export function invlpg(v: VcpuMmu, lo: number, hi: number): void {
   if (!mayBeAddress(v, hi)) return;

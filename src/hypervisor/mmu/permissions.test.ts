@@ -5,7 +5,14 @@ import { computeFormat, formatKey, permissionFault } from './format.ts';
 import { computePermissions, computePkruMask } from './permissions.ts';
 import { calcCpuRole, eptRole, type RoleWords } from './role.ts';
 
-const CAPS = { physicalAddressBits: 40, linearAddressBits: 48, gbPages: true, amd: false, ept: 0x0633_4141, vpid: 0xf01 };
+const CAPS = {
+  physicalAddressBits: 40,
+  linearAddressBits: 48,
+  gbPages: true,
+  amd: false,
+  ept: 0x0633_4141,
+  vpid: 0xf01,
+};
 
 /** nested-mmu.md 3.8, "Golden vectors", 4-bit encoding, verbatim. */
 const GOLDEN_4 = [
