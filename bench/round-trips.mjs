@@ -81,6 +81,8 @@ function prepare(folder, paths) {
       flavour: 'cloud',
       load: ['kvm-intel', 'kvm-amd'],
       adds: [{ host: vmm, guest: '/vmm' }, { host: trips, guest: '/trips' }, ...adds],
+      packages: [],
+      takes: [],
       strip: 'none',
       bare: true,
       name,
