@@ -122,6 +122,9 @@ describe('terrarium run takes', () => {
     expect(parse('-rtc base=2026-01-31T12:00:01').epochMs).toBe(Date.UTC(2026, 0, 31, 12, 0, 1));
     expect(parse('-rtc base=2026-01-31').epochMs).toBe(Date.UTC(2026, 0, 31));
     expect(parse('-rtc base=utc').epochMs).toBeNull();
+    const now = new Date();
+    const local = Date.UTC(now.getFullYear(), now.getMonth(), now.getDate(), now.getHours(), now.getMinutes());
+    expect(Math.abs(parse('-rtc base=localtime').epochMs! - local)).toBeLessThan(120_000);
   });
 
   test('the weight of an instruction as a power of two', () => {
@@ -184,8 +187,8 @@ describe('terrarium run refuses', () => {
     ['-profile p -symbols f -symbols g', /symbols of L1 are given twice/],
     ['-profile p -symbols f,offset=high', /expected a number such as 0x12000000/],
     ['-machine nested-mmu=fast', /expected split, reinit or shared/],
-    ['-rtc base=yesterday', /expected utc or a date/],
-    ['-rtc base=2026-13-01', /expected utc or a date/],
+    ['-rtc base=yesterday', /expected utc, localtime or a date/],
+    ['-rtc base=2026-13-01', /expected utc, localtime or a date/],
     ['-icount shift=11', /from 0 to 10/],
     ['-fw_cfg name=opt/a', /expected either file=FILE or string=TEXT/],
     ['-initrd ,', /expected a file name/],

@@ -288,11 +288,16 @@ function takeRtc(into: RunOptions, text: string): void {
     into.epochMs = null;
     return;
   }
+  if (base === 'localtime') {
+    const now = new Date();
+    into.epochMs = now.getTime() - now.getTimezoneOffset() * 60_000;
+    return;
+  }
   const date = /^\d{4}-\d\d-\d\d(T\d\d:\d\d:\d\d)?$/.test(base)
     ? Date.parse(`${base}${base.length === 10 ? 'T00:00:00' : ''}Z`)
     : Number.NaN;
   if (Number.isNaN(date)) {
-    throw new UserError(`-rtc base=${base}: expected utc or a date such as 2026-01-31T12:00:00.`);
+    throw new UserError(`-rtc base=${base}: expected utc, localtime or a date such as 2026-01-31T12:00:00.`);
   }
   into.epochMs = date;
 }
@@ -566,9 +571,9 @@ export const RUN_OPTIONS: readonly OptionRow<RunOptions>[] = [
   },
   {
     names: ['rtc'],
-    argument: 'base=utc|DATE',
+    argument: 'base=utc|localtime|DATE',
     default: 'base=utc',
-    help: "What the guest's clock shows at the start: the host's time, or a date such as 2026-01-31T12:00:00, with which every run is the same.",
+    help: "What the guest's clock shows at the start: the host's time, in UTC or as clocks on its wall, or a date such as 2026-01-31T12:00:00, with which every run is the same.",
     take: takeRtc,
   },
   {
