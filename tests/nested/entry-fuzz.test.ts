@@ -18,7 +18,13 @@ import {
   VMCS_FIELD_NAMES,
   VmcsImage,
 } from '../../src/arch/vmx/fields.ts';
-import { setFields } from '../../src/arch/vmx/valid-vmcs.ts';
+import {
+  type FieldValues,
+  SHADOW_VMCS,
+  setFields,
+  VALID_VMCS,
+  VIRTUAL_APIC_PAGE,
+} from '../../src/arch/vmx/valid-vmcs.ts';
 import { gpr, S } from '../../src/engine/core/layout.ts';
 import { AT, L1Machine, type Outcome, RAM_BYTES } from './l1-machine.ts';
 import { VALID } from './valid-vmcs12.ts';
@@ -105,21 +111,52 @@ function mutate(m: L1Machine, random: Random): number {
   return row;
 }
 
-/** The valid VMCS that every case starts from, by row. */
-const VALID_IMAGE = setFields(new VmcsImage(), VALID);
-/** An EPT12 that maps nothing, unless a mutation moves the pointer. */
-VALID_IMAGE.write(FIELD.EPT_POINTER, 0x1e + 0x9_0000, 0);
+/** Two 2 MiB pages, one to one; L2 may write to the second only, so that it cannot change what L1 stands on. */
+const EPT = 0xa_0000;
+function layOut(m: L1Machine): void {
+  m.write64(EPT, (EPT + 0x1000) | 7);
+  m.write64(EPT + 0x1000, (EPT + 0x2000) | 7);
+  m.write64(EPT + 0x2000, 0xb5);
+  m.write64(EPT + 0x2008, 0x20_0000 | 0xb7);
+  m.write32(SHADOW_VMCS, m.nested.caps.offer.revision | 0x8000_0000);
+  m.write32(VIRTUAL_APIC_PAGE + 0x80, 0x50);
+  m.bytes(AT.CODE, [...VMLAUNCH, 0xf4]);
+}
+
+const HOST_AREA = Object.fromEntries(Object.entries(VALID).filter(([name]) => name.startsWith('HOST_')));
+const VE = 1 << 18;
+const onMachine = (fields: FieldValues): FieldValues => ({
+  ...fields,
+  ...HOST_AREA,
+  EXIT_CONTROLS: Number(VALID.EXIT_CONTROLS) | (1 << 15),
+  EXCEPTION_BITMAP: 0xffff_ffff,
+  ...(fields.EPT_POINTER === undefined ? {} : { EPT_POINTER: EPT | (Number(fields.EPT_POINTER) & 0xfff) }),
+  ...(fields.SECONDARY_CONTROLS === undefined ? {} : { SECONDARY_CONTROLS: Number(fields.SECONDARY_CONTROLS) & ~VE }),
+  // What lies at these addresses here are no lists
+  EXIT_MSR_STORE_COUNT: 0,
+  EXIT_MSR_LOAD_COUNT: 0,
+  ENTRY_MSR_LOAD_COUNT: 0,
+});
+
+/** The valid VMCSs that cases start from, by row: 64-bit, PAE, real mode …; with nearly every control on, and with few. */
+const BASES: readonly (readonly [name: string, image: VmcsImage])[] = [
+  // An EPT12 that maps nothing, unless a mutation moves the pointer
+  ['plain', setFields(new VmcsImage(), { ...VALID, EPT_POINTER: 0x1e + 0x9_0000 })],
+  ...Object.entries(VALID_VMCS)
+    .filter(([name]) => name !== 'host32')
+    .map(([name, fields]) => [name, setFields(new VmcsImage(), onMachine(fields))] as const),
+];
 
 /**
  * L1 at its VMLAUNCH, with the valid VMCS current. Every second time the fields go back by themselves, as VMWRITE would
  * write them, so that what L0 has judged and merged for the entries before is not judged and merged again.
  */
-function prepare(m: L1Machine, afresh: boolean): void {
+function prepare(m: L1Machine, base: VmcsImage, afresh: boolean): void {
   const { nested } = m;
   if (afresh || nested.guestMode || m.vm.stopped || nested.v.address !== AT.VMCS) m.restartInVmx();
   else m.restoreRegisters();
   const { v } = nested;
-  for (let row = 0; row < VMCS_FIELD_COUNT; row += 1) v.set(row, VALID_IMAGE.lo(row), VALID_IMAGE.hi(row));
+  for (let row = 0; row < VMCS_FIELD_COUNT; row += 1) v.set(row, base.lo(row), base.hi(row));
   v.launched = false;
 }
 
@@ -152,7 +189,8 @@ type Seen = Record<'VMfail 7' | 'VMfail 8' | 'failure 33' | 'failure 34' | 'ente
 /** One random entry. Throws with what it was if anything is not as the tables say. */
 function enter(m: L1Machine, seed: number, before: Uint32Array, areaBefore: Uint32Array, seen: Seen): void {
   const random = new Random(Math.imul(seed, 0x9e37_79b9));
-  prepare(m, random.below(2) === 0);
+  const [base, image] = random.pick(BASES);
+  prepare(m, image, random.below(2) === 0);
   const { v, context } = m.nested;
   if (random.below(3) === 0) v.set(FIELD.PRIMARY_CONTROLS, (v.lo(FIELD.PRIMARY_CONTROLS) | 0x8000_0000) >>> 0);
   const changed: number[] = [];
@@ -168,7 +206,7 @@ function enter(m: L1Machine, seed: number, before: Uint32Array, areaBefore: Uint
   const must = (holds: boolean, what: string): void => {
     if (holds) return;
     const check = control?.name ?? guest?.name ?? 'no check fails';
-    throw new Error(`seed ${seed}: ${what} (${check}; ${values.join(', ')})`);
+    throw new Error(`seed ${seed}: ${what} (${base}; ${check}; ${values.join(', ')})`);
   };
   const hasMsrs = v.lo(FIELD.ENTRY_MSR_LOAD_COUNT) !== 0;
 
@@ -176,7 +214,7 @@ function enter(m: L1Machine, seed: number, before: Uint32Array, areaBefore: Uint
   try {
     outcome = m.go(AT.CODE, 2000);
   } catch (error) {
-    throw new Error(`seed ${seed}: L0 throws ${String(error)} (${values.join(', ')})`, { cause: error });
+    throw new Error(`seed ${seed}: L0 throws ${String(error)} (${base}; ${values.join(', ')})`, { cause: error });
   }
   const reason = v.lo(FIELD.EXIT_REASON);
   if (control !== undefined) {
@@ -211,11 +249,24 @@ function enter(m: L1Machine, seed: number, before: Uint32Array, areaBefore: Uint
   }
 }
 
+test.each(BASES)('%s, unchanged, enters', (_name, image) => {
+  const m = new L1Machine();
+  m.restartInVmx();
+  layOut(m);
+  prepare(m, image, true);
+  m.nested.context.lma = true;
+  m.nested.context.currentVmcs = AT.VMCS;
+  expect(VMX_CHECKS.firstFailure(m.nested.v, m.nested.context)?.name).toBe(undefined);
+  expect(GUEST_CHECKS.firstFailure(m.nested.v, m.nested.context)?.name).toBe(undefined);
+  m.go(AT.CODE, 2000);
+  expect(m.nested.v.launched).toBe(true);
+});
+
 const TIMEOUT_MS = 600_000 + 10 * ENTRIES;
 test(`${ENTRIES} random entries do what the tables say, from seed ${FIRST_SEED}`, { timeout: TIMEOUT_MS }, () => {
   const m = new L1Machine();
   m.restartInVmx();
-  m.bytes(AT.CODE, [...VMLAUNCH, 0xf4]);
+  layOut(m);
   const seen: Seen = { 'VMfail 7': 0, 'VMfail 8': 0, 'failure 33': 0, 'failure 34': 0, entered: 0 };
   const before = registers.slice();
   const areaBefore = area.slice();
