@@ -32,9 +32,9 @@ export const USER_PAGE = 0x20_0000;
 
 const NO_DEVICES = {
   portRead: (_port: number, bytes: number) => 2 ** (8 * bytes) - 1,
-  portWrite() {},
+  portWrite(_port: number, _bytes: number, _value: number) {},
   mmioRead: (_at: number, bytes: number) => 2 ** (8 * bytes) - 1,
-  mmioWrite() {},
+  mmioWrite(_at: number, _bytes: number, _value: number) {},
 };
 
 export interface Outcome {
@@ -56,14 +56,14 @@ export class L1Machine {
   readonly nested: NestedVmx;
   readonly #start: Uint8Array;
 
-  constructor() {
+  constructor({ tdp = true, devices = NO_DEVICES } = {}) {
     this.vm = new Vm({
       cpu: parseCpu('intel,+vmx'),
       cpus: 1,
       ram: [{ base: 0, bytes: RAM_BYTES }],
-      devices: NO_DEVICES,
+      devices,
       mode: 'split',
-      tdp: true,
+      tdp,
       force: false,
       nsPerInstruction: 1,
       tscHertz: 1_000_000_000,

@@ -551,15 +551,14 @@ export class PageWalker {
     if (entry & SPTE.MMIO && present) {
       this.physical = hi[at]! * 4096 + (low & 0xfff);
       if (u32[S.ALLOW >>> 2]! & ALLOW.MMIO) return TRANSLATE.MMIO;
-      this.#misconfiguration(this.physical, low, high);
-      return TRANSLATE.FAULT;
     }
-    if (!allowed) {
+    const marker = entry & SPTE.MMIO && present ? PFEC.RSVD : 0;
+    if (!allowed || marker) {
       this.#exit(EXIT.SHADOW_FAULT);
       this.#where(0, low, high);
       const fetch = access & ACCESS.FETCH ? PFEC.F : 0;
       u32[X.QUALIFICATION >>> 2] =
-        (present ? PFEC.P : 0) | (access & (PFEC.W | PFEC.U)) | fetch | (access & ACCESS.IMPLICIT ? 0x100 : 0);
+        (present ? PFEC.P : 0) | marker | (access & (PFEC.W | PFEC.U)) | fetch | (access & ACCESS.IMPLICIT ? 0x100 : 0);
       u32[(X.QUALIFICATION + 4) >>> 2] = 0;
       return TRANSLATE.FAULT;
     }
