@@ -49,6 +49,18 @@ export interface CpuModel {
 /** What every build can do. A later engine passes more. */
 export const BASE_CAPABILITIES: ReadonlySet<Capability> = new Set<Capability>([
   'base',
+  'aes',
+  'pclmul',
+  'sha',
+  'avx',
+  'avx2',
+  'fma',
+  'f16c',
+  'bmi',
+  'adx',
+  'rdpid',
+  'clwb',
+  'xsavec',
   'live',
   'hypervisor-leaf',
   'arch-capabilities',
@@ -65,7 +77,7 @@ const CACHES: readonly Cache[] = [
   { type: 'unified', level: 3, bytes: 8192 * KIB, ways: 16, lineBytes: 64, shared: true, inclusive: false },
 ];
 
-/** x86-64-v2 and what both vendors add to it. v3 features are in, too: the policy shows them once they work. */
+/** x86-64-v3 and what both vendors add to it. */
 const COMMON: readonly FeatureName[] = [
   'fpu',
   'vme',
@@ -115,6 +127,8 @@ const COMMON: readonly FeatureName[] = [
   'pku',
   'ospke',
   'xsaveopt',
+  'xsavec',
+  'xgetbv1',
   'syscall',
   'nx',
   'pdpe1gb',
@@ -175,7 +189,7 @@ export const CPU_MODELS: readonly CpuModel[] = [
     microcode: 0xf0,
     physicalAddressBits: 46,
     linearAddressBits: 48,
-    features: [...COMMON, 'ss', ...NOT_VULNERABLE.intel, 'vmx'],
+    features: [...COMMON, 'ss', 'fdp_excptn_only', 'zero_fcs_fds', ...NOT_VULNERABLE.intel, 'vmx'],
     caches: CACHES,
   },
   {

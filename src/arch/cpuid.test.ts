@@ -44,12 +44,12 @@ test.each(['intel', 'amd'])('every feature that %s shows has its bit set and no 
   }
 });
 
-test('the default models are complete x86-64-v2 processors and show no v3 feature the engine lacks', () => {
+test('the default models are complete x86-64-v3 processors and show no feature that the engine lacks', () => {
   for (const model of ['intel', 'amd']) {
     const cpu = policy(model);
     for (const name of FEATURE_NAMES) {
       const { level, needs } = featureRow(name);
-      if (level === 'x86-64-v1' || level === 'x86-64-v2') expect([name, cpu.has(name)]).toEqual([name, true]);
+      if (/v[123]$/.test(level)) expect([name, cpu.has(name)]).toEqual([name, true]);
       if (!BASE_CAPABILITIES.has(needs)) expect([name, cpu.has(name)]).toEqual([name, false]);
     }
   }
@@ -108,21 +108,27 @@ test('OSXSAVE, OSPKE and APIC follow the live state', () => {
 describe('leaf 0xD', () => {
   test('sub-leaf 0 EBX follows XCR0, ECX is the maximum', () => {
     const cpu = policy('intel');
-    expect(leaf(cpu, 0xd)).toEqual([XCR0.X87 | XCR0.SSE | XCR0.PKRU, 576, 840, 0]);
+    expect(leaf(cpu, 0xd)).toEqual([XCR0.X87 | XCR0.SSE | XCR0.AVX | XCR0.PKRU, 576, 840, 0]);
+    cpu.setLive(CR4.OSXSAVE, XCR0.X87 | XCR0.SSE | XCR0.AVX, 0, true);
+    expect(leaf(cpu, 0xd)[1]).toBe(832);
     cpu.setLive(CR4.OSXSAVE, XCR0.X87 | XCR0.SSE | XCR0.PKRU, 0, true);
     expect(leaf(cpu, 0xd)[1]).toBe(840);
     expect(leaf(cpu, 0xd, 9)).toEqual([8, 832, 0, 0]);
-    expect(leaf(cpu, 0xd, 2)).toEqual([0, 0, 0, 0]);
+    expect(leaf(cpu, 0xd, 2)).toEqual([256, 576, 0, 0]);
+    expect(leaf(policy('intel,-avx'), 0xd, 2)).toEqual([0, 0, 0, 0]);
+    expect(leaf(policy('intel,-avx'), 0xd)[0]).toBe(XCR0.X87 | XCR0.SSE | XCR0.PKRU);
   });
 
   test('sub-leaf 1 EBX is 0 without XSAVEC and XSAVES, and the compacted size with them', () => {
     const xcr0 = XCR0.X87 | XCR0.SSE | XCR0.PKRU;
-    const plain = policy('intel');
+    const plain = policy('intel,-xsavec,-xgetbv1');
     plain.setLive(CR4.OSXSAVE, xcr0, 0, true);
     expect(leaf(plain, 0xd, 1)).toEqual([1, 0, 0, 0]);
-    const compact = policy('intel,+xsavec', { capabilities: new Set([...BASE_CAPABILITIES, 'xsavec']) });
+    const compact = policy('intel');
     compact.setLive(CR4.OSXSAVE, xcr0, 0, true);
-    expect(leaf(compact, 0xd, 1).slice(0, 2)).toEqual([3, 584]);
+    expect(leaf(compact, 0xd, 1).slice(0, 2)).toEqual([7, 584]);
+    compact.setLive(CR4.OSXSAVE, xcr0 | XCR0.AVX, 0, true);
+    expect(leaf(compact, 0xd, 1)[1]).toBe(840);
   });
 
   test('components do not overlap in the standard format', () => {
@@ -139,7 +145,9 @@ describe('leaf 0xD', () => {
     const cpu = policy('intel');
     expect(cpu.xcr0IsLegal(3, 0)).toBe(true);
     expect(cpu.xcr0IsLegal(2, 0)).toBe(false);
-    expect(cpu.xcr0IsLegal(7, 0)).toBe(false);
+    expect(cpu.xcr0IsLegal(5, 0)).toBe(false);
+    expect(cpu.xcr0IsLegal(7, 0)).toBe(true);
+    expect(policy('intel,-avx').xcr0IsLegal(7, 0)).toBe(false);
     expect(cpu.xcr0IsLegal(1, 1)).toBe(false);
   });
 });
@@ -207,7 +215,7 @@ describe('-cpu', () => {
   });
 
   test('refuses to add what cannot be had, and drops dependants of what is removed', () => {
-    expect(() => policy('intel,+avx2')).toThrow(/cannot do yet/);
+    expect(() => policy('intel,+gfni')).toThrow(/cannot do yet/);
     expect(() => policy('intel,+sgx')).toThrow(/does not have sgx/);
     expect(() => policy('intel,-sse4_1,+sse4_2')).toThrow(/needs sse4_1/);
     expect(policy('intel,-ssse3').has('sse4_2')).toBe(false);

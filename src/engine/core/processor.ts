@@ -45,6 +45,7 @@ export class Processor {
   readonly walker: PageWalker;
   readonly host: EngineHost;
   readonly features: ProcessorFeatures;
+  readonly #noX87Selectors: number;
   readonly u8: Uint8Array;
   readonly u16: Uint16Array;
   readonly u32: Uint32Array;
@@ -67,6 +68,7 @@ export class Processor {
     this.memory = memory;
     this.host = host;
     this.features = features;
+    this.#noX87Selectors = features.has('zero_fcs_fds') ? 0xffff : 0;
     this.tlb = new TlbContexts(memory);
     this.walker = new PageWalker(memory, this.tlb, host, code);
     this.walker.physicalBits = features.physicalBits;
@@ -555,6 +557,7 @@ export class Processor {
     if (cr4 & CR4.OSXSAVE && (this.get(S.XCR0) & 6) === 6) mode |= MODE.AVX;
     this.set(S.MODE, mode);
     this.set(S.CANONICAL_SHIFT, cr4 & CR4.LA57 ? 7 : 16);
+    this.set(S.NO_X87_SELECTORS, this.#noX87Selectors);
     const set = user ? TLB.USER : cr4 & CR4.SMAP && !(rflags & RFLAGS.AC) ? TLB.SUPERVISOR_SMAP : TLB.SUPERVISOR;
     this.aligning = user && (cr0 & CR0.AM) !== 0 && (rflags & RFLAGS.AC) !== 0;
     this.set(S.TLB, this.aligning ? TLB_EMPTY : this.tlb.set(this.vcpu.context, set));

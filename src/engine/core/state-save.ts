@@ -150,8 +150,9 @@ function takeX87(cpu: Processor, wide: boolean): void {
   cpu.u16[S.FOP >>> 1] = area16[3]! & 0x7ff;
   cpu.set64(S.FIP, area32[2]!, wide ? area32[3]! : 0);
   cpu.set64(S.FDP, area32[4]!, wide ? area32[5]! : 0);
-  cpu.u16[S.FCS >>> 1] = wide ? 0 : area16[6]!;
-  cpu.u16[S.FDS >>> 1] = wide ? 0 : area16[10]!;
+  const kept = wide ? 0 : ~cpu.get(S.NO_X87_SELECTORS);
+  cpu.u16[S.FCS >>> 1] = area16[6]! & kept;
+  cpu.u16[S.FDS >>> 1] = area16[10]! & kept;
   for (let i = 0; i < 8; i += 1) {
     const to = S.FPR + 16 * ((top + i) & 7);
     for (let b = 0; b < 10; b += 1) cpu.u8[to + b] = area[32 + 16 * i + b]!;

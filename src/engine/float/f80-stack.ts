@@ -262,6 +262,8 @@ function defineEnvironment(d: Definer): void {
     const half = (at: number): Expr => i32.load16U(ZERO, IMAGE + at);
     const word = (at: number): Expr => i32.load(ZERO, IMAGE + at);
     const setPointer = (cell: number, pointer: Expr): void => f.do(i64.store(ZERO, i64.extendI32U(pointer), cell));
+    const selector = (at: number): Expr =>
+      i32.and(half(at), i32.xor(i32.load(ZERO, S.NO_X87_SELECTORS), i32.const(0xffff)));
     /** Bits 16 and up of a real-mode pointer lie above bit 12. */
     const above = (at: Expr): Expr => i32.shl(i32.shrU(at, i32.const(12)), i32.const(16));
     const controls = (step: number): void => {
@@ -285,9 +287,9 @@ function defineEnvironment(d: Definer): void {
           () => {
             setPointer(S.FIP, word(12));
             setPointer(S.FDP, word(20));
-            f.do(i32.store16(ZERO, half(16), S.FCS));
+            f.do(i32.store16(ZERO, selector(16), S.FCS));
             f.do(i32.store16(ZERO, i32.and(half(18), i32.const(0x7ff)), S.FOP));
-            f.do(i32.store16(ZERO, half(24), S.FDS));
+            f.do(i32.store16(ZERO, selector(24), S.FDS));
           },
         );
       },
@@ -305,8 +307,8 @@ function defineEnvironment(d: Definer): void {
           () => {
             setPointer(S.FIP, half(6));
             setPointer(S.FDP, half(10));
-            f.do(i32.store16(ZERO, half(8), S.FCS));
-            f.do(i32.store16(ZERO, half(12), S.FDS));
+            f.do(i32.store16(ZERO, selector(8), S.FCS));
+            f.do(i32.store16(ZERO, selector(12), S.FDS));
           },
         );
       },

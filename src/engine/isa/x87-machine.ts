@@ -10,9 +10,9 @@ import type { Semantics } from './semantics.ts';
  * it, because which register that is depends on TOP when the instruction runs.
  *
  * Pointers: FIP is that of the last instruction that is no control instruction; FDP and FOP only move when the
- * instruction raises an unmasked exception, FCS and FDS stay 0. So CPUID is to offer FDP_EXCPTN_ONLY and the
- * deprecation of FCS and FDS (leaf 7, EBX bits 6 and 13). SDM 1 8.1.8 "x87 FPU Instruction and Data (Operand)
- * Pointers", 8.1.9 "Last Instruction Opcode".
+ * instruction raises an unmasked exception, FCS and FDS stay 0. CPUID says so on Intel (leaf 7, EBX bits 6
+ * FDP_EXCPTN_ONLY and 13, FCS and FDS deprecated; AMD has no such bits). SDM 1 8.1.8 "x87 FPU Instruction and Data
+ * (Operand) Pointers", 8.1.9 "Last Instruction Opcode".
  */
 export class X87Semantics {
   readonly m: Semantics;
