@@ -11,6 +11,8 @@ export interface Leeway {
   /** RFLAGS bits, x87 status bits that are undefined after completion. */
   readonly undefinedFlags?: number;
   readonly undefinedStatus?: number;
+  /** They are undefined after a fault too: of a later instruction. */
+  readonly sequence?: boolean;
   /**
    * The instruction makes several accesses in an order of the processor's own: of a fault, CR2,
    * the error code's W and what was written before it do not count.
@@ -27,7 +29,7 @@ export function differences(
   one: CpuCase,
   expected: CpuOutcome,
   actual: CpuOutcome,
-  { undefinedFlags = 0, undefinedStatus = 0, ownOrder = false, mmx = false }: Leeway,
+  { undefinedFlags = 0, undefinedStatus = 0, sequence = false, ownOrder = false, mmx = false }: Leeway,
 ): string[] {
   const found: string[] = [];
   const check = (what: string, a: bigint | number, b: bigint | number) => {
@@ -48,22 +50,15 @@ export function differences(
     check(name, expected.after.gpr[i]! & mask, actual.after.gpr[i]! & mask);
   }
   // Flags are "undefined" after completion only; a fault leaves them as they were.
-  const flagMask = RFLAGS_COMPARED & ~(expected.vector === DONE ? undefinedFlags : 0);
+  const ran = expected.vector === DONE || sequence;
+  const flagMask = RFLAGS_COMPARED & ~(ran ? undefinedFlags : 0);
   check('RFLAGS', expected.after.rflags & flagMask, actual.after.rflags & flagMask);
   if (one.mode === 64) {
     check('FS base', expected.after.fsBase, actual.after.fsBase);
     check('GS base', expected.after.gsBase, actual.after.gsBase);
   }
   const x87 = !(mmx && expected.vector !== DONE);
-  if (one.fp)
-    compareFp(
-      expected.after.fxsave,
-      actual.after.fxsave,
-      expected.vector === DONE ? undefinedStatus : 0,
-      one.mode,
-      x87,
-      check,
-    );
+  if (one.fp) compareFp(expected.after.fxsave, actual.after.fxsave, ran ? undefinedStatus : 0, one.mode, x87, check);
   if (one.ymm) {
     const a = new DataView(expected.after.ymmHigh.buffer, expected.after.ymmHigh.byteOffset);
     const b = new DataView(actual.after.ymmHigh.buffer, actual.after.ymmHigh.byteOffset);

@@ -138,12 +138,13 @@ export class EngineMachine implements Machine {
     this.#load(one);
     cpu.contextChanged();
     let reason: number = EXIT.BUDGET;
-    const repeats = one.code.some((byte, i) => i < 4 && (byte === 0xf2 || byte === 0xf3));
+    const sequence = one.instructions ?? 0;
+    const repeats = sequence === 0 && one.code.some((byte, i) => i < 4 && (byte === 0xf2 || byte === 0xf3));
     // A run that goes on behind the instruction is only entered with a budget for that
     cpu.modeChanged();
     const record = engine.code.entry(codeHost + codeAt, cpu.get(S.MODE));
     const run = cpu.u16[(record + REC.REMAINING) >>> 1]!;
-    const budget = this.#compiled && !repeats ? Math.min(run, 2) : 1;
+    const budget = sequence > 0 ? sequence + 1 : this.#compiled && !repeats ? Math.min(run, 2) : 1;
     for (let round = 0; round < 20_000; round += 1) {
       reason = engine.run(vcpu, budget);
       if (reason !== EXIT.BUDGET || !repeats || vcpu.state.big(S.RIP) !== one.before.rip) break;
@@ -153,8 +154,8 @@ export class EngineMachine implements Machine {
     if (reason !== EXIT.EXCEPTION) throw new Error(`left with exit reason 0x${reason.toString(16)}`);
     const information = cpu.get(X.INTERRUPTION);
     const vector = information & 0xff;
-    // The INT3 behind the instruction
-    if (budget === 2 && vector === 3) return this.#outcome(one, DONE, 0, 0n);
+    // The INT3 behind the instruction or the sequence
+    if (budget >= 2 && vector === 3) return this.#outcome(one, DONE, 0, 0n);
     const error = information & 0x800 ? cpu.get(X.INTERRUPTION_ERROR) : 0;
     if (((information >>> 8) & 7) >= 5)
       vcpu.state.setU64(S.RIP, cpu.get(S.RIP) + cpu.get(X.LENGTH), cpu.get(S.RIP + 4));

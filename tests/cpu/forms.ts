@@ -6,6 +6,8 @@
  * Never   chooses anything: generate.ts does.
  */
 
+import { INSTRUCTIONS } from '../../src/engine/isa/index.ts';
+
 /** What a generator needs of a row of the ISA tables. */
 export interface FormRow {
   /** Opcode column: `REX.W 01 /r`. */
@@ -16,6 +18,12 @@ export interface FormRow {
   /** CPUID feature by Linux's name, if the form has one. */
   readonly feature?: string | undefined;
 }
+
+/** Every row of the ISA tables that matches. */
+export const rowsOf = (wanted: RegExp): FormRow[] =>
+  INSTRUCTIONS.flatMap(({ forms, lockable, feature }) =>
+    Object.entries(forms).map(([opcode, instruction]) => ({ opcode, instruction, lockable, feature })),
+  ).filter(({ opcode, instruction }) => wanted.test(`${opcode} ${instruction}`));
 
 export interface Vex {
   /** Undefined: ignored. */

@@ -21,6 +21,11 @@ export function floatingState(form: Form, state: CpuState, random: Random): void
     }
     view.setUint8(FX.FTW, random.pick([0xff, 0, random.below(256)]));
     view.setUint16(FX.FSW, random.below(8) << 11, true);
+    // An exception that is pending in the x87 is #MF here too
+    if (random.chance(5)) {
+      view.setUint16(FX.FCW, 0x37e, true);
+      view.setUint16(FX.FSW, (random.below(8) << 11) | 0x8081, true);
+    }
   }
   const single = /[SP]S$|PS2|SS2|2PS|2SS/.test(form.mnemonic);
   const double = /[SP]D$|PD2|SD2|2PD|2SD/.test(form.mnemonic);

@@ -9,7 +9,7 @@ import { type Choice, encode, type Form, immediateBytes, type Memory, memoryByte
 import { floatingState } from './generate-fp.ts';
 import { type CpuCase, type CpuState, freshState, type MemoryWindow, PAGES, untouchedMemory } from './protocol.ts';
 import { FLOAT_32, FLOAT_64, float, integer, type Random } from './random.ts';
-import { SHIFTS, undefinedAfterShift, undefinedFlags, undefinedStatus } from './undefined.ts';
+import { SHIFTS, STATUS_FLAGS, undefinedAfterShift, undefinedFlags, undefinedStatus } from './undefined.ts';
 
 export interface GeneratedCase {
   readonly form: string;
@@ -77,6 +77,28 @@ export function generateCases(form: Form, count: number, random: Random): Genera
   return cases;
 }
 
+/** An instruction for the middle of a sequence: it asks nothing of the state before it. */
+export interface FreeInstruction {
+  readonly code: Uint8Array;
+  readonly undefinedFlags: number;
+  readonly undefinedStatus: number;
+}
+
+/**
+ * `form` at `rip`, between registers or with memory at an absolute address; undefined if the manual leaves its result
+ * undefined, or if its operands need more.
+ */
+export function freeInstruction(form: Form, mode: 32 | 64, rip: bigint, random: Random): FreeInstruction | undefined {
+  return form.modes.includes(mode) ? new Builder(form, random, mode).free(rip) : undefined;
+}
+
+export const usesFp = (form: Form): boolean => isFp(form);
+export const usesYmm = (form: Form): boolean =>
+  form.vex !== undefined || form.operands.some((operand) => operand.includes('ymm'));
+
+/** Memory operands of sequences lie here. */
+export const SEQUENCE_WINDOW = { address: PAGES.DATA + 0x800, bytes: 0x100 } as const;
+
 /** One case in the making. */
 class Builder {
   readonly #form: Form;
@@ -90,10 +112,10 @@ class Builder {
   readonly #prefixes: number[] = [];
   #override67 = false;
 
-  constructor(form: Form, random: Random) {
+  constructor(form: Form, random: Random, mode?: 32 | 64) {
     this.#form = form;
     this.#random = random;
-    this.#mode = form.modes.length === 2 ? (random.chance(70) ? 64 : 32) : form.modes[0]!;
+    this.#mode = mode ? mode : form.modes.length === 2 ? (random.chance(70) ? 64 : 32) : form.modes[0]!;
     const sizes = form.sizes(this.#mode);
     this.#size = sizes.length === 0 ? 0 : random.pick(sizes);
   }
@@ -118,7 +140,7 @@ class Builder {
       (random.chance(3) && !this.#isMaskedStore ? AC : 0);
     this.#implicitOperands();
     const fp = isFp(form);
-    const ymm = form.vex !== undefined || form.operands.some((operand) => operand.includes('ymm'));
+    const ymm = usesYmm(form);
     if (fp || ymm) floatingState(form, state, random);
 
     const bytes = memoryBytes(form, this.#size || (this.#mode === 64 ? 64 : 32));
@@ -174,6 +196,65 @@ class Builder {
   /** MASKMOVQ, MASKMOVDQU, VMASKMOVDQU: through RDI. */
   get #isMaskedStore(): boolean {
     return /MASKMOV(Q|DQU)$/.test(this.#form.mnemonic) && this.#form.operands.length === 2;
+  }
+
+  free(rip: bigint): FreeInstruction | undefined {
+    const form = this.#form;
+    const random = this.#random;
+    const bytes = memoryBytes(form, this.#size || (this.#mode === 64 ? 64 : 32));
+    if (form.operands.some((operand) => /^(moffs|vm)/.test(operand))) return undefined;
+    const bitString = /^BT[SRC]?$/.test(form.mnemonic) && form.operands[1] === 'rv';
+    const only = form.modrm?.only;
+    const wantsMemory =
+      bytes !== undefined &&
+      form.modrm !== undefined &&
+      only !== 'r' &&
+      (only === 'm' || (!bitString && random.chance(35)));
+    const names = form.operands.join(' ');
+    const register = () => random.below(this.#mode === 64 ? 16 : 8);
+    const reg = register();
+    const target = random.chance(97)
+      ? SEQUENCE_WINDOW.address + 64 + (random.below(64) & (random.chance(70) ? ~31 : ~0))
+      : random.pick([DATA_END - 4, PAGES.RODATA + 16, PAGES.RODATA - 8]);
+    const absolute: Memory = {
+      base: undefined,
+      index: undefined,
+      scale: 0,
+      displacement: target,
+      displacementBytes: 4,
+      ripRelative: this.#mode === 64,
+    };
+    const immediates = form.immediates.map((kind) => this.#immediate(kind));
+    const shiftCount = this.#shiftCount(immediates);
+    // By CL nobody knows how far: whatever is undefined at some count
+    const byCl = SHIFTS.has(form.mnemonic) && form.operands.at(-1) === 'CL';
+    if (/^SH[LR]D$/.test(form.mnemonic) && (byCl || ((shiftCount & 31) > this.#size && this.#size === 16)))
+      return undefined;
+    const choice: Choice = {
+      mode: this.#mode,
+      size: this.#size,
+      reg,
+      rm: wantsMemory ? absolute : /\bmm\b|mm\/|STi/.test(names) ? random.below(8) : register(),
+      ...this.#vexFields(),
+      prefixes: [],
+      redundantRex: random.chance(25),
+      addressSizeOverride: false,
+      immediates,
+      moffs: undefined,
+    };
+    const length = encode(form, choice).length;
+    const relative = Number(BigInt.asIntN(64, BigInt(target) - (rip & MASK_32)));
+    const memory = { ...absolute, displacement: relative };
+    const code =
+      wantsMemory && this.#mode === 64
+        ? this.#fixRipRelative(encode(form, { ...choice, rm: memory }))
+        : encode(form, choice);
+    if (code.length !== length) return undefined;
+    return {
+      code,
+      undefinedFlags: byCl ? STATUS_FLAGS : this.#undefinedFlags(shiftCount),
+      undefinedStatus: undefinedStatus(form.mnemonic),
+    };
   }
 
   /** VEX.vvvv, W, L: where a form does not use one, it is ignored or #UD, which is tried. */
@@ -261,8 +342,6 @@ class Builder {
     const random = this.#random;
     const aligned = (address: number) =>
       random.chance(75) && bytes > 0 ? address - (address % Math.min(bytes, 64)) : address;
-    // Legacy SHA needs alignment by the manual (SDM 2A table 2-21); MEASURED on AMD family 25: it does not.
-    if (this.#form.mnemonic.startsWith('SHA')) return PAGES.DATA + 64 + 16 * random.below(0x1f0);
     // Whether bytes that the mask leaves out can fault is the processor's choice: SDM 2B "MASKMOVQ".
     if (/MASKMOV(Q|DQU)$/.test(this.#form.mnemonic) && this.#form.operands.length === 2)
       return PAGES.DATA + 64 + random.below(0x1f00);
@@ -302,10 +381,10 @@ class Builder {
     const random = this.#random;
     const long = this.#mode === 64;
     const low = this.#place(bytes);
-    this.#override67 = random.chance(this.#form.mnemonic.startsWith('SHA') ? 0 : long ? 6 : 3);
+    this.#override67 = random.chance(long ? 6 : 3);
     const wide = long && !this.#override67;
     let target = BigInt(low) + (wide && random.chance(35) ? PAGES.HIGH : 0n);
-    if (wide && random.chance(2) && !(this.#state.rflags & AC) && !this.#form.mnemonic.startsWith('SHA'))
+    if (wide && random.chance(2) && !(this.#state.rflags & AC))
       target = random.pick([1n << 47n, 0x8000_0000_0000_0000n, MASK_64 - 3n, random.u64()]);
     this.#fillOperand(low, bytes);
 

@@ -9,8 +9,8 @@
  */
 import { differences } from './compare.ts';
 import { type Form, type FormRow, parseForm } from './forms.ts';
-import { generateCases, leftOut } from './generate.ts';
-import { Oracle, processorName } from './oracle.ts';
+import { type GeneratedCase, generateCases, leftOut } from './generate.ts';
+import { Oracle, processorFlags, processorName } from './oracle.ts';
 import { type CpuCase, type CpuOutcome, PAGES, SYSTEM_CALL, settleFetch, TIMEOUT } from './protocol.ts';
 import { Random } from './random.ts';
 import type { Vector, VectorHeader } from './vectors.ts';
@@ -40,26 +40,38 @@ export async function record(
   const vectors: Vector[] = [];
   const skipped = new Map<string, string>();
   for (const form of usable(rows, skipped)) {
-    const made = generateCases(form, casesPerForm, new Random(seed ^ hash(form.row.opcode + form.row.instruction)));
-    const outcomes = await oracle.run(made.map((one) => one.case));
-    made.forEach(({ form: name, undefinedFlags, undefinedStatus, case: one }, i) => {
-      const outcome = outcomes[i]!;
-      if (outcome.stray || outcome.fpChanged || outcome.vector === TIMEOUT || outcome.vector === SYSTEM_CALL) return;
-      // What is up there is the host's: its kernel, and the oracle's own code and stack.
-      if (outcome.cr2 >= HOST_OWN) return;
-      vectors.push({ form: name, undefinedFlags, undefinedStatus, case: one, outcome });
-    });
+    vectors.push(...(await recordCases(oracle, generateCases(form, casesPerForm, randomOf(form, seed)))));
   }
   const recorded = new Date().toISOString().slice(0, 10);
   return { vectors, leftOut: skipped, header: { version: 1, processor: processorName(), recorded, seed } };
 }
 
+/** The cases of a form do not change when another is added before it. */
+export const randomOf = (form: Form, seed: number): Random =>
+  new Random(seed ^ hash(form.row.opcode + form.row.instruction));
+
+/** The cases with the real processor's outcomes. Those that cannot be compared are dropped. */
+export async function recordCases(oracle: Oracle, made: readonly GeneratedCase[]): Promise<Vector[]> {
+  const vectors: Vector[] = [];
+  const outcomes = await oracle.run(made.map((one) => one.case));
+  made.forEach(({ form, undefinedFlags, undefinedStatus, case: one }, i) => {
+    const outcome = outcomes[i]!;
+    if (outcome.stray || outcome.fpChanged || outcome.vector === TIMEOUT || outcome.vector === SYSTEM_CALL) return;
+    // What is up there is the host's: its kernel, and the oracle's own code and stack.
+    if (outcome.cr2 >= HOST_OWN) return;
+    vectors.push({ form, undefinedFlags, undefinedStatus, case: one, outcome });
+  });
+  return vectors;
+}
+
 /** Rows that can be compared; the others go to `skipped`, by name, with the reason. */
 export function usable(rows: readonly FormRow[], skipped: Map<string, string>): Form[] {
   const forms: Form[] = [];
+  const flags = processorFlags();
   for (const row of rows) {
     const form = parseForm(row);
-    const why = typeof form === 'string' ? form : leftOut(form);
+    const missing = row.feature && !flags.has(row.feature) ? `this processor has no ${row.feature}` : undefined;
+    const why = typeof form === 'string' ? form : (leftOut(form) ?? missing);
     if (why !== undefined) skipped.set(`${row.opcode}  ${row.instruction}`, why);
     else forms.push(form as Form);
   }
@@ -78,6 +90,7 @@ export function replay(machine: Machine, vectors: readonly Vector[]): Mismatch[]
       lines = differences(one, outcome, actual, {
         undefinedFlags,
         undefinedStatus,
+        sequence: one.instructions !== undefined,
         ownOrder: OWN_ORDER.test(form),
         mmx: /\bmm\b/.test(form),
       });
@@ -91,7 +104,7 @@ export function replay(machine: Machine, vectors: readonly Vector[]): Mismatch[]
   return found;
 }
 
-/** FNV-1a, so that a form's cases do not change when another is added before it. */
+/** FNV-1a. */
 function hash(text: string): number {
   let value = 0x811c9dc5;
   for (let i = 0; i < text.length; i++) value = Math.imul(value ^ text.charCodeAt(i), 0x01000193);

@@ -117,6 +117,10 @@ function compile(): string {
   return binary;
 }
 
+/** CPUID features of this machine, by Linux' name. */
+export const processorFlags = (): ReadonlySet<string> =>
+  new Set(/^flags\s*: (.*)$/m.exec(readFileSync('/proc/cpuinfo', 'utf8'))?.[1]?.split(' '));
+
 /** `AMD EPYC (family 25 model 17 stepping 1, microcode 0x…)`: what recorded vectors say of their origin. */
 export function processorName(): string {
   const info = readFileSync('/proc/cpuinfo', 'utf8');

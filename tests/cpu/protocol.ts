@@ -66,8 +66,10 @@ export interface MemoryWindow {
 
 export interface CpuCase {
   readonly mode: 64 | 32;
-  /** At most 15 bytes, at `before.rip`, which lies in CODE or HIGH + CODE. Bytes past CODE's end are not there. */
+  /** One instruction at `before.rip`, which lies in CODE or HIGH + CODE. Bytes past CODE's end are not there. */
   readonly code: Uint8Array;
+  /** `code` is a sequence of so many instructions, 64 bytes at most, without branches. */
+  readonly instructions?: number;
   readonly before: CpuState;
   readonly memory: readonly MemoryWindow[];
   /** Which parts of the state the case sets and compares; without them the FP state is FNINIT's, with XMM zero. */
@@ -97,9 +99,12 @@ export interface CpuOutcome {
 }
 
 const FLAG = { MODE_32: 1, FP: 2, YMM: 4 } as const;
+/** Above the flags of a case: `instructions`, which the oracle need not know. */
+const INSTRUCTIONS_SHIFT = 8;
 const OUTCOME_FLAG = { STRAY: 1, FP: 2, YMM: 4, FP_CHANGED: 8 } as const;
 const GPRS = 16;
-const CASE_HEAD = 8 + 8 + GPRS * 8 + 3 * 8 + 16;
+const CODE_BYTES = 64;
+const CASE_HEAD = 8 + 8 + GPRS * 8 + 3 * 8 + CODE_BYTES;
 const OUTCOME_HEAD = 8 + 8 + 16 + GPRS * 8 + 3 * 8;
 const FXSAVE_BYTES = 512;
 const YMMH_BYTES = 256;
@@ -149,7 +154,8 @@ export function encodeCase(one: CpuCase): Uint8Array {
   const bytes = new Uint8Array(size);
   const view = new DataView(bytes.buffer);
   view.setUint32(0, size, true);
-  view.setUint16(4, (one.mode === 32 ? FLAG.MODE_32 : 0) | (one.fp ? FLAG.FP : 0) | (one.ymm ? FLAG.YMM : 0), true);
+  const flags = (one.mode === 32 ? FLAG.MODE_32 : 0) | (one.fp ? FLAG.FP : 0) | (one.ymm ? FLAG.YMM : 0);
+  view.setUint16(4, flags | ((one.instructions ?? 0) << INSTRUCTIONS_SHIFT), true);
   view.setUint8(6, one.code.length);
   view.setUint8(7, one.memory.length);
   view.setBigUint64(8, one.before.rip, true);
@@ -175,7 +181,9 @@ export function decodeCase(bytes: Uint8Array, at: number): CpuCase {
   before.gsBase = view.getBigUint64(160, true);
   const code = Uint8Array.from(bytes.subarray(at + 168, at + 168 + view.getUint8(6)));
   const memory = takeParts(bytes, at + CASE_HEAD, fp, ymm, before, view.getUint8(7));
-  return { mode: flags & FLAG.MODE_32 ? 32 : 64, code, before, memory, fp, ymm };
+  const instructions = flags >>> INSTRUCTIONS_SHIFT;
+  const one: CpuCase = { mode: flags & FLAG.MODE_32 ? 32 : 64, code, before, memory, fp, ymm };
+  return instructions > 0 ? { ...one, instructions } : one;
 }
 
 /** The record as the oracle writes it. `one` says what the INT3 after the instruction means. */
@@ -249,7 +257,8 @@ function settle(one: CpuCase, outcome: CpuOutcome): void {
 
 /** A #PF with another RIP than the instruction's is the fetch at a branch's target: the branch is done. */
 export function settleFetch(one: CpuCase, outcome: CpuOutcome): void {
-  if (outcome.vector === 14 && outcome.after.rip !== one.before.rip) outcome.vector = DONE;
+  const isTarget = one.instructions === undefined && outcome.after.rip !== one.before.rip;
+  if (outcome.vector === 14 && isTarget) outcome.vector = DONE;
   if (outcome.vector === DONE) outcome.errorCode = 0;
   if (outcome.vector !== 14) outcome.cr2 = 0n;
 }

@@ -450,10 +450,8 @@ export class Decoder {
       if (long ? form.not64 : form.only64) continue;
       if (form.noRexB && rexB) continue;
       if (form.vex && form.l >= 0 && form.l !== vexL) continue;
-      if (form.prefix >= 0 && form.prefix !== prefix) {
-        // 66 with F2 or F3: the form may want 66 only as operand size
-        if (!(form.prefix === 0 && prefix === 0x66 && form.sized && this.#rep === 0 && !form.vex)) continue;
-      }
+      const fits = form.prefix < 0 || form.prefix === prefix || (form.prefix === 0 && prefix === 0x66 && form.takes66);
+      if (!fits) continue;
       return form;
     }
     return undefined;

@@ -67,6 +67,8 @@ export interface Form {
   readonly wide: '' | 'd64' | 'f64';
   /** A size that the operand-size attribute decides, or undefined for a fixed one. */
   readonly sized: boolean;
+  /** 66 is an operand size to it and no other instruction's prefix. */
+  readonly takes66: boolean;
 }
 
 const FIXED: Record<string, [register: number, size: SizeRule]> = {
@@ -295,6 +297,8 @@ export function parseForm(instruction: Instruction, opcodeText: string, text: st
     not64,
     wide,
     sized,
+    takes66:
+      !vex && operands.some(({ size, memorySize }) => [size, memorySize].some((one) => one === 'v' || one === 'z')),
   };
 }
 

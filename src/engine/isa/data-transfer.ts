@@ -87,6 +87,7 @@ export const NOP = instruction({
     '0F 1B /r': 'NOP r/mv',
     '0F 1A /r': 'NOP r/mv',
     '0F 19 /r': 'NOP r/mv',
+    '0F 18 /r': 'NOP r/mv',
     '0F 0D /r': 'NOP r/mv',
   },
   execute() {},

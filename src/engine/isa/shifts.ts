@@ -386,7 +386,7 @@ export function swapped(m: Semantics, v: Expr, bytes: number): Expr {
 export const MOVBE = instruction({
   name: 'MOVBE',
   source: 'SDM 2B 4.3 "MOVBE—Move Data After Swapping Bytes"',
-  forms: { '0F 38 F0 /r:m': 'MOVBE rv, mv', '0F 38 F1 /r:m': 'MOVBE mv, rv' },
+  forms: { 'NP 0F 38 F0 /r:m': 'MOVBE rv, mv', 'NP 0F 38 F1 /r:m': 'MOVBE mv, rv' },
   feature: 'movbe',
   execute(m) {
     const v = m.let(m.loadU(1));

@@ -238,11 +238,17 @@ export const IDENTIFICATION: readonly Instruction[] = [
   row(
     'RDRAND',
     'SDM 2B 4.3 "RDRAND—Read Random Number"',
-    { '0F C7 /6:r': 'RDRAND r/mv' },
+    { 'NP 0F C7 /6:r': 'RDRAND r/mv' },
     random(EXIT.RDRAND),
     'rdrand',
   ),
-  row('RDSEED', 'SDM 2B 4.3 "RDSEED—Read Random SEED"', { '0F C7 /7:r': 'RDSEED r/mv' }, random(EXIT.RDSEED), 'rdseed'),
+  row(
+    'RDSEED',
+    'SDM 2B 4.3 "RDSEED—Read Random SEED"',
+    { 'NP 0F C7 /7:r': 'RDSEED r/mv' },
+    random(EXIT.RDSEED),
+    'rdseed',
+  ),
   row(
     'UD',
     'SDM 2B 4.3 "UD—Undefined Instruction"',

@@ -1,5 +1,5 @@
 /*
- * Runs one x86 instruction at a time on the real processor and reports the state after it.
+ * Runs one x86 instruction (or a short sequence) at a time on the real processor and reports the state after it.
  *
  * How      The whole loop lives in a signal handler: it stores what the signal frame says of the case that has just
  *          ended, writes the next case into the same frame and returns. The kernel then loads every register (XRSTOR
@@ -23,7 +23,7 @@
  *
  *   case     u32 size of this record; u16 flags (1 32-bit, 2 has FXSAVE image, 4 has upper halves of YMM);
  *            u8 code bytes; u8 windows; u64 code address; u64 gpr[16]; u64 rflags; u64 fs base; u64 gs base;
- *            u8 code[16]; [u8 fxsave[512]]; [u8 ymmh[256]]; windows x { u32 address; u32 length; bytes }
+ *            u8 code[64]; [u8 fxsave[512]]; [u8 ymmh[256]]; windows x { u32 address; u32 length; bytes }
  *   outcome  u32 size; u16 flags (1 stray writes, 2, 4 as above, 8 FP state changed though the case had none);
  *            u8 vector; u8 windows; u32 error code; u32 0; u64 cr2; u64 rip; u64 gpr[16]; u64 rflags; u64 fs base;
  *            u64 gs base; [fxsave]; [ymmh]; windows x { u32 address; u32 length; bytes }
@@ -74,7 +74,7 @@ struct case_head {
   u16 flags;
   u8 code_bytes, windows;
   u64 code_address, gpr[16], rflags, fs_base, gs_base;
-  u8 code[16];
+  u8 code[64];
 };
 struct outcome_head {
   u32 size;
@@ -303,7 +303,7 @@ static void begin_case(struct ucontext *uc, const struct case_head *head) {
   current = head;
 
   u64 low = head->code_address & 0xffffffffUL;
-  if (low < CODE || low >= CODE + 2 * PAGE || head->code_bytes > 15) die("oracle: a case's code is outside CODE\n");
+  if (low < CODE || low >= CODE + 2 * PAGE || head->code_bytes > sizeof head->code) die("oracle: a case's code is outside CODE\n");
   for (int i = 0; i < head->code_bytes; i++) {
     u8 *byte = (u8 *)low + i;
     if ((u64)byte < CODE + 2 * PAGE) *byte = head->code[i];
