@@ -112,10 +112,12 @@ export class Engine {
           return cpu.accessStatus;
         },
         modify: (access) => {
-          if (access & PROBE_ACCESS) return this.#probe(access & 0xff);
-          if (!(access & REGION_ACCESS) || !this.#isOdd(access & 0xff)) return this.#modify(access & 0xff);
-          cpu.set(S.ACCESS_STATUS, STATUS.REDO);
-          return 0;
+          const bytes = access & 0xff;
+          if (access & REGION_ACCESS && this.#isOdd(bytes)) {
+            cpu.set(S.ACCESS_STATUS, STATUS.REDO);
+            return 0;
+          }
+          return access & PROBE_ACCESS ? this.#probe(bytes) : this.#modify(bytes);
         },
         commit: () => this.#commit(),
         loadWide: (bytes) =>

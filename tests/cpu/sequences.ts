@@ -13,9 +13,12 @@ import { integer, type Random } from './random.ts';
 const LENGTH_MAX = 6;
 const CODE_MAX = 60;
 
-/** Branches, what uses RSP, RSI, RDI or tables in memory, what only faults, and what shows x87 bits left undefined. */
+/**
+ * Branches, what uses RSP, RSI, RDI or tables in memory, what only faults, what shows x87 bits left undefined, and what is
+ * in known-differences.ts.
+ */
 const NOT_IN_SEQUENCES =
-  /^(J|CALL|RET|LOOP|INT|SYS|IRET|HLT|STI$|CLI$|IN$|OUT$|INS|OUTS|PUSH|POP(?!CNT)|ENTER|LEAVE|(MOVS|STOS|LODS|SCAS|CMPS)[BWDQ]?$|XLAT|V?MASKMOV(Q|DQU)$|FN?STSW|FN?STENV|FLDENV|FN?SAVE|FRSTOR|BOUND|UD|WR|RD|SWAPGS|LTR|LLDT|L[GI]DT|LMSW|INV|WBINVD|CLTS|MOV ?CR|CLAC|STAC|X(SAVE|RSTOR|GETBV|SETBV)|FX|MONITOR|MWAIT|CPUID|PAUSE)/;
+  /^(SHA(1|256)|J|CALL|RET|LOOP|INT|SYS|IRET|HLT|STI$|CLI$|IN$|OUT$|INS|OUTS|PUSH|POP(?!CNT)|ENTER|LEAVE|(MOVS|STOS|LODS|SCAS|CMPS)[BWDQ]?$|XLAT|V?MASKMOV(Q|DQU)$|FN?STSW|FN?STENV|FLDENV|FN?SAVE|FRSTOR|BOUND|UD|WR|RD|SWAPGS|LTR|LLDT|L[GI]DT|LMSW|INV|WBINVD|CLTS|MOV ?CR|CLAC|STAC|X(SAVE|RSTOR|GETBV|SETBV)|FX|MONITOR|MWAIT|CPUID|PAUSE)/;
 const READS_FLAGS = /^(CMOV|SET|ADC$|SBB$|RC[LR]$|LAHF|CMC|DA[AS]|AA[AS]|AD[CO]X|FCMOV|SALC|RO[LR]$|SH|SA)/;
 
 export const mayStandInSequence = (form: Form): boolean => !NOT_IN_SEQUENCES.test(form.mnemonic);

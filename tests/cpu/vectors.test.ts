@@ -39,7 +39,7 @@ test.runIf(process.env['TERRARIUM_RECORD'])('vectors are recorded', async () => 
 
 test.skipIf(!existsSync(FILE)).each(ACCELERATORS)('the %s does what the recorded processor did', (accel) => {
   const { header, vectors } = readVectors(FILE);
-  const found = replay(new EngineMachine(() => true, { compiled }), vectors);
+  const found = replay(new EngineMachine(() => true, { accel }), vectors);
   console.log(`${vectors.length} vectors of ${header.processor}, recorded ${header.recorded}: ${found.length} differ`);
   expect(vectors.length).toBeGreaterThan(6500);
   expect(vectors.filter(({ case: one }) => one.instructions).length).toBeGreaterThan(500);

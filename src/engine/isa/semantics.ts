@@ -385,7 +385,7 @@ export abstract class Semantics {
   probeElement(linear: Local, bytes: number): void {
     const entry = this.let(this.tlbEntry(linear.get));
     this.f.if(i32.eqz(this.tlbHit(entry, linear, bytes, TLB.WRITE)), () => {
-      const host = call(this.lib.modifySlow, linear.get, i32.const(bytes | PROBE_ACCESS));
+      const host = call(this.lib.modifySlow, linear.get, i32.const(bytes | PROBE_ACCESS | this.storeAccess));
       this.f.if(i32.eqz(host), () => this.leave(i32.load(i32.const(0), S.ACCESS_STATUS)));
       this.afterSlowAccess();
     });
