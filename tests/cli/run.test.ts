@@ -1,4 +1,4 @@
-import { readFileSync, rmSync } from 'node:fs';
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
 import { guestFolder, root, terrarium } from './run.ts';
@@ -66,6 +66,30 @@ test('info jit tells what compiled code there may be, and that an interpreter ha
   expect(text).toMatch(/WebAssembly alive +0 B of at most 3 MiB/);
   expect(text).toMatch(/after 77 runs/);
   expect(text).toMatch(/0 calls of regions compared/);
+});
+
+test('-profile samples at exact instruction counts: the same profile in every run, on every tier', () => {
+  const profile = (accel: string) => {
+    const file = join(folder, `${accel}.folded`);
+    const demo = join(root, 'guests/demo/demo.bin');
+    const made = terrarium(['run', '-kernel', demo, '-accel', accel, '-profile', `${file},every=50000`, ...DEBUG_EXIT]);
+    expect(made.status).toBe(1);
+    expect(made.stderr).toMatch(/^517 samples, one in 50,000 instructions\nshare +samples +level +CPL +symbol\n/);
+    return readFileSync(file, 'latin1');
+  };
+  const first = profile('interpreter');
+  expect(first).toMatch(/^(L1;cpl0;0x[0-9a-f]+ \d+\n)+$/);
+  const samples = [...first.matchAll(/ (\d+)\n/g)].reduce((sum, [, count]) => sum + Number(count), 0);
+  expect(samples).toBe(517);
+  expect(profile('compiler')).toBe(first);
+});
+
+test('-symbols that are none end in a sentence', () => {
+  const bad = join(folder, 'System.map');
+  writeFileSync(bad, 'ffffffffffffffff B The real System.map is in the linux-image-dbg package\n');
+  const { status, stderr } = run('powerOff', '-profile', join(folder, 'p'), '-symbols', bad);
+  expect(stderr).toMatch(/^terrarium: \S+System\.map is neither an ELF file nor lines such as .*\n$/);
+  expect(status).toBe(2);
 });
 
 test('two runs with the same date are the same, counter by counter', () => {
