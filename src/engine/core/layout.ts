@@ -143,8 +143,6 @@ export const S = {
   NMI_BLOCKED: at(0x780),
   /** IA32_DEBUGCTL. u32 */
   DEBUGCTL: at(0x784),
-  /** ffffH if CPUID deprecates FCS and FDS (leaf 7, EBX bit 13): they are saved as 0 whatever was loaded. u32 */
-  NO_X87_SELECTORS: at(0x78c),
   /** Bits of DR6 for a #DB of trap class that is due behind the instruction that runs: core/debug.ts. u32 */
   PENDING_DEBUG: at(0x788),
   /** Fields that VMREAD and VMWRITE reach without leaving: address of the VMCS_CELLS block in force, or 0: all leave. u32 */
@@ -161,6 +159,8 @@ export const S = {
   TSC_RATE: at(0x7a8),
   /** INTERCEPT bits of what leaves in the run under way, and WINDOW. u32 */
   INTERCEPTED: at(0x7ac),
+  /** ffffH if CPUID deprecates FCS and FDS (leaf 7, EBX bit 13): they are saved as 0 whatever was loaded. u32 */
+  NO_X87_SELECTORS: at(0x7b0),
 } as const;
 
 /** Segment register records at S.SEGMENTS. The order is the instruction encoding's, then LDTR and TR. */
