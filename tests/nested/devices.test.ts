@@ -44,3 +44,10 @@ test.each([true, false])('a device is read at its physical address each time, an
   m.restart();
   expect(m.run(read(DEVICE))).toMatchObject({ vector: 14, error: 0 });
 });
+
+test('without TDP there are no protection keys: shadow entries cannot carry them', () => {
+  for (const tdp of [true, false]) {
+    const { vcpu } = new L1Machine({ tdp });
+    expect(vcpu.policy.has('pku')).toBe(tdp);
+  }
+});

@@ -106,6 +106,9 @@ class StackFrame {
   readonly #values = new Uint32Array(2 * 48);
   readonly #linear = new Uint32Array(2 * 48);
   readonly #bytes = new Uint8Array(48);
+  /** Where each value goes in linear memory if that is known, else -1; and what is special about its page. */
+  readonly #hosts = new Float64Array(48);
+  readonly #odd = new Uint8Array(48);
 
   /** On the stack in force. */
   beginCurrent(cpu: Processor): void {
@@ -203,6 +206,11 @@ class StackFrame {
       this.#linear[2 * i] = linearLow;
       this.#linear[2 * i + 1] = linearHigh;
       if (!cpu.probeWrite(linearLow, linearHigh, bytes, this.#access)) return cpu.accessStatus;
+      this.#hosts[i] =
+        cpu.accessesAreFree && (linearLow & 0xfff) + bytes <= 4096
+          ? cpu.translate(linearLow, linearHigh, this.#access | ACCESS.WRITE)
+          : -1;
+      this.#odd[i] = cpu.walker.oddPage;
     }
     return STATUS.NEXT;
   }
@@ -213,21 +221,23 @@ class StackFrame {
     this.#values[2 * i + 1] = high;
   }
 
-  /** Writes what was pushed as `from` to `to - 1`, or all. */
+  /**
+   * Writes what was pushed as `from` to `to - 1`, or all. L0 hears of stores to a page that it tracks when they are all
+   * done: what it does then may take the mapping away that the next one would need.
+   */
   write(cpu: Processor, from = 0, to = this.#count): void {
     for (let i = from; i < to; i += 1) {
-      if (this.#delta >= 0) {
-        cpu.writeHost((this.#linear[2 * i]! + this.#delta) >>> 0, 8, this.#values[2 * i]!, this.#values[2 * i + 1]!);
-        continue;
-      }
-      cpu.write(
-        this.#linear[2 * i]!,
-        this.#linear[2 * i + 1]!,
-        this.#bytes[i]!,
-        this.#values[2 * i]!,
-        this.#values[2 * i + 1]!,
-        this.#access,
-      );
+      const low = this.#values[2 * i]!;
+      const high = this.#values[2 * i + 1]!;
+      if (this.#delta >= 0) cpu.writeHost((this.#linear[2 * i]! + this.#delta) >>> 0, 8, low, high);
+      else if (this.#hosts[i]! >= 0) cpu.writeHost(this.#hosts[i]!, this.#bytes[i]!, low, high);
+      else cpu.write(this.#linear[2 * i]!, this.#linear[2 * i + 1]!, this.#bytes[i]!, low, high, this.#access);
+    }
+    if (this.#delta >= 0) return;
+    for (let i = from; i < to; i += 1) {
+      if (this.#hosts[i]! < 0 || this.#odd[i] === 0) continue;
+      cpu.walker.oddPage = this.#odd[i]!;
+      cpu.walker.stored(this.#hosts[i]!, this.#bytes[i]!);
     }
   }
 }

@@ -62,6 +62,13 @@ const notNested = (vcpu: () => Vcpu): NestedPort => ({
   injectPageFault: (errorCode, low, high) => vcpu().raisePageFault(errorCode, low, high),
 });
 
+/** A key of an IA-32 page cannot be put into a shadow entry: without TDP there are no protection keys, as in KVM. */
+const withoutTdp = (cpu: CpuChoice): CpuChoice => ({
+  ...cpu,
+  add: cpu.add.filter((name) => name !== 'pku'),
+  remove: [...cpu.remove, 'pku'],
+});
+
 /**
  * One virtual machine of L0: memory, vCPUs, interrupt hardware, virtual time.
  *
@@ -101,9 +108,10 @@ export class Vm {
     const ticks = (options.nsPerInstruction * options.tscHertz) / 1e9;
     this.#tscRate = Number.isInteger(options.nsPerInstruction) && Number.isInteger(ticks) ? ticks : 0;
     const capabilities = options.capabilities ?? CAPABILITIES;
+    const cpu = options.tdp ? options.cpu : withoutTdp(options.cpu);
     const policies = Array.from(
       { length: options.cpus },
-      (_, apicId) => new CpuidPolicy(options.cpu, { cpus: options.cpus, apicId, capabilities }),
+      (_, apicId) => new CpuidPolicy(cpu, { cpus: options.cpus, apicId, capabilities }),
     );
     const policy = policies[0]!;
     const vmx = policy.has('vmx') ? nestedCapabilities(options.tdp, policy.cr4Allowed, options.cpu.vmxRemove) : null;
