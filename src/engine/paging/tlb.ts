@@ -47,6 +47,8 @@ export class TlbContexts {
   readonly #has: Uint8Array;
   #last = 0;
   #tick = 0;
+  /** Another number after each flush of anything: what was learnt from paging structures before is to be forgotten. */
+  epoch = 0;
   /** Counters for the promises of DESIGN.md 6 and `info tlb`. */
   readonly counters = {
     contextSwitches: 0,
@@ -168,6 +170,7 @@ export class TlbContexts {
 
   /** Empties one context. */
   flush(context: number): void {
+    this.epoch += 1;
     this.flushJumps(context);
     const dirty = this.#dirty[context]!;
     if (dirty === 0) return;
@@ -195,6 +198,7 @@ export class TlbContexts {
 
   /** Empties one context of all but global pages. */
   #flushLocal(context: number): void {
+    this.epoch += 1;
     const count = this.#journaled[context]!;
     if (count > JOURNAL) {
       this.flush(context);
@@ -284,6 +288,7 @@ export class TlbContexts {
   /** Drops one linear page in every context whose vCPU and VPID (and PCID, unless -1) match. */
   flushAddress(vcpu: number, vpid: number, pcid: number, low: number, high: number): void {
     this.counters.addressFlushes += 1;
+    this.epoch += 1;
     for (let i = 0; i < this.count; i += 1) {
       if (this.#vcpu[i] !== vcpu || (vpid !== -1 && this.#vpid[i] !== vpid)) continue;
       if (pcid !== -1 && this.#pcid[i] !== pcid) continue;

@@ -12,6 +12,12 @@ import type { TlbContexts } from './tlb.ts';
 /** Entries of the cache of guest-physical translations. */
 const GPA_CACHE = 1024;
 
+/** The same for its large pages, in pieces of 2 MiB. */
+const LARGE_CACHE = 64;
+/** Entries of the paging-structure cache: tables of level 1, then of level 2. */
+const TABLES1 = 256;
+const TABLES2 = 64;
+
 /** Told by whoever keeps decoded code. */
 export interface CodePages {
   /** Does this host page hold decoded code? */
@@ -67,6 +73,17 @@ export class PageWalker {
   readonly #gpaTag = new Float64Array(GPA_CACHE).fill(-1);
   readonly #gpaLow = new Uint32Array(GPA_CACHE);
   readonly #gpaHost = new Uint32Array(GPA_CACHE);
+  readonly #largeTag = new Float64Array(LARGE_CACHE).fill(-1);
+  readonly #largeLow = new Uint32Array(LARGE_CACHE);
+  readonly #largeHost = new Uint32Array(LARGE_CACHE);
+
+  // The paging-structure cache: where a walk of 64-bit tables can begin. SDM 3A 4.10.3 "Paging-Structure Caches"
+  readonly #tableTag = new Float64Array(TABLES1 + TABLES2).fill(-1);
+  readonly #tableAt = new Float64Array(TABLES1 + TABLES2);
+  readonly #tableHostAt = new Uint32Array(TABLES1 + TABLES2);
+  /** TABLE bits: what the entries above allow. */
+  readonly #tableRights = new Uint8Array(TABLES1 + TABLES2);
+  #tableEpoch = 0;
 
   constructor(memory: EngineMemory, tlb: TlbContexts, host: EngineHost, code: CodePages) {
     this.#memory = memory;
@@ -79,6 +96,8 @@ export class PageWalker {
   /** Forgets guest-physical translations: whenever L0 flushes anything but linear mappings. */
   flushPhysical(): void {
     this.#gpaTag.fill(-1);
+    this.#largeTag.fill(-1);
+    this.#tableTag.fill(-1);
   }
 
   /** After a store through an address for which `oddPage` was set. */
@@ -176,6 +195,26 @@ export class PageWalker {
     }
 
     const entries = this.#entries;
+    let tableHost = 0;
+    if (long) {
+      if (this.#tableEpoch !== this.#tlb.epoch) {
+        this.#tableEpoch = this.#tlb.epoch;
+        this.#tableTag.fill(-1);
+      }
+      const known = this.#knownTable(vcpu.context, low, high);
+      if (known >= 0) {
+        level = known < TABLES1 ? 1 : 2;
+        table = this.#tableAt[known]!;
+        tableHost = this.#tableHostAt[known]!;
+        const rights = this.#tableRights[known]!;
+        user = (rights & TABLE.USER) !== 0;
+        writable = (rights & TABLE.WRITABLE) !== 0;
+        executable = (rights & TABLE.EXECUTABLE) !== 0;
+      }
+    }
+    // Of the tables of level 1 and 2, as far as the walk sees them
+    let above1 = 0;
+    let above2 = 0;
     let depth = 0;
     let entryLow = 0;
     let entryHigh = 0;
@@ -188,7 +227,15 @@ export class PageWalker {
       else if (level === 4) index = (high >>> 7) & 0x1ff;
       else index = (high >>> 16) & 0x1ff;
       const at = table + index * (pae ? 8 : 4);
-      const host = this.#tableHost(vcpu, at, low, high, vcpu.root.accessedDirty);
+      if (level <= 2) {
+        const above =
+          (user ? TABLE.USER : 0) | (writable ? TABLE.WRITABLE : 0) | (executable ? TABLE.EXECUTABLE : 0) | TABLE.SEEN;
+        if (level === 1) above1 = above;
+        else above2 = above;
+      }
+      const host =
+        tableHost !== 0 ? tableHost + 8 * index : this.#tableHost(vcpu, at, low, high, vcpu.root.accessedDirty);
+      tableHost = 0;
       // No memory there: all ones, and so reserved bits
       if (host === OPEN_BUS) return this.#pageFault(low, high, code | PFEC.P | PFEC.RSVD);
       if (host < 0) return false;
@@ -259,6 +306,14 @@ export class PageWalker {
       } else if (this.#code.holds(host >>> 12)) this.#code.written(host, 8);
     }
 
+    // The entries above have their accessed bits now
+    if (long && depth > 1) {
+      if (level === 1) {
+        this.#keepTable(0, vcpu.context, low, high, entries, depth - 1, above1);
+        if (above2 !== 0) this.#keepTable(1, vcpu.context, low, high, entries, depth - 2, above2);
+      } else if (level === 2) this.#keepTable(1, vcpu.context, low, high, entries, depth - 1, above2);
+    }
+
     const dirty = (this.#raw[depth - 1]! & 0x40) !== 0;
     this.#guestGlobal = (entryLow & 0x100) !== 0 && (cr4 & CR4.PGE) !== 0;
     this.#guestRights =
@@ -276,6 +331,33 @@ export class PageWalker {
       this.#guestPhysical =
         ((entryLow & 0xffc0_0000) >>> 0) + ((entryLow >>> 13) & 0xff) * 0x1_0000_0000 + (low & 0x3f_ffff);
     return true;
+  }
+
+  /** Number in the cache of the lowest table that is known to translate an address, or -1. */
+  #knownTable(context: number, low: number, high: number): number {
+    const first = tableSlot(0, low, high);
+    if (this.#tableTag[first] === tableTag(0, context, low, high)) return first;
+    const second = tableSlot(1, low, high);
+    return this.#tableTag[second] === tableTag(1, context, low, high) ? second : -1;
+  }
+
+  /** `kind`: 0 a table of level 1, 1 of level 2. The walk has used its entry as number `depth`. */
+  #keepTable(
+    kind: number,
+    context: number,
+    low: number,
+    high: number,
+    entries: Float64Array,
+    depth: number,
+    above: number,
+  ): void {
+    const slot = tableSlot(kind, low, high);
+    const at = entries[2 * depth]!;
+    const host = entries[2 * depth + 1]!;
+    this.#tableTag[slot] = tableTag(kind, context, low, high);
+    this.#tableAt[slot] = at - (at % 4096);
+    this.#tableHostAt[slot] = host - (host % 4096);
+    this.#tableRights[slot] = above;
   }
 
   readonly #entries = new Float64Array(10);
@@ -355,6 +437,13 @@ export class PageWalker {
       this.#leafLow = this.#gpaLow[slot]!;
       return this.#gpaHost[slot]! * 4096 + (physical % 4096);
     }
+    const region = Math.floor(physical / LARGE_BYTES);
+    const largeSlot = region & (LARGE_CACHE - 1);
+    const largeTag = region + vcpu.root.id * 0x8000_0000;
+    if (this.#largeTag[largeSlot] === largeTag) {
+      this.#leafLow = this.#largeLow[largeSlot]!;
+      return this.#largeHost[largeSlot]! * 4096 + (physical % LARGE_BYTES);
+    }
     const { lo, hi } = this.tables;
     let { table, levels: level } = vcpu.root;
     let size = 2 ** (12 + 9 * (level - 1));
@@ -370,6 +459,12 @@ export class PageWalker {
       if (low & SPTE.MMIO) return 0;
       if (low & SPTE.LEAF || level === 1) {
         const page = hi[at]! + (Math.floor(physical / 4096) & (size / 4096 - 1));
+        if (level > 1) {
+          this.#largeTag[largeSlot] = largeTag;
+          this.#largeLow[largeSlot] = low;
+          this.#largeHost[largeSlot] = page - (frame & 511);
+          return page * 4096 + (physical % 4096);
+        }
         this.#gpaTag[slot] = tag;
         this.#gpaLow[slot] = low;
         this.#gpaHost[slot] = page;
@@ -401,6 +496,7 @@ export class PageWalker {
     const { u32 } = this.#memory;
     // L0 may add rights without a flush: a refused translation is not kept (nested-mmu.md 7.4)
     this.#gpaTag[Math.floor(physical / 4096) & (GPA_CACHE - 1)] = -1;
+    this.#largeTag[Math.floor(physical / LARGE_BYTES) & (LARGE_CACHE - 1)] = -1;
     this.#exit(EXIT.EPT_VIOLATION);
     this.#where(physical, low, high);
     u32[X.QUALIFICATION >>> 2] = qualification;
@@ -580,6 +676,17 @@ export class PageWalker {
 const OPEN_BUS = -2;
 /** Another: a table can be read there and not written, and L0 has said to leave it. */
 const ROM = -3;
+
+const LARGE_BYTES = 0x20_0000;
+
+/** Rights of the entries above a table; SEEN: there are any. */
+const TABLE = { USER: 1, WRITABLE: 2, EXECUTABLE: 4, SEEN: 8 } as const;
+const tableSlot = (kind: number, low: number, high: number): number =>
+  kind === 0 ? ((low >>> 21) ^ high) & (TABLES1 - 1) : TABLES1 + (((low >>> 30) ^ (high << 2)) & (TABLES2 - 1));
+/** Context, kind and what is above the table's reach of a linear address, in less than 53 bits. */
+const tableTag = (kind: number, context: number, low: number, high: number): number =>
+  (2 * context + kind) * 2 ** 36 +
+  (kind === 0 ? (high & 0x1ff_ffff) * 2048 + (low >>> 21) : (high & 0x1ff_ffff) * 4 + (low >>> 30));
 
 /** What a translation allows the set it was made for, and the raw bits of the guest's entries. */
 const RIGHTS = { READ: 1, WRITE: 2, FETCH: 4, USER: 8, RAW_WRITE: 16, RAW_NX: 32 } as const;
