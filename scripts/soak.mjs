@@ -41,7 +41,7 @@ const ROUND = [
   'find /bin /etc /sys/module -xdev 2>/dev/null | sort | sha256sum',
   'dd if=/bin/busybox of=/tmp/a bs=4k count=64 2>/dev/null; sha256sum /tmp/a',
   'gzip -c /tmp/a | gunzip -c | cmp - /tmp/a && echo same',
-  `awk 'BEGIN { for (i = 1; i < 500; i++) { s += sqrt(i) / 3; t = t sprintf("%x", i) } printf "%.12f %d\\n", s, length(t) }'`,
+  `awk 'BEGIN { for (i = 1; i < 500; i++) { s += i / 7; t = t sprintf("%x", i) } printf "%.12f %d\\n", s, length(t) }'`,
   'tar c /etc /usr/bin 2>/dev/null | md5sum',
   'for m in virtio_blk virtio_net kvm_intel fuse virtio_pci; do modprobe -r $m; done; lsmod | wc -l',
   'echo $((0x7fffffff * 3)) | sed s/6/x/g; rm /tmp/a; echo "round is over: <$?>"',
