@@ -62,13 +62,10 @@ export function stopEvents(n: NestedVmx): void {
 
 // ---- VMX-preemption timer ------------------------------------------------------------------------------------------------
 
-/** Virtual nanoseconds of one tick: 2^n ticks of the TSC. */
-const tickNs = (n: NestedVmx): number => (2 ** n.caps.offer.preemptionTimerShift * 1e9) / n.vcpu.vm.options.tscHertz;
-
 function startPreemptionTimer(n: NestedVmx): void {
   if (!n.hasPin(PIN.PREEMPTION_TIMER)) return;
   const value = n.v.lo(FIELD.PREEMPTION_TIMER_VALUE);
-  const tick = tickNs(n);
+  const tick = n.preemptionTickNs;
   const { clock } = n.vcpu.vm;
   n.preemptionExpired = value === 0;
   n.preemptionDeadlineNs = (Math.floor(clock.nowNs() / tick) + value) * tick;
@@ -77,7 +74,7 @@ function startPreemptionTimer(n: NestedVmx): void {
 
 function preemptionTimerValue(n: NestedVmx): number {
   if (n.preemptionExpired) return 0;
-  const tick = tickNs(n);
+  const tick = n.preemptionTickNs;
   return Math.max(0, Math.round(n.preemptionDeadlineNs / tick) - Math.floor(n.vcpu.vm.clock.nowNs() / tick));
 }
 

@@ -86,6 +86,8 @@ export class NestedVmx implements NestedLayer, NestedPort {
   /** Debug exceptions that VM entry found pending: DR6 bits. */
   pendingDebug = 0;
   preemptionTimer!: Timer;
+  /** Virtual nanoseconds of one tick of it: 2^n ticks of the TSC. */
+  readonly preemptionTickNs: number;
   preemptionExpired = false;
   preemptionDeadlineNs = 0;
   /** TPR shadow was found below its threshold. */
@@ -113,6 +115,7 @@ export class NestedVmx implements NestedLayer, NestedPort {
 
   constructor(vm: Vm, index: number, policy: CpuidPolicy, caps: VmxCapabilities) {
     this.caps = caps;
+    this.preemptionTickNs = (2 ** caps.offer.preemptionTimerShift * 1e9) / vm.options.tscHertz;
     this.fieldExists = existingFields(caps);
     this.policy = policy;
     this.memory = new GuestPhysical(vm.mmu, vm.ram);
