@@ -70,13 +70,14 @@ export const guestScenarios: readonly Scenario[] = [
       printed += l1.shell.waitFor('\nstopped', 30);
       l1.shell.type('sleep 3; kill -CONT $one; echo continued');
       const meanwhile = l1.shell.waitFor('\ncontinued', 30);
-      l1.shell.type('wait; echo both ended');
-      const rest = l1.shell.waitFor('\nboth ended', 200);
+      // busybox's wait would be content with a job that is stopped
+      const rest = l1.shell.waitFor('\none 39', 200) + l1.shell.waitFor('small-vmm: power-off');
       l1.cost('two L2s');
-      const clean = (text: string): string => text.replaceAll('\r', '');
+      // L1's prompt comes between their lines, too
+      const clean = (text: string): string => text.replaceAll('\r', '').replaceAll('~ # \u001b[6n', '');
       // A line or two of the stopped one may still be in a buffer
       expect(printedBy('one', clean(meanwhile)).length).toBeLessThan(3);
-      expect(printedBy('two', clean(meanwhile + rest)).length).toBeGreaterThan(0);
+      expect(meanwhile).toContain('small-vmm: power-off');
       const all = clean(printed + meanwhile + rest);
       for (const name of ['one', 'two']) expect(printedBy(name, all), name).toEqual(upTo(TIMES));
       const turns = [...all.matchAll(/^(one|two) \d+$/gm)].map(([, name]) => name);
