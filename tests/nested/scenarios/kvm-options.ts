@@ -75,7 +75,7 @@ const OPTIONS: readonly (readonly [text: string, changed: Readonly<Record<string
   ['pml=0', { pml: 'N' }],
   ['preemption_timer=0', { preemption_timer: 'N' }],
   ['eptad=0', { eptad: 'N', pml: 'N' }],
-  ['flexpriority=0 vnmi=0', { flexpriority: 'N', vnmi: 'N', enable_apicv: 'N' }],
+  ['flexpriority=0 vnmi=0', { flexpriority: 'N', vnmi: 'N' }],
   [
     'ept=0 vpid=0 enable_apicv=0',
     { ept: 'N', eptad: 'N', unrestricted_guest: 'N', pml: 'N', vpid: 'N', enable_apicv: 'N' },
