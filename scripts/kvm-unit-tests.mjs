@@ -5,6 +5,8 @@
  * Owns    what a section of the suite's x86/unittests.cfg means for `terrarium run`, and what a run's end says.
  * Knows   nothing of how the suite is built, and of no test by name: arguments, processors, memory, CPU flags and time
  *         limits are the suite's.
+ *
+ * docs/kvm-unit-tests.md has what came of it, and why each failure.
  */
 import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
