@@ -4,7 +4,8 @@
  *
  *   bare    a loop of our own: guests/nested-vmx, or bench/guest/svm-trips.c where there is no VMX
  *   linux   Debian's kernel with its KVM: CPUID handled in the kernel's module, OUT in user space (guests/small-vmm)
- *   l3      KVM in KVM: CPUID in the guest of the inner one. Every exit of L3 is several of L2
+ *   l3      KVM in KVM: CPUID in the guest of the inner one. Every exit of L3 is several of L2. Bochs needs hours for its
+ *           two boots on a busy host: --machines without it
  */
 import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
