@@ -204,10 +204,10 @@ async function round(
   campaign: Campaign,
   wanted: Options,
   seed: number,
-  deadline: number,
+  isOver: () => boolean,
   progress: () => void,
 ): Promise<boolean> {
-  const stop = (): boolean => (!wanted.all && campaign.found.length > 0) || Date.now() >= deadline;
+  const stop = (): boolean => (!wanted.all && campaign.found.length > 0) || isOver();
   for (const form of campaign.forms) {
     await campaign.form(form, wanted.perForm, seed);
     progress();
@@ -237,6 +237,14 @@ async function fuzz(wanted: Options): Promise<number> {
   const start = Date.now();
   const deadline = start + wanted.seconds * 1000;
   let shown = 0;
+  let interrupted = false;
+  // Ctrl-C ends it as --seconds does: with what was done so far
+  for (const signal of ['SIGINT', 'SIGTERM']) {
+    process.once(signal, () => {
+      interrupted = true;
+    });
+  }
+  const isOver = (): boolean => interrupted || Date.now() >= deadline;
   let seed = wanted.seed;
   let rounds = 0;
   const status = (): string => {
@@ -249,14 +257,16 @@ async function fuzz(wanted: Options): Promise<number> {
     shown = Date.now();
     process.stdout.write(`\r\x1b[Kseed ${seed}: ${status()}`);
   };
-  for (; rounds < wanted.rounds && Date.now() < deadline; rounds += 1, seed = (seed + 1) >>> 0) {
-    if (!(await round(campaign, wanted, seed, deadline, progress))) break;
+  for (; rounds < wanted.rounds && !isOver(); rounds += 1, seed = (seed + 1) >>> 0) {
+    if (!(await round(campaign, wanted, seed, isOver, progress))) break;
   }
   await oracle.stop();
   if (process.stdout.isTTY) process.stdout.write('\r\x1b[K');
   console.log(status());
-  const few = [...campaign.byForm].filter(([, count]) => count < wanted.perForm * rounds);
-  if (few.length > 0) console.log(`fewer cases: ${few.map(([form, count]) => `${form}: ${count}`).join('; ')}`);
+  const each = wanted.perForm * Math.max(rounds, 1);
+  const few = [...campaign.byForm].filter(([, count]) => count < each);
+  if (each > 0) console.log(`${campaign.byForm.size - few.length} forms with ${each} cases or more`);
+  if (few.length > 0 && few.length <= 10) console.log(`fewer: ${few.map(([form, n]) => `${form}: ${n}`).join('; ')}`);
   for (const [why, times] of campaign.explained) console.log(`known: ${times}× ${why}`);
   if (campaign.found.length === 0) return 0;
   const forms = new Map<string, number>();

@@ -40,7 +40,8 @@ export class Oracle {
   #receivedBytes = 0;
 
   private constructor(binary: string) {
-    this.#process = spawn(binary, { stdio: ['pipe', 'pipe', 'pipe'] });
+    // A group of its own: Ctrl-C is for who asks it. It ends when its input does
+    this.#process = spawn(binary, { stdio: ['pipe', 'pipe', 'pipe'], detached: true });
     this.#process.stdout!.on('data', (chunk: Buffer) => {
       this.#received.push(chunk);
       this.#receivedBytes += chunk.length;
