@@ -6,7 +6,7 @@ import { defineFma } from './fma.ts';
 import { DOUBLE, type Format, n, SINGLE } from './format.ts';
 import { defineHalf } from './half.ts';
 import { type Core, defineArithmetic, defineCore } from './softfloat.ts';
-import { defineAddSubtract, defineCommit, defineDot, defineLanewise, defineStops } from './vector.ts';
+import { defineAddSubtract, defineCommit, defineDot, defineLanewise, defineStops, defineWideDot } from './vector.ts';
 
 /**
  * Floating point of SSE, AVX and FMA as functions of the core module.
@@ -44,6 +44,7 @@ export function defineFloat(m: ModuleBuilder): Record<string, FunctionBuilder> {
     functions.push(
       defineAddSubtract(m, core.format, named('add'), named('sub')),
       defineDot(m, core.format, named('mul'), named('add'), stops),
+      ...(core === single ? [defineWideDot(m, core.format, named('mul'), named('add'), stops)] : []),
       ...defineFma(m, core),
     );
   }

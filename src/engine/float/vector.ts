@@ -72,27 +72,65 @@ export function defineDot(
 ): FunctionBuilder {
   const f = m.func(`${shape(format)}.dot`, [V128, V128, I32], [V128]);
   const [a, b, imm] = f.parameters as [Local, Local, Local];
+  const [result] = dots(f, format, [[a, b]], imm, multiply, add, stops);
+  f.ret(result!.get);
+  return f;
+}
+
+/** (a, b, upper a, upper b, immediate) → VDPPS's lower half; the upper one is left in S.WIDE. Stages are of both halves. */
+export function defineWideDot(
+  m: ModuleBuilder,
+  format: Format,
+  multiply: FunctionBuilder,
+  add: FunctionBuilder,
+  stops: FunctionBuilder,
+): FunctionBuilder {
+  const f = m.func(`${shape(format)}.wideDot`, [V128, V128, V128, V128, I32], [V128]);
+  const [a, b, c, d, imm] = f.parameters as [Local, Local, Local, Local, Local];
+  const halves: [Local, Local][] = [
+    [a, b],
+    [c, d],
+  ];
+  const [low, high] = dots(f, format, halves, imm, multiply, add, stops);
+  f.do(v128.store(STATE_BASE, high!.get, S.WIDE));
+  f.ret(low!.get);
+  return f;
+}
+
+function dots(
+  f: FunctionBuilder,
+  format: Format,
+  halves: readonly (readonly [Local, Local])[],
+  imm: Local,
+  multiply: FunctionBuilder,
+  add: FunctionBuilder,
+  stops: FunctionBuilder,
+): Local[] {
   const bit = (i: number): Expr => i32.and(i32.shrU(imm.get, n(i)), n(1));
-  const check = (): void => f.if(call(stops), () => f.ret(a.get));
-  const products = Array.from({ length: lanes(format) }, (_, i) => {
-    const product = f.let(i64.const(0));
-    f.if(bit(4 + i), () => f.set(product, call(multiply, lane(format, a.get, i), lane(format, b.get, i))));
-    return product;
+  const check = (): void => f.if(call(stops), () => f.ret(halves[0]![0].get));
+  const products = halves.map(([a, b]) =>
+    Array.from({ length: lanes(format) }, (_, i) => {
+      const product = f.let(i64.const(0));
+      f.if(bit(4 + i), () => f.set(product, call(multiply, lane(format, a.get, i), lane(format, b.get, i))));
+      return product;
+    }),
+  );
+  check();
+  const pairs = products.map((of) => {
+    const sums: Local[] = [];
+    for (let i = 0; i < of.length; i += 2) sums.push(f.let(call(add, of[i]!.get, of[i + 1]!.get)));
+    return sums;
   });
   check();
-  const pairs: Local[] = [];
-  for (let i = 0; i < products.length; i += 2) {
-    pairs.push(f.let(call(add, products[i]!.get, products[i + 1]!.get)));
-  }
-  check();
-  const sum = pairs.length === 1 ? pairs[0]! : f.let(call(add, pairs[0]!.get, pairs[1]!.get));
-  const result = f.let(a.get);
-  for (let i = 0; i < lanes(format); i++) {
-    const mask = i64.sub(i64.const(0), i64.extendI32U(bit(i)));
-    f.set(result, withLane(format, result.get, i, i64.and(sum.get, mask)));
-  }
-  f.ret(result.get);
-  return f;
+  return pairs.map((of, half) => {
+    const sum = of.length === 1 ? of[0]! : f.let(call(add, of[0]!.get, of[1]!.get));
+    const result = f.let(halves[half]![0].get);
+    for (let i = 0; i < lanes(format); i++) {
+      const mask = i64.sub(i64.const(0), i64.extendI32U(bit(i)));
+      f.set(result, withLane(format, result.get, i, i64.and(sum.get, mask)));
+    }
+    return result;
+  });
 }
 
 /**

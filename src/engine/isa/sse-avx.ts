@@ -44,7 +44,7 @@ const SCALAR =
 const INTEGER = /^(P(?!CLMUL|CMP.STR|HMINPOS|INSR|EXTR|TEST)|MPSADBW|MOVNTDQA)/;
 const WIDE_MOVES = /^(MOV([AU]P|DQ|NTP|NTDQ|S[LH]DUP)|LDDQU)/;
 const NOT_WIDE =
-  /^(MOV(D\/|Q|L|H|NTI)|P?(INS|EXT)R|INSERTPS|EXTRACTPS|DPPD|AES|PCLMUL|PCMP.STR|PHMINPOS|MASKMOV|..MXCSR)/;
+  /^(MOV(D\/|Q|L|H|NTI)|P?(INS|EXT)R|INSERTPS|EXTRACTPS|DPP[SD]|AES|PCLMUL|PCMP.STR|PHMINPOS|MASKMOV|..MXCSR)/;
 
 function specOf({ name }: Instruction): VexSpec {
   const scalar = SCALAR.test(name);
@@ -507,6 +507,18 @@ const maskedMove = (name: string, load: string, store: string, bytes: 4 | 8, fea
   });
 
 const REST: readonly Instruction[] = [
+  row(
+    'VDPPS',
+    'Dot Product of Packed Single Precision Values',
+    { 'VEX.256.66.0F3A.WIG 40 /r ib': 'VDPPS ymm, ymmV, ymm/m256, imm8' },
+    'avx',
+    (m) => {
+      const [a, b, c, d] = [loadHalf(m, 1, 0), loadHalf(m, 2, 0), loadHalf(m, 1, 1), loadHalf(m, 2, 1)];
+      const low = bind(m, call(m.lib.byName('f32x4.wideDot'), a, b, c, d, imm8(m, 3)));
+      commit(m);
+      storeYmm(m, low, v128.load(i32.const(0), S.WIDE));
+    },
+  ),
   ...blendVariable('VPBLENDVB', '4C', signs8),
   ...blendVariable('VBLENDVPS', '4A', signs32),
   ...blendVariable('VBLENDVPD', '4B', signs64),
