@@ -196,7 +196,8 @@ export class PageWalker {
 
     const entries = this.#entries;
     let tableHost = 0;
-    if (long) {
+    // What was found by a walk that is taken back has not set its accessed bits: under a journal walks begin at the top
+    if (long && !this.journal) {
       if (this.#tableEpoch !== this.#tlb.epoch) {
         this.#tableEpoch = this.#tlb.epoch;
         this.#tableTag.fill(-1);
