@@ -6,7 +6,7 @@
  * Knows   nothing of how the suite is built, and of no test by name: arguments, processors, memory, CPU flags and time
  *         limits are the suite's.
  *
- * docs/kvm-unit-tests.md has what came of it, and why each failure.
+ * docs/kvm-unit-tests.md has what came of it, why each failure, and what is open.
  */
 import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
