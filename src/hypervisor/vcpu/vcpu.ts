@@ -1,4 +1,5 @@
 import type { CpuidPolicy } from '../../arch/cpuid.ts';
+import { secondException } from '../../arch/exceptions.ts';
 import { CR0, DR6, DR7, EFER, RFLAGS } from '../../arch/registers.ts';
 import { assert } from '../../base/assert.ts';
 import { type CpuState, type EngineVcpu, INTERCEPT } from '../../engine/core/cpu.ts';
@@ -358,7 +359,31 @@ export class Vcpu {
     this.pendingPayloadHi = 0;
   }
 
+  /**
+   * A page fault that L0 found in the guest's tables. On the way to another exception's handler the two are one, as the
+   * engine does where no exit comes between: SDM 3A 6.15 "Interrupt 8—Double Fault Exception (#DF)", Table 6-5.
+   */
   raisePageFault(error: number, linearLo: number, linearHi: number): void {
+    const first = this.pendingEvent;
+    const onTheWay = (first & EVENT.VALID) !== 0 && (first & 0x700) === EVENT.EXCEPTION && !this.pendingIsNew;
+    // If L1 takes page faults, it learns of both by itself
+    const takenByL1 = this.nested?.guestMode === true && (this.core.intercepts.exceptions & (1 << 14)) !== 0;
+    if (onTheWay && !takenByL1) {
+      const becomes = secondException(first & 0xff, 14);
+      if (becomes === 2) {
+        const { state } = this;
+        this.pendingEvent = 0;
+        state.setU32(X.VECTORING, 0);
+        state.setU32(X.LENGTH, 0);
+        state.setU64(X.QUALIFICATION, 0, 0);
+        this.handle(EXIT.TRIPLE_FAULT);
+        return;
+      }
+      if (becomes === 1) {
+        this.raise(8);
+        return;
+      }
+    }
     this.raise(14, error);
     this.pendingPayloadLo = linearLo;
     this.pendingPayloadHi = linearHi;
@@ -649,7 +674,7 @@ export class Vcpu {
     if (this.vm.options.tdp) return;
     const { intercepts } = this.core;
     const { state } = this;
-    intercepts.cr0Mask = 0xffff_ffff;
+    intercepts.cr0Mask = ~CR0.TS >>> 0; // which task switches set without an exit
     intercepts.cr0Shadow = state.u32(S.CR0);
     intercepts.cr4Mask = 0xffff_ffff;
     intercepts.cr4Shadow = state.u32(S.CR4);
