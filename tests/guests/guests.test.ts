@@ -38,8 +38,9 @@ describe('terrarium runs each of them, and they print what they must', () => {
     ['demo', [], 1],
     ['privileged-64', [], 1],
     ['privileged-32', [], 1],
+    ['privileged-32', ['-machine', 'tdp=off'], 1],
     ['nested-vmx', ['-cpu', 'intel,+vmx'], 1],
-  ])('%s', (name, extra, status) => {
+  ])('%s %j', (name, extra, status) => {
     const kernel = `guests/${name}/${name}.bin`;
     const options = ['run', '-kernel', kernel, '-nographic', '-no-reboot', '-device', EXIT, ...extra];
     const result = spawnSync('node', ['bin/terrarium.mjs', ...options], { cwd: root, encoding: 'utf8', input: '' });

@@ -9,6 +9,7 @@ import { engineMsrRead, engineMsrWrite } from '../../engine/core/msrs.ts';
 import type { Engine } from '../../engine/engine.ts';
 import type { LocalApic } from '../irq/local-apic.ts';
 import type { VirtualTsc } from '../irq/virtual-tsc.ts';
+import { loadsPdptrs } from '../mmu/paging-registers.ts';
 import type { EngineViolation, NestedPort } from '../mmu/ports.ts';
 import { REQUEST } from '../mmu/requests.ts';
 import { VcpuMmu } from '../mmu/vcpu-mmu.ts';
@@ -663,6 +664,18 @@ export class Vcpu {
     const { state } = this;
     const cr0 = state.u32(S.CR0);
     const cr4 = state.u32(S.CR4);
+    const qualification = state.u32(X.QUALIFICATION);
+    if (!this.vm.options.tdp && ((qualification >>> 4) & 3) === 0) {
+      // The engine walks L0's tables here and has no use for PDPTEs: they are L0's to load, or to refuse
+      const value = state.gprLow((qualification >>> 8) & 15);
+      const next0 = (qualification & 15) === 0 ? value : cr0;
+      const next4 = (qualification & 15) === 4 ? value : cr4;
+      const loads = loadsPdptrs(cr0, next0, cr4, next4, state.u32(S.EFER));
+      if (loads && this.mmu.loadPdptrs(state.u32(S.CR3)) !== 'ok') {
+        this.raise(13, 0);
+        return;
+      }
+    }
     this.step(ALLOW.INTERCEPT);
     if (state.u32(S.CR0) !== cr0) this.mmu.cr0Written(cr0);
     if (state.u32(S.CR4) !== cr4) this.mmu.cr4Written(cr4);
