@@ -26,6 +26,7 @@ import {
   VIRTUAL_APIC_PAGE,
 } from '../../src/arch/vmx/valid-vmcs.ts';
 import { gpr, S } from '../../src/engine/core/layout.ts';
+import { Random } from '../../src/hypervisor/mmu/testing/random.ts';
 import { AT, L1Machine, type Outcome, RAM_BYTES } from './l1-machine.ts';
 import { VALID } from './valid-vmcs12.ts';
 
@@ -34,28 +35,6 @@ const ENTRIES = Number(process.env['FUZZ_ENTRIES'] ?? 100_000);
 const FIRST_SEED = Number(process.env['FUZZ_SEED'] ?? Date.now() >>> 0);
 const VMLAUNCH = [0x0f, 0x01, 0xc2];
 const ENTRY_FAILURE = 0x8000_0000;
-
-/** xorshift32 */
-class Random {
-  #state: number;
-  constructor(seed: number) {
-    this.#state = seed >>> 0 || 1;
-  }
-  next(): number {
-    let x = this.#state;
-    x ^= x << 13;
-    x ^= x >>> 17;
-    x ^= x << 5;
-    this.#state = x >>> 0;
-    return this.#state;
-  }
-  below(count: number): number {
-    return this.next() % count;
-  }
-  pick<T>(list: readonly T[]): T {
-    return list[this.below(list.length)]!;
-  }
-}
 
 const INTERESTING = [0, 1, 2, 3, 4, 7, 8, 0x10, 0xff, 0x100, 0xfff, 0x1000, 0x7fff, 0xffff, 0x1_0000, 0x7fff_ffff];
 const GUEST_FIELDS = VMCS_FIELD_NAMES.map((_, row) => row).filter((row) => fieldKind(row) === 'guest');

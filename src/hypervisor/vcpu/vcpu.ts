@@ -46,9 +46,9 @@ export interface NestedLayer {
   readonly nmisLeave: boolean;
   /** Something other than an interrupt ends L2's inactive state. */
   readonly wakes: boolean;
-  /** INIT or SIPI came. True: it was blocked, or became an exit to L1. */
   /** RDMSR or WRMSR of the running level is an exit to L1. */
   leavesForMsr(index: number, write: boolean): boolean;
+  /** INIT or SIPI came. True: it was blocked, or became an exit to L1. */
   takesInit(): boolean;
   takesStartup(vector: number): boolean;
   /** An access of L2 to a page that is no memory. True: it became an exit to L1. */

@@ -26,27 +26,7 @@ import {
 } from './virtual-apic.ts';
 import { accessLength, takeVectoring, vmExit } from './vm-exit.ts';
 
-/** Registers that "APIC-register virtualization" lets be read, besides ISR, TMR and IRR. */
-const READABLE: ReadonlySet<number> = new Set([
-  APIC.ID,
-  APIC.VERSION,
-  APIC.TPR,
-  APIC.EOI,
-  APIC.LDR,
-  APIC.DFR,
-  APIC.SVR,
-  APIC.ESR,
-  APIC.ICR,
-  APIC.ICR_HIGH,
-  APIC.LVT_TIMER,
-  APIC.LVT_THERMAL,
-  APIC.LVT_PERFORMANCE,
-  APIC.LVT_LINT0,
-  APIC.LVT_LINT1,
-  APIC.LVT_ERROR,
-  APIC.INITIAL_COUNT,
-  APIC.DIVIDE_CONFIG,
-]);
+/** Registers that "APIC-register virtualization" lets be written: SDM 3C 29.4.3.1. */
 const WRITABLE: ReadonlySet<number> = new Set([
   APIC.ID,
   APIC.TPR,
@@ -66,6 +46,8 @@ const WRITABLE: ReadonlySet<number> = new Set([
   APIC.INITIAL_COUNT,
   APIC.DIVIDE_CONFIG,
 ]);
+/** And those that it lets be read, besides ISR, TMR and IRR: SDM 3C 29.4.2. */
+const READABLE: ReadonlySet<number> = new Set([...WRITABLE, APIC.VERSION]);
 const isBitmap = (offset: number): boolean => offset >= APIC.ISR && offset < APIC.IRR + 0x80;
 
 const usesAccessPage = (n: NestedVmx): boolean => (n.secondary & SECONDARY.VIRTUALIZE_APIC_ACCESSES) !== 0;
