@@ -3,7 +3,7 @@ import { RFLAGS, RFLAGS_STATUS } from '../../arch/registers.ts';
 import type { Helper } from '../core/helpers.ts';
 import { gpr, REC, STATUS } from '../core/layout.ts';
 import type { Processor } from '../core/processor.ts';
-import { type Instruction, instruction } from './instruction.ts';
+import { helperInstruction, type Instruction } from './instruction.ts';
 
 /**
  * Decimal arithmetic, which 64-bit mode has given up. SDM 1 5.1.3 "Decimal Arithmetic Instructions".
@@ -86,22 +86,27 @@ const salc: Helper = (cpu) => {
   return STATUS.NEXT;
 };
 
-const row = (name: string, source: string, forms: Readonly<Record<string, string>>, helper: Helper): Instruction =>
-  instruction({
-    name,
-    source,
-    forms,
-    execute(m) {
-      m.helper(helper);
-    },
-  });
-
 export const DECIMAL: readonly Instruction[] = [
-  row('DAA', 'SDM 2A 3.2 "DAA—Decimal Adjust AL After Addition"', { '27 i64': 'DAA' }, adjustPacked(1)),
-  row('DAS', 'SDM 2A 3.2 "DAS—Decimal Adjust AL After Subtraction"', { '2F i64': 'DAS' }, adjustPacked(-1)),
-  row('AAA', 'SDM 2A 3.2 "AAA—ASCII Adjust After Addition"', { '37 i64': 'AAA' }, adjustUnpacked(1)),
-  row('AAS', 'SDM 2A 3.2 "AAS—ASCII Adjust AL After Subtraction"', { '3F i64': 'AAS' }, adjustUnpacked(-1)),
-  row('AAM', 'SDM 2A 3.2 "AAM—ASCII Adjust AX After Multiply"', { 'D4 ib i64': 'AAM imm8' }, aam),
-  row('AAD', 'SDM 2A 3.2 "AAD—ASCII Adjust AX Before Division"', { 'D5 ib i64': 'AAD imm8' }, aad),
-  row('SALC', 'APM 3 appendix A, table A-1: opcode D6H, named by no manual of Intel', { 'D6 i64': 'SALC' }, salc),
+  helperInstruction('DAA', 'SDM 2A 3.2 "DAA—Decimal Adjust AL After Addition"', { '27 i64': 'DAA' }, adjustPacked(1)),
+  helperInstruction(
+    'DAS',
+    'SDM 2A 3.2 "DAS—Decimal Adjust AL After Subtraction"',
+    { '2F i64': 'DAS' },
+    adjustPacked(-1),
+  ),
+  helperInstruction('AAA', 'SDM 2A 3.2 "AAA—ASCII Adjust After Addition"', { '37 i64': 'AAA' }, adjustUnpacked(1)),
+  helperInstruction(
+    'AAS',
+    'SDM 2A 3.2 "AAS—ASCII Adjust AL After Subtraction"',
+    { '3F i64': 'AAS' },
+    adjustUnpacked(-1),
+  ),
+  helperInstruction('AAM', 'SDM 2A 3.2 "AAM—ASCII Adjust AX After Multiply"', { 'D4 ib i64': 'AAM imm8' }, aam),
+  helperInstruction('AAD', 'SDM 2A 3.2 "AAD—ASCII Adjust AX Before Division"', { 'D5 ib i64': 'AAD imm8' }, aad),
+  helperInstruction(
+    'SALC',
+    'APM 3 appendix A, table A-1: opcode D6H, named by no manual of Intel',
+    { 'D6 i64': 'SALC' },
+    salc,
+  ),
 ];

@@ -1,3 +1,4 @@
+import type { Helper } from '../core/helpers.ts';
 import type { Semantics } from './semantics.ts';
 
 /**
@@ -35,6 +36,22 @@ export interface Instruction {
 }
 
 export const instruction = <const I extends Instruction>(definition: I): Instruction => definition;
+
+/** An instruction that is all TypeScript: rare, or intricate. */
+export const helperInstruction = (
+  name: string,
+  source: string,
+  forms: Readonly<Record<string, string>>,
+  helper: Helper,
+): Instruction =>
+  instruction({
+    name,
+    source,
+    forms,
+    execute(m) {
+      m.helper(helper);
+    },
+  });
 
 export type OperandKind =
   | 'gpr' // general register named by ModRM, opcode or fixed

@@ -8,7 +8,7 @@ import { opcodeOf } from '../core/operands.ts';
 import type { Processor } from '../core/processor.ts';
 import { portAllowed } from '../core/tss.ts';
 import { MODE } from '../decode/mode.ts';
-import { type Instruction, instruction } from './instruction.ts';
+import { helperInstruction, type Instruction } from './instruction.ts';
 
 /**
  * IN, OUT, INS, OUTS. A port is L0's: the instruction leaves, and L0 runs it again with ALLOW.PORT if it is to happen.
@@ -141,29 +141,29 @@ const strings: Helper = (cpu, record) => {
   return cpu.goTo(cpu.low, cpu.high);
 };
 
-const row = (name: string, source: string, forms: Readonly<Record<string, string>>, helper: Helper): Instruction =>
-  instruction({
-    name,
-    source,
-    forms,
-    execute(m) {
-      m.helper(helper);
-    },
-  });
-
 export const PORT_INSTRUCTIONS: readonly Instruction[] = [
-  row(
+  helperInstruction(
     'IN',
     'SDM 2A 3.2 "IN—Input from Port"',
     { 'E4 ib': 'IN AL, imm8', 'E5 ib': 'IN eAX, imm8', EC: 'IN AL, DX', ED: 'IN eAX, DX' },
     inOut,
   ),
-  row(
+  helperInstruction(
     'OUT',
     'SDM 2B 4.3 "OUT—Output to Port"',
     { 'E6 ib': 'OUT imm8, AL', 'E7 ib': 'OUT imm8, eAX', EE: 'OUT DX, AL', EF: 'OUT DX, eAX' },
     inOut,
   ),
-  row('INS', 'SDM 2A 3.2 "INS/INSB/INSW/INSD—Input from Port to String"', { '6C': 'INSB', '6D': 'INSW' }, strings),
-  row('OUTS', 'SDM 2B 4.3 "OUTS/OUTSB/OUTSW/OUTSD—Output String to Port"', { '6E': 'OUTSB', '6F': 'OUTSW' }, strings),
+  helperInstruction(
+    'INS',
+    'SDM 2A 3.2 "INS/INSB/INSW/INSD—Input from Port to String"',
+    { '6C': 'INSB', '6D': 'INSW' },
+    strings,
+  ),
+  helperInstruction(
+    'OUTS',
+    'SDM 2B 4.3 "OUTS/OUTSB/OUTSW/OUTSD—Output String to Port"',
+    { '6E': 'OUTSB', '6F': 'OUTSW' },
+    strings,
+  ),
 ];
