@@ -65,9 +65,12 @@ const parametersOf = (l1: L1): Record<string, string> =>
   );
 
 /** kvm_intel's parameters, and what they must say once it is loaded with them. */
+/** What goes with ept=0; shadow paging costs nothing more for a guest with fewer physical-address bits. Source: vmx_init(). */
+const NO_EPT = { ept: 'N', eptad: 'N', unrestricted_guest: 'N', pml: 'N', allow_smaller_maxphyaddr: 'Y' };
+
 const OPTIONS: readonly (readonly [text: string, changed: Readonly<Record<string, string>>])[] = [
   ['', {}],
-  ['ept=0', { ept: 'N', eptad: 'N', unrestricted_guest: 'N', pml: 'N' }],
+  ['ept=0', NO_EPT],
   ['unrestricted_guest=0', { unrestricted_guest: 'N' }],
   ['vpid=0', { vpid: 'N' }],
   ['enable_apicv=0', { enable_apicv: 'N' }],
@@ -76,10 +79,7 @@ const OPTIONS: readonly (readonly [text: string, changed: Readonly<Record<string
   ['preemption_timer=0', { preemption_timer: 'N' }],
   ['eptad=0', { eptad: 'N', pml: 'N' }],
   ['flexpriority=0 vnmi=0', { flexpriority: 'N', vnmi: 'N' }],
-  [
-    'ept=0 vpid=0 enable_apicv=0',
-    { ept: 'N', eptad: 'N', unrestricted_guest: 'N', pml: 'N', vpid: 'N', enable_apicv: 'N' },
-  ],
+  ['ept=0 vpid=0 enable_apicv=0', { ...NO_EPT, vpid: 'N', enable_apicv: 'N' }],
 ];
 
 function micro(l1: L1, option: string): void {

@@ -110,9 +110,9 @@ export class L1 {
     expect(this.shell.command('dmesg')).not.toMatch(COMPLAINTS);
   }
 
-  /** enable_apicv is a variable of kvm, which stays loaded: it keeps what it was given last. */
+  /** Two of the parameters are variables of kvm, which stays loaded: they keep what they were given last. */
   loadKvm(parameters: string): void {
-    this.run(`rmmod kvm_intel && modprobe kvm_intel enable_apicv=1 ${parameters}`);
+    this.run(`rmmod kvm_intel && modprobe kvm_intel enable_apicv=1 allow_smaller_maxphyaddr=0 ${parameters}`);
   }
 
   /** Boots an L2 by small-vmm and stays in its shell. */
