@@ -27,6 +27,7 @@ const machine = new Machine({
   ...(options.initrd ? { modules: [{ ...bytesOf(options.initrd), commandLine: '' }] } : {}),
   commandLine: options.append ?? '',
   accel: options.accel ?? 'interpreter',
+  ...(options.jitThreshold ? { jitThreshold: options.jitThreshold } : {}),
   ...(options.nestedMmu ? { nestedMmu: options.nestedMmu } : {}),
   ...(options.profile ? { profile: true } : {}),
   debugExit: { iobase: 0xf4, iosize: 4 },
