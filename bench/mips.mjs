@@ -96,6 +96,9 @@ async function measure({ rounds, kernels, names, running, counter }) {
         ]),
         ['geometric mean', '', ...names.map((name) => mean[name])],
         ['of interpreter', '', ...names.map((name) => (mean[name] / mean.interpreter).toFixed(2))],
+        ...(names.includes('compiler')
+          ? [['compiler tier is so many times', '', ...names.map((name) => (mean.compiler / mean[name]).toFixed(2))]]
+          : []),
       ],
     ),
   );

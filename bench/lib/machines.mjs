@@ -190,7 +190,27 @@ function bochsDisc(folder, guest) {
   if (made.status !== 0) throw new Error(`grub-mkrescue: ${made.stderr}`);
 }
 
-async function startBochs(guest) {
+/** Where a Bochs is: the program, the folder of its BIOS, what its bochsrc says of display and sound, its surroundings. */
+const DEBIAN_BOCHS = {
+  program: 'bochs-bin',
+  bios: '/usr/share/bochs',
+  // ALSA's driver ends a host without sound card with a buffer overflow
+  options: 'display_library: rfb, options="timeout=0"\nsound: driver=dummy',
+  env: { BXSHARE: '/usr/share/bochs', LTDL_LIBRARY_PATH: '/usr/lib/x86_64-linux-gnu/bochs/plugins' },
+};
+/** A Bochs that was built by hand: TERRARIUM_BOCHS names the folder that it was built in. */
+const ownBochs = () => {
+  const folder = process.env.TERRARIUM_BOCHS ?? '';
+  return { program: join(folder, 'bochs'), bios: join(folder, 'bios'), options: 'display_library: nogui', env: {} };
+};
+
+/** With a debugger built in, Bochs waits for a command before it starts. */
+const hasDebugger = ({ program }) => {
+  const { stdout, stderr } = spawnSync(program, ['--help'], { encoding: 'utf8' });
+  return /^ *-rc /m.test(stdout + stderr);
+};
+
+async function startBochs(bochs, guest) {
   const folder = mkdtempSync(join(tmpdir(), 'terrarium-bochs-'));
   bochsDisc(folder, guest);
   const server = createServer();
@@ -200,21 +220,22 @@ async function startBochs(guest) {
     join(folder, 'bochsrc'),
     `cpu: model=${BOCHS_MODEL}, count=1, ips=100000000, reset_on_triple_fault=0
 memory: guest=${ram}, host=${ram}
-romimage: file=/usr/share/bochs/BIOS-bochs-latest
-vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest
+romimage: file=${bochs.bios}/BIOS-bochs-latest
+vgaromimage: file=${bochs.bios}/VGABIOS-lgpl-latest
 ata0-master: type=cdrom, path=${folder}/k.iso, status=inserted
 boot: cdrom
 com1: enabled=1, mode=socket-client, dev=127.0.0.1:${server.address().port}
 log: ${folder}/log
-display_library: rfb, options="timeout=0"
+${bochs.options}
 panic: action=report
 error: action=report
 `,
   );
   writeFileSync(join(folder, 'rc'), 'c\n');
-  const child = spawn('bochs-bin', ['-q', '-f', join(folder, 'bochsrc'), '-rc', join(folder, 'rc')], {
+  const commands = hasDebugger(bochs) ? ['-rc', join(folder, 'rc')] : [];
+  const child = spawn(bochs.program, ['-q', '-f', join(folder, 'bochsrc'), ...commands], {
     stdio: ['ignore', 'ignore', 'ignore'],
-    env: { ...process.env, BXSHARE: '/usr/share/bochs', LTDL_LIBRARY_PATH: '/usr/lib/x86_64-linux-gnu/bochs/plugins' },
+    env: { ...process.env, ...bochs.env },
   });
   const running = new Running(child, () => {
     server.close();
@@ -228,7 +249,13 @@ error: action=report
     });
     running.send = (text) => socket.write(text);
   });
-  await running.line(KERNEL_STARTS, 300);
+  try {
+    await running.line(KERNEL_STARTS, 300);
+  } catch (error) {
+    const log = existsSync(join(folder, 'log')) ? readFileSync(join(folder, 'log'), 'latin1') : '';
+    await running.stop();
+    throw new Error(`${bochs.program}: ${error.message}; its log ends:\n${log.split('\n').slice(-12).join('\n')}`);
+  }
   return running;
 }
 
@@ -246,10 +273,16 @@ export const MACHINES = {
   },
   qemu: { label: 'QEMU TCG', here: () => found('qemu-system-x86_64'), start: async (guest) => startQemu(guest) },
   bochs: {
-    label: 'Bochs',
+    label: "Debian's Bochs",
     slow: true, // a boot takes a minute: one is enough
     here: () => found('bochs-bin', '--help') && found('grub-mkrescue'),
-    start: startBochs,
+    start: async (guest) => startBochs(DEBIAN_BOCHS, guest),
+  },
+  'bochs-own': {
+    label: 'Bochs of TERRARIUM_BOCHS',
+    slow: true,
+    here: () => 'TERRARIUM_BOCHS' in process.env && found(ownBochs().program, '--help') && found('grub-mkrescue'),
+    start: async (guest) => startBochs(ownBochs(), guest),
   },
 };
 
