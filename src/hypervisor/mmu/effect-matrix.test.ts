@@ -62,6 +62,7 @@ const EVENTS: Record<EffectEvent, { before?: (s: Scene) => void; event: (s: Scen
   'VM entry, EPT12, no VPID': { event: ({ cpu, eptps, mode }) => cpu.enterL2({ eptp: eptps[0]!, mode }) },
   'VM entry, no EPT12, VPID': { event: ({ cpu, mode }) => cpu.enterL2({ vpid: 1, mode }) },
   'VM entry, VPID': { event: ({ cpu, mode }) => cpu.enterL2({ vpid: 1, mode }) },
+  'VM entry, another VPID': { event: ({ cpu, mode }) => cpu.enterL2({ vpid: 2, mode }) },
   'VM entry, no VPID': { event: ({ cpu, mode }) => cpu.enterL2({ mode }) },
   'VM exit, EPT12, VPID': {
     before: ({ cpu, eptps, mode }) => enterAndRun(cpu, { eptp: eptps[0]!, vpid: 1, mode }),

@@ -59,6 +59,7 @@ class LinearFuzz {
   readonly eptp: number = 0;
   readonly #ept: TableBuilder;
   mode: PagingMode;
+  #vpid = 1;
   /** cr3 → probe and access → results since the last flush. Shadow paging only. */
   readonly allowed = new Map<number, Set<string>[]>();
   readonly seen = { ram: 0, mmio: 0, '#PF': 0, exit: 0, stale: 0 };
@@ -192,7 +193,7 @@ class LinearFuzz {
       expect([...this.allowed.get(cpu.regs.cr3Lo)![p * ACCESSES.length + a]!]).toContain(text);
       if (text !== now) this.seen.stale += 1;
     }
-    if (result.kind === 'exit') cpuEnters(cpu, this.mode, 1, this.eptp, this.setting.includes('MBEC'));
+    if (result.kind === 'exit') cpuEnters(cpu, this.mode, this.#vpid, this.eptp, this.setting.includes('MBEC'));
   }
 
   /** The software walker of whoever runs, on current memory. */
@@ -257,7 +258,7 @@ class LinearFuzz {
       this.mode = { ...this.randomMode(), cr3: cpu.regs.cr3Lo };
       if (this.eptp !== 0 || this.setting.endsWith('L2')) {
         cpu.exitL2();
-        cpuEnters(cpu, this.mode, 1, this.eptp, this.setting.includes('MBEC'));
+        cpuEnters(cpu, this.mode, this.#vpid, this.eptp, this.setting.includes('MBEC'));
       } else cpu.setMode(this.mode);
       // The vCPU flushes with a mode change: both address spaces start anew.
       cpu.mmu.resetContext();
@@ -265,12 +266,20 @@ class LinearFuzz {
       cpu.regs.pkru = random.next();
       cpu.regs.ac = random.oneIn(2);
       this.remember(true);
+    } else if (this.setting === 'shadow, as L2') {
+      if (format === 'PAE' && cpu.mmu.loadPdptrs(cpu.regs.cr3Lo) !== 'ok') return;
+      this.mode = { ...this.mode, cr3: cpu.regs.cr3Lo };
+      cpu.exitL2();
+      // A VPID that never ran has no translations
+      this.#vpid += 1;
+      cpuEnters(cpu, this.mode, this.#vpid);
+      this.remember(true);
     } else if (this.eptp !== 0) {
       cpu.exitL2();
       const page = random.pick([...HOME[format][1]!, ...(HOME[format][2] ?? []), 64, 65, 600, 16]);
       this.#mapEpt(page, random.pick([0x407, 7, 5, 1, 3, 0x401, 0x403, 4, 0, 0x400]));
       expect(cpu.mmu.invept(2, 0, 0)).toBe('ok');
-      cpuEnters(cpu, this.mode, 1, this.eptp, this.setting.includes('MBEC'));
+      cpuEnters(cpu, this.mode, this.#vpid, this.eptp, this.setting.includes('MBEC'));
     }
   }
 }

@@ -52,7 +52,7 @@ export class VcpuMmu implements WalkContext, Syncer {
   readonly mmio = { gpa: 0, write: false, table: false, linearLo: 0, linearHi: 0 };
   /** For callers that have no report object of their own. */
   readonly violation: EngineViolation = { gpa: 0, qualification: 0, linearLo: 0, linearHi: 0, mmio: false };
-  /** VMCS12.VPID of the last entry, for the single-VPID02 scheme. */
+  /** VMCS12.VPID of the last entry that had one, where VPIDs share something. */
   lastVpid = 0;
   readonly #role: RoleWords = { base: 0, ext: 0 };
   #loadedTag = -1;
@@ -172,8 +172,10 @@ export class VcpuMmu implements WalkContext, Syncer {
       this.requests |= REQUEST.FLUSH_GUEST;
       return;
     }
-    // With one tag for all of L1's VPIDs, a change of VPID is a change of meaning.
-    if (isEntry && vm.config.vpidTags === 'single' && nested.vpid !== this.lastVpid) {
+    // With one tag for all of L1's VPIDs, a change of VPID is a change of meaning. So it is without TDP: shadow pages are
+    // linear mappings, and those of a CR3 serve all VPIDs.
+    const isShared = vm.config.vpidTags === 'single' || !vm.config.tdp;
+    if (isEntry && isShared && nested.vpid !== this.lastVpid) {
       this.lastVpid = nested.vpid;
       this.requests |= REQUEST.FLUSH_GUEST;
     }
