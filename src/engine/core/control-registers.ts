@@ -3,7 +3,7 @@ import { CR0, CR0_DEFINED, CR3_HIGH, CR3_PCID, CR4, EFER } from '../../arch/regi
 import { AR } from './address.ts';
 import { EXIT, X } from './exits.ts';
 import type { Helper } from './helpers.ts';
-import { ALLOW, AUX, gpr, REC, S, SEG, STATUS } from './layout.ts';
+import { AUX, gpr, REC, S, SEG, STATUS } from './layout.ts';
 import type { Processor } from './processor.ts';
 import { rightsOf } from './segments.ts';
 
@@ -154,9 +154,6 @@ const CR_ACCESS = { CR3_LOAD: 1, CR3_STORE: 2, CR8_LOAD: 4, CR8_STORE: 8 } as co
 /** Exit qualification for control-register accesses: SDM 3C Table 27-3. */
 const QUALIFICATION = { TO: 0, FROM: 1 << 4, CLTS: 2 << 4, LMSW: 3 << 4, LMSW_MEMORY: 1 << 6 } as const;
 
-/** L0 has looked at this instruction already and lets it run as it is. */
-const mayRun = (cpu: Processor): boolean => (cpu.get(S.ALLOW) & ALLOW.INTERCEPT) !== 0;
-
 const crOf = (cpu: Processor, record: number): number => (cpu.aux(record) >>> AUX.REG_SHIFT) & 15;
 const gprOf = (cpu: Processor, record: number): number => (cpu.aux(record) >>> AUX.RM_SHIFT) & 15;
 
@@ -195,25 +192,24 @@ export const movToCr: Helper = (cpu, record) => {
   const low = cpu.get(register);
   const high = cpu.long ? cpu.get(register + 4) : 0;
   const { intercepts } = cpu.vcpu;
-  const free = mayRun(cpu);
   switch (number) {
     case 0: {
-      if (!free && (low ^ intercepts.cr0Shadow) & intercepts.cr0Mask) return crExit(cpu, record, QUALIFICATION.TO);
+      if ((low ^ intercepts.cr0Shadow) & intercepts.cr0Mask) return crExit(cpu, record, QUALIFICATION.TO);
       const value = (low & ~intercepts.cr0Mask) | (cpu.cr0 & intercepts.cr0Mask);
-      return finish(cpu, record, setCr0(cpu, free ? low : value, high));
+      return finish(cpu, record, setCr0(cpu, value, high));
     }
     case 2:
       cpu.set64(S.CR2, low, high);
       return STATUS.ENTER;
     case 3:
-      if (!free && intercepts.crAccess & CR_ACCESS.CR3_LOAD && !isTarget(cpu, low, high)) {
+      if (intercepts.crAccess & CR_ACCESS.CR3_LOAD && !isTarget(cpu, low, high)) {
         return crExit(cpu, record, QUALIFICATION.TO);
       }
       return finish(cpu, record, setCr3(cpu, low, high));
     case 4: {
-      if (!free && (low ^ intercepts.cr4Shadow) & intercepts.cr4Mask) return crExit(cpu, record, QUALIFICATION.TO);
+      if ((low ^ intercepts.cr4Shadow) & intercepts.cr4Mask) return crExit(cpu, record, QUALIFICATION.TO);
       const value = (low & ~intercepts.cr4Mask) | (cpu.cr4 & intercepts.cr4Mask);
-      return finish(cpu, record, setCr4(cpu, free ? low : value, high));
+      return finish(cpu, record, setCr4(cpu, value, high));
     }
     default:
       return crExit(cpu, record, QUALIFICATION.TO);
@@ -244,7 +240,7 @@ export const movFromCr: Helper = (cpu, record) => {
       cpu.set64(register, cpu.get(S.CR2), cpu.long ? cpu.get(S.CR2 + 4) : 0);
       break;
     case 3:
-      if (!mayRun(cpu) && cpu.vcpu.intercepts.crAccess & CR_ACCESS.CR3_STORE) {
+      if (cpu.vcpu.intercepts.crAccess & CR_ACCESS.CR3_STORE) {
         return crExit(cpu, record, QUALIFICATION.FROM);
       }
       cpu.set64(register, cpu.get(S.CR3), cpu.long ? cpu.get(S.CR3 + 4) : 0);
@@ -262,7 +258,7 @@ export const movFromCr: Helper = (cpu, record) => {
 export const clts: Helper = (cpu, record) => {
   if (cpu.cpl !== 0) return cpu.fault(VECTOR.GP, 0);
   const { cr0Mask, cr0Shadow } = cpu.vcpu.intercepts;
-  if (cr0Mask & CR0.TS && !mayRun(cpu)) {
+  if (cr0Mask & CR0.TS) {
     if (cr0Shadow & CR0.TS) return cpu.exitBefore(EXIT.CR_ACCESS, record, QUALIFICATION.CLTS);
     return STATUS.ENTER;
   }
@@ -277,10 +273,8 @@ export const clts: Helper = (cpu, record) => {
  */
 export function loadMachineStatusWord(cpu: Processor, record: number, value: number, memory: boolean): number {
   const { cr0Mask, cr0Shadow } = cpu.vcpu.intercepts;
-  const free = mayRun(cpu);
-  const mask = free ? 0 : cr0Mask;
-  const raisesPe = mask & CR0.PE && value & CR0.PE && !(cr0Shadow & CR0.PE);
-  if (raisesPe || (value ^ cr0Shadow) & mask & (CR0.MP | CR0.EM | CR0.TS)) {
+  const raisesPe = cr0Mask & CR0.PE && value & CR0.PE && !(cr0Shadow & CR0.PE);
+  if (raisesPe || (value ^ cr0Shadow) & cr0Mask & (CR0.MP | CR0.EM | CR0.TS)) {
     const qualification = QUALIFICATION.LMSW | (memory ? QUALIFICATION.LMSW_MEMORY : 0) | ((value & 0xffff) << 16);
     const status = cpu.exitBefore(EXIT.CR_ACCESS, record, qualification);
     if (memory) {
@@ -289,6 +283,6 @@ export function loadMachineStatusWord(cpu: Processor, record: number, value: num
     }
     return status;
   }
-  const takes = (CR0.MP | CR0.EM | CR0.TS | (value & CR0.PE)) & ~mask;
+  const takes = (CR0.MP | CR0.EM | CR0.TS | (value & CR0.PE)) & ~cr0Mask;
   return finish(cpu, record, setCr0(cpu, ((cpu.cr0 & ~takes) | (value & takes)) >>> 0));
 }

@@ -2,18 +2,18 @@ import type { CpuidPolicy } from '../../arch/cpuid.ts';
 import { secondException } from '../../arch/exceptions.ts';
 import { CR0, DR6, DR7, EFER, RFLAGS } from '../../arch/registers.ts';
 import { assert } from '../../base/assert.ts';
-import { type CpuState, type EngineVcpu, INTERCEPT } from '../../engine/core/cpu.ts';
+import type { CpuState, EngineVcpu } from '../../engine/core/cpu.ts';
 import { EXIT, X } from '../../engine/core/exits.ts';
 import { ALLOW, gpr, S, SEG, STATUS, segment } from '../../engine/core/layout.ts';
 import { engineMsrRead, engineMsrWrite } from '../../engine/core/msrs.ts';
 import type { Engine } from '../../engine/engine.ts';
 import type { LocalApic } from '../irq/local-apic.ts';
 import type { VirtualTsc } from '../irq/virtual-tsc.ts';
-import { loadsPdptrs } from '../mmu/paging-registers.ts';
 import type { EngineViolation, NestedPort } from '../mmu/ports.ts';
 import { REQUEST } from '../mmu/requests.ts';
 import { VcpuMmu } from '../mmu/vcpu-mmu.ts';
 import type { Vm } from '../vm/vm.ts';
+import { crAccess, shadowIntercepts } from './control-registers.ts';
 import { VcpuMsrs } from './msrs.ts';
 import { MmuRegisters } from './registers.ts';
 import { EngineTlb } from './tlb-port.ts';
@@ -59,6 +59,11 @@ export interface NestedLayer {
   mmioWrite(physical: number, bytes: number, value: number): void;
   /** The instruction that accessed it is over. */
   deviceDone(): void;
+  /** Bits of CR0 and CR4 of the running level that L1 owns, and what they read as; 0 while L1 runs. */
+  readonly cr0OfL1: number;
+  readonly cr0ReadShadow: number;
+  readonly cr4OfL1: number;
+  readonly cr4ReadShadow: number;
   /** `tsc` has L1's value: make it that of the level that runs. */
   adjustTsc(tsc: VirtualTsc): void;
   reset(): void;
@@ -496,7 +501,7 @@ export class Vcpu {
         this.woken = true;
         return;
       case EXIT.CR_ACCESS:
-        this.#crAccess();
+        crAccess(this);
         return;
       case EXIT.INVLPG:
         this.mmu.invlpg(state.u32(X.QUALIFICATION), state.high(X.QUALIFICATION));
@@ -631,68 +636,9 @@ export class Vcpu {
     this.skip();
   }
 
-  /** Without nesting only CR8 leaves: SDM 3C Table 27-3. */
-  #crAccess(): void {
-    const { state } = this;
-    const qualification = state.u32(X.QUALIFICATION);
-    const register = (qualification >>> 8) & 15;
-    const number = qualification & 15;
-    const access = (qualification >>> 4) & 3;
-    if (number === 3) {
-      // Shadow paging: CR3 names the tables that L0 shadows. Only loads leave.
-      if (this.mmu.writeCr3(state.gprLow(register), state.gprHigh(register))) this.skip();
-      else this.raise(13, 0);
-      return;
-    }
-    if (number !== 8) {
-      this.#paging();
-      return;
-    }
-    if (access === 0) {
-      const value = state.gprLow(register);
-      if (value > 15 || state.gprHigh(register) !== 0) {
-        this.raise(13, 0);
-        return;
-      }
-      this.apic.cr8 = value;
-    } else state.setGpr(register, this.apic.cr8, 0);
-    this.skip();
-  }
-
-  /** Shadow paging: the instruction changes CR0 or CR4. It does so by itself; the MMU hears of it. */
-  #paging(): void {
-    const { state } = this;
-    const cr0 = state.u32(S.CR0);
-    const cr4 = state.u32(S.CR4);
-    const qualification = state.u32(X.QUALIFICATION);
-    if (!this.vm.options.tdp && ((qualification >>> 4) & 3) === 0) {
-      // The engine walks L0's tables here and has no use for PDPTEs: they are L0's to load, or to refuse
-      const value = state.gprLow((qualification >>> 8) & 15);
-      const next0 = (qualification & 15) === 0 ? value : cr0;
-      const next4 = (qualification & 15) === 4 ? value : cr4;
-      const loads = loadsPdptrs(cr0, next0, cr4, next4, state.u32(S.EFER));
-      if (loads && this.mmu.loadPdptrs(state.u32(S.CR3)) !== 'ok') {
-        this.raise(13, 0);
-        return;
-      }
-    }
-    this.step(ALLOW.INTERCEPT);
-    if (state.u32(S.CR0) !== cr0) this.mmu.cr0Written(cr0);
-    if (state.u32(S.CR4) !== cr4) this.mmu.cr4Written(cr4);
-    this.shadowIntercepts();
-  }
-
-  /** Without TDP, whatever changes what L1's tables mean leaves: nested-mmu.md 1.3 state b. */
+  /** After each change of level, CR0 or CR4 that does not come by an instruction of the guest. */
   shadowIntercepts(): void {
-    if (this.vm.options.tdp) return;
-    const { intercepts } = this.core;
-    const { state } = this;
-    intercepts.cr0Mask = ~CR0.TS >>> 0; // which task switches set without an exit
-    intercepts.cr0Shadow = state.u32(S.CR0);
-    intercepts.cr4Mask = 0xffff_ffff;
-    intercepts.cr4Shadow = state.u32(S.CR4);
-    intercepts.crAccess |= 1;
-    intercepts.instructions |= INTERCEPT.INVLPG | INTERCEPT.INVPCID;
+    shadowIntercepts(this);
   }
 
   /** General register cells, for nested code that names registers by number. */

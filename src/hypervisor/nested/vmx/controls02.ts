@@ -38,6 +38,11 @@ const UNDEFINED_WITHOUT: readonly (readonly [control: number, intercept: number]
 /** L0's own: an idle L2 must not run on, and a task switch is always L1's. */
 const ALWAYS = INTERCEPT.HLT | INTERCEPT.TASK_SWITCH;
 
+/** What VMX operation fixes to 1 in L2's CR0 and CR4: SDM 3C 23.8, 26.3.1.1. */
+export const fixedCr0 = (secondary: number): number =>
+  ((secondary & SECONDARY.UNRESTRICTED_GUEST) !== 0 ? CR0.NE : CR0.NE | CR0.PE | CR0.PG) >>> 0;
+export const FIXED_CR4 = CR4.VMXE;
+
 /** Brings the control words, the engine's controls of L2 and its time-stamp counter up to date with vmcs12. */
 export function mergeControls(n: NestedVmx): void {
   const { v } = n;
@@ -70,14 +75,13 @@ export function mergeControls(n: NestedVmx): void {
   into.instructions = instructions;
 
   // Bits that VMX fixes to 1 are L0's to watch; L2 reads them as they are.
-  const unrestricted = (secondary & SECONDARY.UNRESTRICTED_GUEST) !== 0;
-  const fixed0 = (unrestricted ? CR0.NE : CR0.NE | CR0.PE | CR0.PG) >>> 0;
+  const fixed0 = fixedCr0(secondary);
   const mask0 = v.lo(FIELD.CR0_GUEST_HOST_MASK);
   into.cr0Mask = (mask0 | fixed0) >>> 0;
   into.cr0Shadow = ((v.lo(FIELD.CR0_READ_SHADOW) & mask0) | (fixed0 & ~mask0)) >>> 0;
   const mask4 = v.lo(FIELD.CR4_GUEST_HOST_MASK);
-  into.cr4Mask = (mask4 | CR4.VMXE) >>> 0;
-  into.cr4Shadow = ((v.lo(FIELD.CR4_READ_SHADOW) & mask4) | (CR4.VMXE & ~mask4)) >>> 0;
+  into.cr4Mask = (mask4 | FIXED_CR4) >>> 0;
+  into.cr4Shadow = ((v.lo(FIELD.CR4_READ_SHADOW) & mask4) | (FIXED_CR4 & ~mask4)) >>> 0;
   into.crAccess =
     ((primary & PRIMARY.CR3_LOAD_EXITING) !== 0 ? 1 : 0) |
     ((primary & PRIMARY.CR3_STORE_EXITING) !== 0 ? 2 : 0) |

@@ -25,7 +25,9 @@ export function loadMsrs(n: NestedVmx, address: number, count: number): number {
     if (i >= MSR_LIST_ENTRIES_MAX) return i + 1;
     fetch(n, address + ENTRY_BYTES * i);
     if (msrEntryFailure(MSR_LOAD_CHECKS, entry, n.policy) !== undefined) return i + 1;
+    const { efer } = n.cpu;
     if (!n.vcpu.msrs.write(entry.index, entry.lo, entry.hi)) return i + 1;
+    if (n.cpu.efer !== efer) n.vcpu.mmu.eferWritten(efer);
   }
   return 0;
 }

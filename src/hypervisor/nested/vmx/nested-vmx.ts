@@ -258,6 +258,22 @@ export class NestedVmx implements NestedLayer, NestedPort {
     if (this.apicWritten >= 0) apicWriteEmulation(this);
   }
 
+  get cr0OfL1(): number {
+    return this.guestMode ? this.v.lo(FIELD.CR0_GUEST_HOST_MASK) : 0;
+  }
+
+  get cr0ReadShadow(): number {
+    return this.v.lo(FIELD.CR0_READ_SHADOW);
+  }
+
+  get cr4OfL1(): number {
+    return this.guestMode ? this.v.lo(FIELD.CR4_GUEST_HOST_MASK) : 0;
+  }
+
+  get cr4ReadShadow(): number {
+    return this.v.lo(FIELD.CR4_READ_SHADOW);
+  }
+
   adjustTsc(tsc: VirtualTsc): void {
     if (this.guestMode) this.tsc.apply(tsc);
   }

@@ -13,6 +13,7 @@ import { type ExitRoute, L2_EXIT_ROUTES } from '../../../arch/vmx/exit-routes.ts
 import { FIELD } from '../../../arch/vmx/fields.ts';
 import { EXIT, X } from '../../../engine/core/exits.ts';
 import { gpr } from '../../../engine/core/layout.ts';
+import { FIXED_CR4, fixedCr0 } from './controls02.ts';
 import { linkedVmcs, vmread, vmwrite } from './instructions.ts';
 import type { NestedVmx } from './nested-vmx.ts';
 import { failInvalid, raise, reg2 } from './operands.ts';
@@ -114,32 +115,53 @@ export function wantsMsr(n: NestedVmx, index: number, write: boolean): boolean {
   return n.memory.bit(page, index & 0x1fff);
 }
 
-/** Bits that only L0 watches (VMX fixes them) are #GP(0) in L2; the rest is L1's. SDM 3C 25.1.3, 25.3. */
+/**
+ * Bits that L1's masks leave to L2 are L0's to see: those that VMX fixes are #GP(0) in L2, and without TDP L0 watches them all
+ * (nested-mmu.md 1.3 state e). SDM 3C 25.1.3, 25.3.
+ */
 function crAccess(n: NestedVmx): boolean {
-  const { cpu, v } = n;
+  const { cpu } = n;
   const qualification = cpu.get(X.QUALIFICATION);
   const register = qualification & 15;
   const access = (qualification >>> 4) & 3;
+  const source = gpr((qualification >>> 8) & 15);
   if (register === 8) {
     const control = access === 0 ? PRIMARY.CR8_LOAD_EXITING : PRIMARY.CR8_STORE_EXITING;
     if ((n.primary & control) !== 0) return vmExitByInstruction(n, EXIT.CR_ACCESS);
     return virtualizeCr8(n, access === 0, (qualification >>> 8) & 15);
   }
-  if (access === 0 && register !== 3) {
-    const value = cpu.get(gpr((qualification >>> 8) & 15));
-    const mask = v.lo(register === 0 ? FIELD.CR0_GUEST_HOST_MASK : FIELD.CR4_GUEST_HOST_MASK);
-    const shadow = v.lo(register === 0 ? FIELD.CR0_READ_SHADOW : FIELD.CR4_READ_SHADOW);
-    if (((value ^ shadow) & mask) === 0) return raise(n, VECTOR.GP);
+  if (register === 3) {
+    const control = access === 0 ? PRIMARY.CR3_LOAD_EXITING : PRIMARY.CR3_STORE_EXITING;
+    if ((n.primary & control) === 0 || (access === 0 && isCr3Target(n, source))) return false;
+    return vmExitByInstruction(n, EXIT.CR_ACCESS);
+  }
+  if (access === 0) {
+    const value = cpu.get(source);
+    const mask = register === 0 ? n.cr0OfL1 : n.cr4OfL1;
+    const shadow = register === 0 ? n.cr0ReadShadow : n.cr4ReadShadow;
+    if (((value ^ shadow) & mask) === 0) {
+      const fixed = register === 0 ? fixedCr0(n.secondary) : FIXED_CR4;
+      return (~value & ~mask & fixed) !== 0 ? raise(n, VECTOR.GP) : false;
+    }
   }
   if (access === 3) {
     // LMSW: PE can only be set
-    const source = qualification >>> 16;
-    const mask = v.lo(FIELD.CR0_GUEST_HOST_MASK);
-    const shadow = v.lo(FIELD.CR0_READ_SHADOW);
-    const raisesPe = (mask & source & ~shadow & CR0.PE) !== 0;
-    if (!raisesPe && ((source ^ shadow) & mask & (CR0.MP | CR0.EM | CR0.TS)) === 0) return false;
+    const word = qualification >>> 16;
+    const raisesPe = (n.cr0OfL1 & word & ~n.cr0ReadShadow & CR0.PE) !== 0;
+    if (!raisesPe && ((word ^ n.cr0ReadShadow) & n.cr0OfL1 & (CR0.MP | CR0.EM | CR0.TS)) === 0) return false;
   }
   return vmExitByInstruction(n, EXIT.CR_ACCESS);
+}
+
+/** SDM 3C 24.6.7 "CR3-Target Controls". */
+function isCr3Target(n: NestedVmx, source: number): boolean {
+  const low = n.cpu.get(source);
+  const high = n.cpu.long ? n.cpu.get(source + 4) : 0;
+  const count = n.v.lo(FIELD.CR3_TARGET_COUNT);
+  for (let field = FIELD.CR3_TARGET_VALUE0; field < FIELD.CR3_TARGET_VALUE0 + count; field += 1) {
+    if (n.v.lo(field) === low && n.v.hi(field) === high) return true;
+  }
+  return false;
 }
 
 /** SDM 3C 24.6.15 "VMCS Shadowing Bitmap Addresses"; 30.3 "VMREAD", "VMWRITE". */

@@ -75,6 +75,7 @@ function enterL2(n: NestedVmx): boolean {
   if (usesEpt) mmu.nestedEptInit();
   else mmu.nestedEnterWithoutEpt();
   loadGuestControlRegisters(n);
+  vcpu.shadowIntercepts();
   const loaded = mmu.loadCr3(v.lo(FIELD.GUEST_CR3), v.hi(FIELD.GUEST_CR3), usesEpt, true);
   if (loaded !== 'ok') {
     const { PDPTE, DEFAULT } = ENTRY_FAILURE_QUALIFICATION;

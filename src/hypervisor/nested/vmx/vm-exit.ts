@@ -97,6 +97,7 @@ function returnToL1(n: NestedVmx): true {
   vcpu.activity = 'running';
   vcpu.core.intercepts = n.l1Intercepts;
   loadHostControlRegisters(n);
+  vcpu.shadowIntercepts();
   mmu.nestedEptUninit();
   if (mmu.loadCr3(v.lo(FIELD.HOST_CR3), v.hi(FIELD.HOST_CR3), false, true) !== 'ok') return abort(n, ABORT.HOST_PDPTES);
   mmu.transitionTlbFlush(false);
