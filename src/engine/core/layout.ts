@@ -161,6 +161,10 @@ export const S = {
   INTERCEPTED: at(0x7ac),
   /** ffffH if CPUID deprecates FCS and FDS (leaf 7, EBX bit 13): they are saved as 0 whatever was loaded. u32 */
   NO_X87_SELECTORS: at(0x7b0),
+  /** Address of the TLB context in force. u32 */
+  CONTEXT: at(0x7b4),
+  /** Address of the execute array in force. u32 */
+  EXECUTE: at(0x7b8),
 } as const;
 
 /** Segment register records at S.SEGMENTS. The order is the instruction encoding's, then LDTR and TR. */
@@ -262,7 +266,10 @@ export const AUX = {
   RM_SHIFT: 20,
 } as const;
 
-/** TLB: per context, three sets (user; supervisor with SMAP in force; supervisor), each a read and a write array. */
+/**
+ * TLB: per context, three sets (user; supervisor with SMAP in force; supervisor), each a read and a write array, and an
+ * execute array, which supervisors have one of: SMAP is not about fetching.
+ */
 export const TLB = {
   ENTRY_BYTES: 16,
   ENTRIES: 4096,
@@ -285,16 +292,56 @@ export const TLB = {
  */
 export const TLB_EMPTY = 0x1_0000;
 
-/** Jump cache: linear address → record, per context and privilege (user, supervisor). */
+/**
+ * Jump cache: linear address → record, per context and privilege (user, supervisor). Behind its entries stands what a
+ * flush wants to know.
+ */
 export const JUMP_CACHE = {
   ENTRY_BYTES: 16,
   ENTRIES: 4096,
   BYTES: 64 * 1024,
   RECORD: 8,
   TAG: 12,
+  /** HAS_JUMPS bits. u32 */
+  HAS: 64 * 1024,
+  /** Flushing is a new one: entries of another are no hits. u32 */
+  GENERATION: 64 * 1024 + 4,
+  /** Pages that there may be entries for, as a bit for each of 4096 groups of pages. */
+  FILTER: 64 * 1024 + 64,
+  FILTER_BYTES: 512,
+  /** From one cache to the next. */
+  STRIDE: 64 * 1024 + 1024,
 } as const;
 
-export const CONTEXT_BYTES = TLB.SETS * TLB.SET_BYTES + 2 * JUMP_CACHE.BYTES;
+/** A jump cache has entries; it may have some for pages that are not global, now or from its context's execute entries. */
+export const HAS_JUMPS = { ENTRIES: 1, LOCAL: 2 } as const;
+
+/** What a context has been filled with since its last flush. Offsets in the context. */
+export const FILLS = {
+  /** Bit n: set n has entries. u32 */
+  DIRTY: TLB.SETS * TLB.SET_BYTES + 2 * JUMP_CACHE.STRIDE,
+  /** Entries for pages that are not global, and for those that are: how many (u32), and u32 indices of the first so many. */
+  LOCAL: TLB.SETS * TLB.SET_BYTES + 2 * JUMP_CACHE.STRIDE + 4,
+  GLOBAL: TLB.SETS * TLB.SET_BYTES + 2 * JUMP_CACHE.STRIDE + 8,
+  LOCAL_ENTRIES: TLB.SETS * TLB.SET_BYTES + 2 * JUMP_CACHE.STRIDE + 64,
+  GLOBAL_ENTRIES: TLB.SETS * TLB.SET_BYTES + 2 * JUMP_CACHE.STRIDE + 64 + 4 * 2048,
+  /** More are not remembered: then a flush has to empty the arrays whole. */
+  MAX: 2048,
+} as const;
+
+export const CONTEXT_BYTES = (FILLS.GLOBAL_ENTRIES + 4 * FILLS.MAX + 4095) & ~4095;
+
+/** Decoded code of a host page under one mode word. Tables of a page hang on one another, the first on `codeHeads`. */
+export const CODE_TABLE = {
+  /** Record of the instruction at each offset, or 0: u32. */
+  ENTRIES: 0,
+  ENTRIES_BYTES: 4 * 4096,
+  /** Mode word. u32 */
+  MODE: 4 * 4096,
+  /** Address of the next table, or 0. u32 */
+  NEXT: 4 * 4096 + 4,
+  BYTES: 4 * 4096 + 64,
+} as const;
 
 /** Added to the number of bytes of a slow access: it goes through SS although the memory operand may not. */
 export const STACK_ACCESS = 0x100;

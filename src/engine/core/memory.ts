@@ -1,6 +1,6 @@
 import { assert, UserError } from '../../base/assert.ts';
 import { byteSize } from '../../base/format.ts';
-import { CONTEXT_BYTES, TLB, TLB_EMPTY, VMCS_CELLS, VMCS_MAP } from './layout.ts';
+import { CODE_TABLE, CONTEXT_BYTES, TLB, TLB_EMPTY, VMCS_CELLS, VMCS_MAP } from './layout.ts';
 
 const WASM_PAGE = 65_536;
 const LARGE_PAGE = 0x20_0000;
@@ -54,6 +54,9 @@ export const LOCKSTEP = {
 export const VMCS_BLOCKS = 8;
 const VMCS_BYTES = VMCS_MAP.BYTES + VMCS_BLOCKS * VMCS_CELLS.BYTES;
 
+/** CODE_TABLEs may take this part of what the records may: a page that is jumped into here and there costs both. */
+const TABLES_SHARE = 0.75;
+
 const LIMIT_BYTES = 4 * 1024 ** 3 - WASM_PAGE;
 
 /**
@@ -74,6 +77,13 @@ export class EngineMemory {
   readonly contextCount: number;
   readonly code: number;
   readonly codeEnd: number;
+  /** CODE_TABLEs. */
+  readonly codeTables: number;
+  readonly codeTablesEnd: number;
+  /** By host page: address of its first CODE_TABLE, or 0. u32 each */
+  readonly codeHeads: number;
+  /** By host page: u32 index of its write entry in a TLB: paging/tlb.ts. u32 each */
+  readonly writers: number;
   readonly ram: number;
   /** Execution counts by handler number, u32 each, or 0. */
   readonly profile: number;
@@ -97,7 +107,14 @@ export class EngineMemory {
     const regionsEnd = this.regionMaps === 0 ? maps : this.regionMaps + REGIONS_MAX * 4096;
     this.lockstep = plan.accel === 'lockstep' ? regionsEnd : 0;
     const end = this.lockstep === 0 ? regionsEnd : this.lockstep + LOCKSTEP.BYTES;
-    this.ram = Math.ceil(end / LARGE_PAGE) * LARGE_PAGE;
+    this.codeTables = (end + 63) & ~63;
+    this.codeTablesEnd =
+      this.codeTables + Math.ceil((plan.codeBytes * TABLES_SHARE) / CODE_TABLE.BYTES) * CODE_TABLE.BYTES;
+    this.codeHeads = (this.codeTablesEnd + 4095) & ~4095;
+    // Two words for each page up to the end of RAM, whose start they move
+    const hostPages = Math.ceil((this.codeHeads + LARGE_PAGE + plan.ramBytes) / (4096 - 8));
+    this.writers = this.codeHeads + 4 * hostPages;
+    this.ram = Math.ceil((this.writers + 4 * hostPages) / LARGE_PAGE) * LARGE_PAGE;
     this.ramBytes = plan.ramBytes;
     const total = this.ram + plan.ramBytes;
     if (total > LIMIT_BYTES) {

@@ -561,6 +561,8 @@ export class Processor {
     const set = user ? TLB.USER : cr4 & CR4.SMAP && !(rflags & RFLAGS.AC) ? TLB.SUPERVISOR_SMAP : TLB.SUPERVISOR;
     this.aligning = user && (cr0 & CR0.AM) !== 0 && (rflags & RFLAGS.AC) !== 0;
     this.set(S.TLB, this.aligning ? TLB_EMPTY : this.tlb.set(this.vcpu.context, set));
+    this.set(S.CONTEXT, this.tlb.address(this.vcpu.context));
+    this.set(S.EXECUTE, this.tlb.set(this.vcpu.context, user ? TLB.USER : TLB.SUPERVISOR) + TLB.EXECUTE);
     this.set(S.JUMP_CACHE, this.tlb.jumps(this.vcpu.context, user));
     this.set(S.JUMP_TAG, this.tlb.jumpTag(this.vcpu.context, user, mode));
     for (let seg = 0; seg < 6; seg += 1) {

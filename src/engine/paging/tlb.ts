@@ -1,20 +1,14 @@
-import { CONTEXT_BYTES, JUMP_CACHE, S, TLB } from '../core/layout.ts';
+import { CONTEXT_BYTES, FILLS, HAS_JUMPS, JUMP_CACHE, S, TLB } from '../core/layout.ts';
 import type { EngineMemory } from '../core/memory.ts';
 
-/** Fills that a context remembers; after more than that a flush has to empty its arrays whole. */
-const JOURNAL = 2048;
-/** In a journal: the page is global. */
-const GLOBAL = 0x8000_0000;
 /** In place of the one write entry of a host page: there may be several. */
 const SEVERAL = 0xffff_ffff;
 const EMPTY = 0xffff_ffff;
-/** Words of a filter of pages that a jump cache has entries for: a bit for each of 4096 groups of pages. */
-const FILTER = 128;
+/** Groups of pages that the filter of a jump cache tells apart. */
+const FILTER_BITS = 8 * JUMP_CACHE.FILTER_BYTES;
 /** Generations of a jump cache, above the mode word in a tag; all ones is no tag. */
 const GENERATIONS = 0xf_ffff;
 const GENERATION_SHIFT = 12;
-/** A jump cache has entries; it may have some for pages that are not global, now or from its context's execute entries. */
-const HAS = { ENTRIES: 1, LOCAL: 2 } as const;
 
 /**
  * The TLBs: one context for each (vCPU, VPID tag, root, PCID) seen lately. Making another one current is a store of its
@@ -30,21 +24,7 @@ export class TlbContexts {
   readonly #vpid: Int32Array;
   readonly #root: Float64Array;
   readonly #pcid: Int32Array;
-  /** Sets that hold anything since their last flush. */
-  readonly #dirty: Uint8Array;
   readonly #used: Float64Array;
-  /** Entries filled since the last flush, as u32 indices, and GLOBAL; a write entry is noted as its read entry. */
-  readonly #journal: Uint32Array;
-  readonly #journaled: Uint16Array;
-  /** By host page: u32 index of its write entry, if there may be one, or SEVERAL. */
-  readonly #writer: Uint32Array;
-  // Per jump cache, 2 × context + (user ? 0 : 1)
-  /** Flushing one is a new generation: entries of another are no hits. */
-  readonly #generation: Uint32Array;
-  /** Pages that it may have entries for. */
-  readonly #filter: Uint32Array;
-  /** HAS bits. */
-  readonly #has: Uint8Array;
   #last = 0;
   #tick = 0;
   /** Another number after each flush of anything: what was learnt from paging structures before is to be forgotten. */
@@ -66,14 +46,7 @@ export class TlbContexts {
     this.#vpid = new Int32Array(this.count);
     this.#root = new Float64Array(this.count);
     this.#pcid = new Int32Array(this.count);
-    this.#dirty = new Uint8Array(this.count);
     this.#used = new Float64Array(this.count);
-    this.#journal = new Uint32Array(this.count * JOURNAL);
-    this.#journaled = new Uint16Array(this.count);
-    this.#writer = new Uint32Array(memory.u8.length >>> 12);
-    this.#generation = new Uint32Array(2 * this.count);
-    this.#filter = new Uint32Array(2 * this.count * FILTER);
-    this.#has = new Uint8Array(2 * this.count);
   }
 
   address(context: number): number {
@@ -102,7 +75,12 @@ export class TlbContexts {
     } else {
       // Its first use: until then it costs no memory
       const at = this.address(oldest);
-      this.#memory.u8.fill(0xff, at, at + CONTEXT_BYTES);
+      const { u8 } = this.#memory;
+      u8.fill(0xff, at, at + TLB.SETS * TLB.SET_BYTES);
+      for (const user of [true, false]) {
+        const jumps = this.jumps(oldest, user);
+        u8.fill(0xff, jumps, jumps + JUMP_CACHE.BYTES);
+      }
     }
     this.#vcpu[oldest] = vcpu;
     this.#vpid[oldest] = vpid;
@@ -128,18 +106,23 @@ export class TlbContexts {
    * @param entry  u32 index of the entry: of the one for reading, where there is one for writing too.
    */
   touchSet(context: number, set: number, entry: number, global: boolean): void {
-    this.#dirty[context] = this.#dirty[context]! | (1 << set);
-    const count = this.#journaled[context]!;
-    if (count > JOURNAL) return;
-    if (count < JOURNAL) this.#journal[context * JOURNAL + count] = global ? entry | GLOBAL : entry;
-    this.#journaled[context] = count + 1;
+    const { u32 } = this.#memory;
+    const at = this.address(context) >>> 2;
+    u32[at + (FILLS.DIRTY >>> 2)] = u32[at + (FILLS.DIRTY >>> 2)]! | (1 << set);
+    const counter = at + ((global ? FILLS.GLOBAL : FILLS.LOCAL) >>> 2);
+    const count = u32[counter]!;
+    if (count > FILLS.MAX) return;
+    if (count < FILLS.MAX) u32[at + ((global ? FILLS.GLOBAL_ENTRIES : FILLS.LOCAL_ENTRIES) >>> 2) + count] = entry;
+    u32[counter] = count + 1;
   }
 
   /** Notes that a write entry was made for a host page. */
   touchWriter(entry: number, hostPage: number): void {
-    const known = this.#writer[hostPage]!;
+    const { u32 } = this.#memory;
+    const at = (this.#memory.writers >>> 2) + hostPage;
+    const known = u32[at]!;
     if (known === entry) return;
-    this.#writer[hostPage] = known === 0 || (known !== SEVERAL && !this.#writes(known, hostPage)) ? entry : SEVERAL;
+    u32[at] = known === 0 || (known !== SEVERAL && !this.#writes(known, hostPage)) ? entry : SEVERAL;
   }
 
   #writes(entry: number, hostPage: number): boolean {
@@ -155,76 +138,82 @@ export class TlbContexts {
 
   /** Notes that a jump cache is about to get an entry for a linear address. */
   touchJumps(context: number, user: boolean, low: number): void {
-    const cache = 2 * context + (user ? 0 : 1);
-    this.#has[cache] = this.#has[cache]! | HAS.ENTRIES;
-    const page = (low >>> 12) & (32 * FILTER - 1);
-    const at = cache * FILTER + (page >>> 5);
-    this.#filter[at] = this.#filter[at]! | (1 << (page & 31));
+    const { u32 } = this.#memory;
+    const cache = this.jumps(context, user);
+    const has = (cache + JUMP_CACHE.HAS) >>> 2;
+    u32[has] = u32[has]! | HAS_JUMPS.ENTRIES;
+    const page = (low >>> 12) & (FILTER_BITS - 1);
+    const at = ((cache + JUMP_CACHE.FILTER) >>> 2) + (page >>> 5);
+    u32[at] = u32[at]! | (1 << (page & 31));
   }
 
   /** Notes that code of a page that is not global is about to run: jump caches will have entries for it. */
   touchLocalCode(context: number, user: boolean): void {
-    const cache = 2 * context + (user ? 0 : 1);
-    this.#has[cache] = this.#has[cache]! | HAS.LOCAL;
+    const { u32 } = this.#memory;
+    const has = (this.jumps(context, user) + JUMP_CACHE.HAS) >>> 2;
+    u32[has] = u32[has]! | HAS_JUMPS.LOCAL;
   }
 
   /** Empties one context. */
   flush(context: number): void {
     this.epoch += 1;
     this.flushJumps(context);
-    const dirty = this.#dirty[context]!;
+    const { u8, u32 } = this.#memory;
+    const base = this.address(context);
+    const at = base >>> 2;
+    const dirty = u32[at + (FILLS.DIRTY >>> 2)]!;
     if (dirty === 0) return;
     this.counters.flushes += 1;
-    const { u8 } = this.#memory;
-    const count = this.#journaled[context]!;
-    if (count <= JOURNAL) {
-      for (let i = context * JOURNAL; i < context * JOURNAL + count; i += 1) this.#forget(this.#journal[i]! & ~GLOBAL);
+    const locals = u32[at + (FILLS.LOCAL >>> 2)]!;
+    const globals = u32[at + (FILLS.GLOBAL >>> 2)]!;
+    if (locals <= FILLS.MAX && globals <= FILLS.MAX) {
+      this.#forget(at + (FILLS.LOCAL_ENTRIES >>> 2), locals);
+      this.#forget(at + (FILLS.GLOBAL_ENTRIES >>> 2), globals);
     } else {
-      const base = this.address(context);
       for (let set = 0; set < TLB.SETS; set += 1) {
         if (dirty & (1 << set)) u8.fill(0xff, base + set * TLB.SET_BYTES, base + (set + 1) * TLB.SET_BYTES);
       }
     }
-    this.#journaled[context] = 0;
-    this.#dirty[context] = 0;
+    u32[at + (FILLS.LOCAL >>> 2)] = 0;
+    u32[at + (FILLS.GLOBAL >>> 2)] = 0;
+    u32[at + (FILLS.DIRTY >>> 2)] = 0;
   }
 
-  /** Drops what a journal has noted: a read and a write entry, or an execute entry. */
-  #forget(entry: number): void {
-    this.#empty(entry);
-    // Behind an execute entry: one of another set, or of a jump cache. What is lost there is found again
-    this.#empty(entry + (TLB.WRITE >>> 2));
+  /** Drops what has been noted, `count` words from `first` on: a read and a write entry, or an execute entry. */
+  #forget(first: number, count: number): void {
+    const { u32 } = this.#memory;
+    for (let i = first; i < first + count; i += 1) {
+      const entry = u32[i]!;
+      this.#empty(entry);
+      // Behind an execute entry: one of another set, or of a jump cache. What is lost there is found again
+      this.#empty(entry + (TLB.WRITE >>> 2));
+    }
   }
 
   /** Empties one context of all but global pages. */
   #flushLocal(context: number): void {
-    this.epoch += 1;
-    const count = this.#journaled[context]!;
-    if (count > JOURNAL) {
+    const { u32 } = this.#memory;
+    const at = this.address(context) >>> 2;
+    const count = u32[at + (FILLS.LOCAL >>> 2)]!;
+    if (count > FILLS.MAX) {
       this.flush(context);
       return;
     }
+    this.epoch += 1;
     this.#flushLocalJumps(context, true);
     this.#flushLocalJumps(context, false);
     if (count === 0) return;
     this.counters.flushes += 1;
-    const first = context * JOURNAL;
-    let kept = first;
-    for (let i = first; i < first + count; i += 1) {
-      const entry = this.#journal[i]!;
-      if (entry & GLOBAL) {
-        this.#journal[kept] = entry;
-        kept += 1;
-      } else this.#forget(entry);
-    }
-    this.#journaled[context] = kept - first;
+    this.#forget(at + (FILLS.LOCAL_ENTRIES >>> 2), count);
+    u32[at + (FILLS.LOCAL >>> 2)] = 0;
   }
 
   #flushLocalJumps(context: number, user: boolean): void {
-    const cache = 2 * context + (user ? 0 : 1);
-    if (!(this.#has[cache]! & HAS.LOCAL)) return;
+    const { u32 } = this.#memory;
+    const has = (this.jumps(context, user) + JUMP_CACHE.HAS) >>> 2;
+    if (!(u32[has]! & HAS_JUMPS.LOCAL)) return;
     this.#flushJumpCache(context, user);
-    this.#has[cache] = 0;
+    u32[has] = 0;
   }
 
   /** Empties the jump caches of one context: what is cached there depends on translations for fetching. */
@@ -234,24 +223,30 @@ export class TlbContexts {
   }
 
   #flushJumpCache(context: number, user: boolean): void {
-    const cache = 2 * context + (user ? 0 : 1);
-    if (!(this.#has[cache]! & HAS.ENTRIES)) return;
-    this.#has[cache] = this.#has[cache]! & ~HAS.ENTRIES;
     const { u8, u32 } = this.#memory;
     const address = this.jumps(context, user);
-    let generation = this.#generation[cache]! + 1;
+    const has = (address + JUMP_CACHE.HAS) >>> 2;
+    if (!(u32[has]! & HAS_JUMPS.ENTRIES)) return;
+    u32[has] = u32[has]! & ~HAS_JUMPS.ENTRIES;
+    let generation = u32[(address + JUMP_CACHE.GENERATION) >>> 2]! + 1;
     if (generation === GENERATIONS) {
       generation = 0;
       u8.fill(0xff, address, address + JUMP_CACHE.BYTES);
     }
-    this.#generation[cache] = generation;
-    this.#filter.fill(0, cache * FILTER, (cache + 1) * FILTER);
+    u32[(address + JUMP_CACHE.GENERATION) >>> 2] = generation;
+    u8.fill(0, address + JUMP_CACHE.FILTER, address + JUMP_CACHE.FILTER + JUMP_CACHE.FILTER_BYTES);
     if (u32[S.JUMP_CACHE >>> 2] === address) u32[S.JUMP_TAG >>> 2] = this.jumpTag(context, user, u32[S.MODE >>> 2]!);
   }
 
   /** What entries of a jump cache carry besides their address: the mode word and the generation. */
   jumpTag(context: number, user: boolean, mode: number): number {
-    return (mode | (this.#generation[2 * context + (user ? 0 : 1)]! << GENERATION_SHIFT)) >>> 0;
+    const generation = this.#memory.u32[(this.jumps(context, user) + JUMP_CACHE.GENERATION) >>> 2]!;
+    return (mode | (generation << GENERATION_SHIFT)) >>> 0;
+  }
+
+  /** Sets of a context that have had entries since its last flush, as bits. */
+  #dirty(context: number): number {
+    return this.#memory.u32[(this.address(context) + FILLS.DIRTY) >>> 2]!;
   }
 
   /** Address of a set. */
@@ -260,7 +255,7 @@ export class TlbContexts {
   }
 
   jumps(context: number, user: boolean): number {
-    return this.address(context) + TLB.SETS * TLB.SET_BYTES + (user ? 0 : JUMP_CACHE.BYTES);
+    return this.address(context) + TLB.SETS * TLB.SET_BYTES + (user ? 0 : JUMP_CACHE.STRIDE);
   }
 
   // ---- the flush primitives of nested-mmu.md 7.5. -1 as a name means "any". ---------------------------------------
@@ -300,7 +295,7 @@ export class TlbContexts {
   dropPage(context: number, low: number, high: number): void {
     this.#dropJumps(context, true, low);
     this.#dropJumps(context, false, low);
-    const dirty = this.#dirty[context]!;
+    const dirty = this.#dirty(context);
     if (dirty === 0) return;
     const { u32 } = this.#memory;
     const page = (low & ~0xfff) >>> 0;
@@ -316,22 +311,24 @@ export class TlbContexts {
   }
 
   #dropJumps(context: number, user: boolean, low: number): void {
-    const page = (low >>> 12) & (32 * FILTER - 1);
-    const at = (2 * context + (user ? 0 : 1)) * FILTER + (page >>> 5);
-    if ((this.#filter[at]! >>> (page & 31)) & 1) this.#flushJumpCache(context, user);
+    const page = (low >>> 12) & (FILTER_BITS - 1);
+    const at = ((this.jumps(context, user) + JUMP_CACHE.FILTER) >>> 2) + (page >>> 5);
+    if ((this.#memory.u32[at]! >>> (page & 31)) & 1) this.#flushJumpCache(context, user);
   }
 
   /** Takes away every write entry for a host page: it begins to hold code, or to be tracked. */
   dropWriters(hostPage: number): void {
-    const known = this.#writer[hostPage]!;
-    this.#writer[hostPage] = 0;
+    const { u32 } = this.#memory;
+    const at = (this.#memory.writers >>> 2) + hostPage;
+    const known = u32[at]!;
+    u32[at] = 0;
     if (known === 0) return;
     if (known !== SEVERAL) {
       if (this.#writes(known, hostPage)) this.#empty(known);
       return;
     }
     for (let i = 0; i < this.count; i += 1) {
-      const dirty = this.#dirty[i]!;
+      const dirty = this.#dirty(i);
       for (let set = 0; set < TLB.SETS; set += 1) {
         if (!(dirty & (1 << set))) continue;
         const start = (this.set(i, set) + TLB.WRITE) >>> 2;
@@ -351,7 +348,7 @@ export class TlbContexts {
         vpid: this.#vpid[i]!,
         root: this.#root[i]!,
         pcid: this.#pcid[i]!,
-        dirty: this.#dirty[i]!,
+        dirty: this.#dirty(i),
       };
     }
   }

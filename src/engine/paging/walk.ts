@@ -133,7 +133,7 @@ export class PageWalker {
   #setOf(access: number): number {
     if (access & ACCESS.USER) return TLB.USER;
     const { u32 } = this.#memory;
-    if (!(u32[S.CR4 >>> 2]! & CR4.SMAP)) return TLB.SUPERVISOR;
+    if (access & ACCESS.FETCH || !(u32[S.CR4 >>> 2]! & CR4.SMAP)) return TLB.SUPERVISOR;
     const suspended = (u32[S.RFLAGS >>> 2]! & RFLAGS.AC) !== 0 && !(access & ACCESS.IMPLICIT);
     return suspended ? TLB.SUPERVISOR : TLB.SUPERVISOR_SMAP;
   }

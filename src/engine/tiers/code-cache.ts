@@ -1,4 +1,4 @@
-import { REC, STEP_RECORDS } from '../core/layout.ts';
+import { CODE_TABLE, REC, STEP_RECORDS } from '../core/layout.ts';
 import type { EngineMemory } from '../core/memory.ts';
 import { DECODED, type Decoder, PSEUDO, REGION_SLOT } from '../decode/decoder.ts';
 import type { TlbContexts } from '../paging/tlb.ts';
@@ -8,14 +8,13 @@ import type { CodePages } from '../paging/walk.ts';
 const RUN_MAX = 64;
 /** A page whose bytes are written this often while it holds code is data for the moment: its code is dropped. */
 const WRITES_MAX = 256;
-const ENTRIES_BYTES = 4096 * 4;
-/** Tables of entries may take this part of what the records may: a page that is jumped into here and there costs both. */
-const ENTRIES_SHARE = 0.75;
 
 export interface CodePage {
   readonly hostPage: number;
   readonly mode: number;
-  /** Record of the instruction at each offset, or 0. */
+  /** Address of its CODE_TABLE. */
+  readonly table: number;
+  /** Record of the instruction at each offset, or 0: the table's. */
   readonly entries: Uint32Array;
   writes: number;
   /** Compiled code of this page: whoever compiles sets it, and is told by `regions` when it no longer holds. */
@@ -46,12 +45,11 @@ export class CodeCache implements CodePages {
   readonly #memory: EngineMemory;
   /** The first code page of each host page; one for each mode word hangs on it. */
   readonly #heads: (CodePage | undefined)[];
-  /** 1 where a host page holds code. */
-  readonly #holds: Uint8Array;
   #top: number;
-  /** Of all tables of entries. */
-  #entryBytes = 0;
-  readonly #entryBytesMax: number;
+  /** Where the next table goes, unless one is free; above `#tablesUsed` none has ever been. */
+  #tablesTop: number;
+  #tablesUsed: number;
+  readonly #freeTables: number[] = [];
   readonly #bytes = new Uint8Array(32);
   /** First instruction of each run of a decoded stretch. */
   readonly #starts = new Uint32Array(RUN_MAX + 2);
@@ -62,14 +60,14 @@ export class CodeCache implements CodePages {
 
   constructor(memory: EngineMemory) {
     this.#memory = memory;
-    this.#holds = new Uint8Array(memory.u8.length >>> 12);
     this.#heads = new Array<CodePage | undefined>(memory.u8.length >>> 12).fill(undefined);
     this.#top = memory.code;
-    this.#entryBytesMax = (memory.codeEnd - memory.code) * ENTRIES_SHARE;
+    this.#tablesTop = memory.codeTables;
+    this.#tablesUsed = memory.codeTables;
   }
 
   holds(hostPage: number): boolean {
-    return this.#holds[hostPage] !== 0;
+    return this.#memory.u32[(this.#memory.codeHeads >>> 2) + hostPage] !== 0;
   }
 
   get usedBytes(): number {
@@ -89,6 +87,7 @@ export class CodeCache implements CodePages {
 
   /** Record for the instruction at a host address under a mode word: decoded now if it was not yet. */
   entry(host: number, mode: number): number {
+    if (this.#tablesAreFull && !this.pageAt(host >>> 12, mode)) this.flush();
     const page = this.#page(host >>> 12, mode);
     const known = page.entries[host & 0xfff]!;
     return known !== 0 ? known : this.#decodeRun(page, host);
@@ -97,14 +96,18 @@ export class CodeCache implements CodePages {
   #page(hostPage: number, mode: number): CodePage {
     const known = this.pageAt(hostPage, mode);
     if (known) return known;
-    if (!this.#holds[hostPage]) {
-      this.#holds[hostPage] = 1;
-      this.tlb.dropWriters(hostPage);
-    }
+    if (!this.holds(hostPage)) this.tlb.dropWriters(hostPage);
+    const { u32 } = this.#memory;
+    const table = this.#table();
+    const head = (this.#memory.codeHeads >>> 2) + hostPage;
+    u32[(table + CODE_TABLE.MODE) >>> 2] = mode;
+    u32[(table + CODE_TABLE.NEXT) >>> 2] = u32[head]!;
+    u32[head] = table;
     const page: CodePage = {
       hostPage,
       mode,
-      entries: new Uint32Array(4096),
+      table,
+      entries: u32.subarray(table >>> 2, (table + CODE_TABLE.ENTRIES_BYTES) >>> 2),
       writes: 0,
       region: undefined,
       fresh: 0,
@@ -113,15 +116,30 @@ export class CodeCache implements CodePages {
     };
     this.#heads[hostPage] = page;
     this.counters.pages += 1;
-    this.#entryBytes += ENTRIES_BYTES;
     return page;
+  }
+
+  /** An empty table. */
+  #table(): number {
+    const free = this.#freeTables.pop();
+    if (free !== undefined) return free;
+    const table = this.#tablesTop;
+    this.#tablesTop += CODE_TABLE.BYTES;
+    if (table < this.#tablesUsed) this.#memory.u8.fill(0, table, table + CODE_TABLE.ENTRIES_BYTES);
+    else this.#tablesUsed = this.#tablesTop;
+    return table;
+  }
+
+  /** There is no table for another page. */
+  get #tablesAreFull(): boolean {
+    return this.#freeTables.length === 0 && this.#tablesTop >= this.#memory.codeTablesEnd;
   }
 
   /** Decodes from `host` to the end of the run: a terminator, the page end, code decoded before, or RUN_MAX. */
   #decodeRun(page: CodePage, host: number): number {
     const { u8, u16 } = this.#memory;
     // Room for a whole run, and the parts of a crossing instruction
-    if (this.#top + (RUN_MAX + 4) * REC.BYTES > this.#memory.codeEnd || this.#entryBytes > this.#entryBytesMax) {
+    if (this.#top + (RUN_MAX + 4) * REC.BYTES > this.#memory.codeEnd) {
       this.flush();
       return this.entry(host, page.mode);
     }
@@ -264,7 +282,7 @@ export class CodeCache implements CodePages {
     let at = host;
     while (rest > 0) {
       const here = Math.min(rest, 4096 - (at & 0xfff));
-      if (this.#holds[at >>> 12]) this.#writtenInPage(at, here);
+      if (this.holds(at >>> 12)) this.#writtenInPage(at, here);
       at += here;
       rest -= here;
     }
@@ -304,10 +322,11 @@ export class CodeCache implements CodePages {
         const record = page.entries[at]!;
         if (record !== 0) this.#stale(page, at, record);
       }
-      this.#entryBytes -= ENTRIES_BYTES;
+      // Empty by now
+      this.#freeTables.push(page.table);
     }
     this.#heads[hostPage] = undefined;
-    this.#holds[hostPage] = 0;
+    this.#memory.u32[(this.#memory.codeHeads >>> 2) + hostPage] = 0;
     this.counters.droppedPages += 1;
   }
 
@@ -316,9 +335,10 @@ export class CodeCache implements CodePages {
     this.counters.flushes += 1;
     this.regions?.flushed();
     this.#heads.fill(undefined);
-    this.#holds.fill(0);
+    this.#memory.u8.fill(0, this.#memory.codeHeads, this.#memory.writers);
     this.#top = this.#memory.code;
-    this.#entryBytes = 0;
+    this.#tablesTop = this.#memory.codeTables;
+    this.#freeTables.length = 0;
     for (const { context } of this.tlb.names()) this.tlb.flushJumps(context);
   }
 }

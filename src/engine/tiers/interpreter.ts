@@ -220,7 +220,7 @@ export class Interpreter {
     this.#heat = heat;
     this.#memory = memory;
     const m = new ModuleBuilder();
-    this.#library = defineLibrary(m, more);
+    this.#library = defineLibrary(m, memory, more);
     const run = m.func('run', [], [I32], true);
     this.#buildMissing(m);
     for (const [i, variant] of hotVariants.entries()) this.#hot.set(variantName(variant), PSEUDO.COUNT + i);

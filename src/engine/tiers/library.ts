@@ -3,9 +3,11 @@ import { assert } from '../../base/assert.ts';
 import { type Callee, call, I32, I64, i32, i64, select } from '../../wasm/expr.ts';
 import { type FunctionBuilder, type Local, ModuleBuilder } from '../../wasm/module.ts';
 import { PLACE, REC, REGION_ACCESS, S, STACK_ACCESS, STATUS } from '../core/layout.ts';
+import type { EngineMemory } from '../core/memory.ts';
 import { divideLong } from '../float/divide.ts';
 import { CC } from '../isa/flags.ts';
 import type { Library } from '../isa/semantics.ts';
+import { defineCross, defineLookup } from './find-code.ts';
 import { buildCompareElements, COMPARE_PARAMETERS } from './string-kernels.ts';
 
 /**
@@ -76,6 +78,7 @@ type Types = (typeof I32 | typeof I64)[];
 /** Declares the imports and defines the functions in the core module. `more` adds others (floating point). */
 export function defineLibrary(
   m: ModuleBuilder,
+  memory: EngineMemory,
   more: (m: ModuleBuilder) => Record<string, FunctionBuilder>,
 ): CoreLibrary {
   const imports = new Map<string, Callee>();
@@ -382,9 +385,9 @@ export function defineLibrary(
     mulHighU,
     mulHighS,
     linear,
-    lookup: js('lookup'),
+    lookup: defineLookup(m, memory, js('lookup')),
     stepTo: js('stepTo'),
-    cross: js('cross'),
+    cross: defineCross(m, js('cross')),
     hot: js('hot'),
     redo: js('redo'),
     missing: js('missing'),
