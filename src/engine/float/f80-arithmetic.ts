@@ -1,5 +1,6 @@
 import { Expr, f64, I32, I64, i32, i64, select } from '../../wasm/expr.ts';
 import type { FunctionBuilder, Local } from '../../wasm/module.ts';
+import { divideLong } from './divide.ts';
 import {
   BIAS,
   type Definer,
@@ -27,6 +28,7 @@ import {
   ZERO,
   ZERO64,
 } from './f80-format.ts';
+import { multiplyHigh } from './f80-round.ts';
 
 /**
  * Addition, multiplication, division, square root, rounded as the control word says.
@@ -80,63 +82,8 @@ export function defineArithmetic(d: Definer): void {
         () => normalize(f, b.sig, bExp),
       );
     });
-    // The larger magnitude first
-    const less = i32.or(
-      i32.ltS(aExp.get, bExp.get),
-      i32.and(i32.eq(aExp.get, bExp.get), i64.ltU(a.sig.get, b.sig.get)),
-    );
-    f.if(less, () => {
-      const swap = (x: Local, y: Local): void => {
-        const t = f.let(x.get);
-        f.set(x, y.get);
-        f.set(y, t.get);
-        f.release(t);
-      };
-      swap(a.sig, b.sig);
-      swap(aExp, bExp);
-      swap(aSign, bSign);
-    });
-    const distance = f.let(i32.sub(aExp.get, bExp.get));
-    f.if(
-      i32.ltU(i32.sub(distance.get, i32.const(1)), i32.const(63)),
-      () => {
-        const n = f.let(i64.extendI32U(distance.get));
-        f.set(hi, i64.shrU(b.sig.get, n.get));
-        f.set(lo, i64.shl(b.sig.get, i64.sub(i64.const(64), n.get)));
-      },
-      () => d.pair(f, [hi, lo], 'f80.shiftJam', b.sig.get, ZERO64, distance.get),
-    );
-    f.if(
-      i32.eq(aSign.get, bSign.get),
-      () => {
-        f.set(hi, i64.add(hi.get, a.sig.get));
-        f.if(i64.ltU(hi.get, a.sig.get), () => {
-          const lost = flag(i64.ne(i64.and(lo.get, ONE64), ZERO64));
-          f.set(lo, i64.or(i64.or(i64.shrU(lo.get, ONE64), lost), i64.shl(hi.get, i64.const(63))));
-          f.set(hi, i64.or(i64.shrU(hi.get, ONE64), INTEGER_BIT));
-          f.set(aExp, i32.add(aExp.get, i32.const(1)));
-        });
-      },
-      () => {
-        f.set(hi, i64.sub(i64.sub(a.sig.get, hi.get), flag(i64.ne(lo.get, ZERO64))));
-        f.set(lo, i64.sub(ZERO64, lo.get));
-        f.if(i64.geS(hi.get, ZERO64), () => {
-          f.if(i64.eqz(hi.get), () => {
-            f.if(i64.eqz(lo.get), () =>
-              f.ret(ZERO64, select(i32.eq(roundingControl(), i32.const(RC.DOWN)), i32.const(SIGN), ZERO)),
-            );
-            f.set(hi, lo.get);
-            f.set(lo, ZERO64);
-            f.set(aExp, i32.sub(aExp.get, i32.const(64)));
-          });
-          const shift = f.let(i64.clz(hi.get));
-          f.if(i64.ne(shift.get, ZERO64), () => {
-            f.set(hi, i64.or(i64.shl(hi.get, shift.get), i64.shrU(lo.get, i64.sub(i64.const(64), shift.get))));
-            f.set(lo, i64.shl(lo.get, shift.get));
-            f.set(aExp, i32.sub(aExp.get, i32.wrap(shift.get)));
-          });
-        });
-      },
+    sum(d, f, { sig: a.sig, exp: aExp, sign: aSign }, { sig: b.sig, exp: bExp, sign: bSign }, hi, lo, (zero) =>
+      f.ret(ZERO64, zero),
     );
     round(f, aSign.get, aExp.get, hi.get, lo.get);
   });
@@ -169,14 +116,7 @@ export function defineArithmetic(d: Definer): void {
       normalize(f, a.sig, aExp);
       normalize(f, b.sig, bExp);
     });
-    const hi = f.let(d.call('f80.mulHigh', a.sig.get, b.sig.get));
-    const lo = f.let(i64.mul(a.sig.get, b.sig.get));
-    const exp = f.let(i32.sub(i32.add(aExp.get, bExp.get), i32.const(BIAS - 1)));
-    f.if(i64.geS(hi.get, ZERO64), () => {
-      f.set(hi, i64.or(i64.shl(hi.get, ONE64), i64.shrU(lo.get, i64.const(63))));
-      f.set(lo, i64.shl(lo.get, ONE64));
-      f.set(exp, i32.sub(exp.get, i32.const(1)));
-    });
+    const { hi, lo, exp } = productOf(f, a.sig, aExp, b.sig, bExp);
     round(f, product.get, exp.get, hi.get, lo.get);
   });
 
@@ -200,23 +140,8 @@ export function defineArithmetic(d: Definer): void {
       normalize(f, a.sig, aExp);
       normalize(f, b.sig, bExp);
     });
-    const exp = f.let(i32.add(i32.sub(aExp.get, bExp.get), i32.const(BIAS - 1)));
-    const low = f.local(I64);
-    const rest = f.local(I64);
-    // The dividend's upper half must be below the divisor.
-    f.if(
-      i64.geU(a.sig.get, b.sig.get),
-      () => {
-        f.set(low, i64.shl(a.sig.get, i64.const(63)));
-        f.set(a.sig, i64.shrU(a.sig.get, ONE64));
-        f.set(exp, i32.add(exp.get, i32.const(1)));
-      },
-      () => f.set(low, ZERO64),
-    );
-    const q = f.local(I64);
-    d.pair(f, [q, rest], 'f80.divide128', a.sig.get, low.get, b.sig.get);
-    f.set(low, halfway(f, rest, b.sig));
-    round(f, quotient.get, exp.get, q.get, low.get);
+    const { hi, lo, exp } = quotientOf(f, a.sig, aExp, b.sig, bExp);
+    round(f, quotient.get, exp.get, hi.get, lo.get);
   });
 
   d.define('f80.sqrt', ONE_VALUE, [I64, I32], (f) => {
@@ -289,6 +214,127 @@ export function defineArithmetic(d: Definer): void {
     const below = select(above, i64.halves(1, 0x8000_0000), ONE64);
     round(f, ZERO, exp.get, root.get, select(exact, ZERO64, below));
   });
+}
+
+/** A number other than zero on its way through an addition: its significand's top bit is set. */
+interface Term {
+  readonly sig: Local;
+  readonly exp: Local;
+  readonly sign: Local;
+}
+
+/**
+ * Adds two numbers: `a` becomes sign and exponent of the sum, `hi` and `lo` its significand as f80.round wants it.
+ *
+ * @param onZero  They cancel: leaves with a zero of this sign.
+ */
+export function sum(
+  d: Definer,
+  f: FunctionBuilder,
+  a: Term,
+  b: Term,
+  hi: Local,
+  lo: Local,
+  onZero: (sign: Expr) => void,
+): void {
+  // The larger magnitude first
+  const less = i32.or(
+    i32.ltS(a.exp.get, b.exp.get),
+    i32.and(i32.eq(a.exp.get, b.exp.get), i64.ltU(a.sig.get, b.sig.get)),
+  );
+  f.if(less, () => {
+    const swap = (x: Local, y: Local): void => {
+      const t = f.let(x.get);
+      f.set(x, y.get);
+      f.set(y, t.get);
+      f.release(t);
+    };
+    swap(a.sig, b.sig);
+    swap(a.exp, b.exp);
+    swap(a.sign, b.sign);
+  });
+  const distance = f.let(i32.sub(a.exp.get, b.exp.get));
+  f.if(
+    i32.ltU(distance.get, i32.const(64)),
+    () => {
+      const n = f.let(i64.extendI32U(distance.get));
+      f.set(hi, i64.shrU(b.sig.get, n.get));
+      // In two steps, as a distance of 0 is a shift by 64
+      f.set(lo, i64.shl(i64.shl(b.sig.get, ONE64), i64.sub(i64.const(63), n.get)));
+    },
+    () => d.pair(f, [hi, lo], 'f80.shiftJam', b.sig.get, ZERO64, distance.get),
+  );
+  f.if(
+    i32.eq(a.sign.get, b.sign.get),
+    () => {
+      f.set(hi, i64.add(hi.get, a.sig.get));
+      f.if(i64.ltU(hi.get, a.sig.get), () => {
+        const lost = flag(i64.ne(i64.and(lo.get, ONE64), ZERO64));
+        f.set(lo, i64.or(i64.or(i64.shrU(lo.get, ONE64), lost), i64.shl(hi.get, i64.const(63))));
+        f.set(hi, i64.or(i64.shrU(hi.get, ONE64), INTEGER_BIT));
+        f.set(a.exp, i32.add(a.exp.get, i32.const(1)));
+      });
+    },
+    () => {
+      f.set(hi, i64.sub(i64.sub(a.sig.get, hi.get), flag(i64.ne(lo.get, ZERO64))));
+      f.set(lo, i64.sub(ZERO64, lo.get));
+      f.if(i64.geS(hi.get, ZERO64), () => {
+        f.if(i64.eqz(hi.get), () => {
+          f.if(i64.eqz(lo.get), () =>
+            onZero(select(i32.eq(roundingControl(), i32.const(RC.DOWN)), i32.const(SIGN), ZERO)),
+          );
+          f.set(hi, lo.get);
+          f.set(lo, ZERO64);
+          f.set(a.exp, i32.sub(a.exp.get, i32.const(64)));
+        });
+        const shift = f.let(i64.clz(hi.get));
+        f.if(i64.ne(shift.get, ZERO64), () => {
+          f.set(hi, i64.or(i64.shl(hi.get, shift.get), i64.shrU(lo.get, i64.sub(i64.const(64), shift.get))));
+          f.set(lo, i64.shl(lo.get, shift.get));
+          f.set(a.exp, i32.sub(a.exp.get, i32.wrap(shift.get)));
+        });
+      });
+    },
+  );
+}
+
+/** What f80.round wants of a product or quotient besides its sign. */
+interface Unrounded {
+  readonly hi: Local;
+  readonly lo: Local;
+  readonly exp: Local;
+}
+
+/** Multiplies two significands whose top bits are set. */
+export function productOf(f: FunctionBuilder, a: Local, aExp: Local, b: Local, bExp: Local): Unrounded {
+  const hi = f.let(multiplyHigh(f, a, b));
+  const lo = f.let(i64.mul(a.get, b.get));
+  const exp = f.let(i32.sub(i32.add(aExp.get, bExp.get), i32.const(BIAS - 1)));
+  f.if(i64.geS(hi.get, ZERO64), () => {
+    f.set(hi, i64.or(i64.shl(hi.get, ONE64), i64.shrU(lo.get, i64.const(63))));
+    f.set(lo, i64.shl(lo.get, ONE64));
+    f.set(exp, i32.sub(exp.get, i32.const(1)));
+  });
+  return { hi, lo, exp };
+}
+
+/** Divides two significands whose top bits are set. Changes `a`. */
+export function quotientOf(f: FunctionBuilder, a: Local, aExp: Local, b: Local, bExp: Local): Unrounded {
+  const exp = f.let(i32.add(i32.sub(aExp.get, bExp.get), i32.const(BIAS - 1)));
+  const lo = f.local(I64);
+  // The dividend's upper half must be below the divisor
+  f.if(
+    i64.geU(a.get, b.get),
+    () => {
+      f.set(lo, i64.shl(a.get, i64.const(63)));
+      f.set(a, i64.shrU(a.get, ONE64));
+      f.set(exp, i32.add(exp.get, i32.const(1)));
+    },
+    () => f.set(lo, ZERO64),
+  );
+  const hi = divideLong(f, a, lo, b);
+  f.set(lo, halfway(f, a, b));
+  return { hi, lo, exp };
 }
 
 /** Bits below a quotient: 0, below the half (1), the half, or above it, from the remainder of a division by `divisor`. */

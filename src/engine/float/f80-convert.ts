@@ -1,7 +1,8 @@
-import { I32, I64, i32, i64, select } from '../../wasm/expr.ts';
-import type { Local } from '../../wasm/module.ts';
+import { type Callee, I32, I64, i32, i64, select } from '../../wasm/expr.ts';
+import type { FunctionBuilder, Local } from '../../wasm/module.ts';
 import {
   BIAS,
+  callPair,
   type Definer,
   EXC,
   EXPONENT,
@@ -20,11 +21,50 @@ import {
   raise,
   roundingControl,
   sign,
+  type Value,
   value,
   ZERO,
   ZERO64,
 } from './f80-format.ts';
 import { overflowsToInfinity, roundsUp } from './f80-round.ts';
+
+/** Formats of memory. SDM 1 4.2.2 "Floating-Point Data Types", table 4-3. */
+interface Narrow {
+  readonly fractionBits: number;
+  readonly exponentBits: number;
+}
+const F32: Narrow = { fractionBits: 23, exponentBits: 8 };
+const F64: Narrow = { fractionBits: 52, exponentBits: 11 };
+
+/** Pieces of a number in a narrower format; those without a local are to be used once or twice. */
+function widenedParts(f: FunctionBuilder, bits: Local, { fractionBits, exponentBits }: Narrow) {
+  const top = (1 << exponentBits) - 1;
+  const exp = f.let(i32.and(i32.wrap(i64.shrU(bits.get, i64.const(fractionBits))), i32.const(top)));
+  const negative = sign(i32.wrap(i64.shrU(bits.get, i64.const(fractionBits + exponentBits - 15))));
+  return {
+    exp,
+    negative,
+    isNormal: i32.ltU(i32.sub(exp.get, i32.const(1)), i32.const(top - 1)),
+    /** The significand of a normal number. */
+    whole: i64.or(i64.shl(bits.get, i64.const(63 - fractionBits)), INTEGER_BIT),
+    se: i32.or(negative, i32.add(exp.get, i32.const(BIAS - (top >> 1)))),
+  };
+}
+
+/** 4 or 8 bytes of memory as a value: f80.fromF32, f80.fromF64, with the frequent case written out. */
+export function widened(f: FunctionBuilder, bits: Local, bytes: number, callee: Callee): Value {
+  const into: Value = { sig: f.local(I64), se: f.local(I32) };
+  const { isNormal, whole, se } = widenedParts(f, bits, bytes === 4 ? F32 : F64);
+  f.if(
+    isNormal,
+    () => {
+      f.set(into.sig, whole);
+      f.set(into.se, se);
+    },
+    () => callPair(f, into, callee, bits.get),
+  );
+  return into;
+}
 
 /**
  * Conversions between double extended precision and the formats of memory: SDM 1 4.8 "Real Numbers and Floating-Point
@@ -32,32 +72,30 @@ import { overflowsToInfinity, roundsUp } from './f80-round.ts';
  */
 export function defineConversions(d: Definer): void {
   // (bits) → value, exactly. SNaNs stay, denormals carry NARROW_DENORMAL.
-  const widen = (name: string, fractionBits: number, exponentBits: number): void =>
+  const widen = (name: string, { fractionBits, exponentBits }: Narrow): void =>
     d.define(name, [I64], [I64, I32], (f) => {
       const [bits] = f.parameters as [Local];
       const top = (1 << exponentBits) - 1;
-      const negative = f.let(
-        i32.shl(i32.wrap(i64.and(i64.shrU(bits.get, i64.const(fractionBits + exponentBits)), ONE64)), i32.const(15)),
-      );
-      const exp = f.let(i32.and(i32.wrap(i64.shrU(bits.get, i64.const(fractionBits))), i32.const(top)));
-      const sig = f.let(i64.shrU(i64.shl(bits.get, i64.const(64 - fractionBits)), ONE64));
-      const rebias = BIAS - (top >> 1);
-      f.if(i32.ltU(i32.sub(exp.get, i32.const(1)), i32.const(top - 1)), () =>
-        f.ret(i64.or(sig.get, INTEGER_BIT), i32.or(negative.get, i32.add(exp.get, i32.const(rebias)))),
-      );
-      f.if(exp.get, () => f.ret(i64.or(sig.get, INTEGER_BIT), i32.or(negative.get, i32.const(EXPONENT))));
-      f.if(i64.eqz(sig.get), () => f.ret(ZERO64, negative.get));
+      const parts = widenedParts(f, bits, { fractionBits, exponentBits });
+      const { exp, negative, whole } = parts;
+      f.if(parts.isNormal, () => f.ret(whole, parts.se));
+      f.if(exp.get, () => f.ret(whole, i32.or(negative, i32.const(EXPONENT))));
+      const sig = f.let(i64.and(whole, i64.halves(-1, 0x7fff_ffff)));
+      f.if(i64.eqz(sig.get), () => f.ret(ZERO64, negative));
       const shift = f.let(i64.clz(sig.get));
       f.ret(
         i64.shl(sig.get, shift.get),
-        i32.or(i32.or(negative.get, i32.const(NARROW_DENORMAL)), i32.sub(i32.const(rebias + 1), i32.wrap(shift.get))),
+        i32.or(
+          i32.or(negative, i32.const(NARROW_DENORMAL)),
+          i32.sub(i32.const(BIAS - (top >> 1) + 1), i32.wrap(shift.get)),
+        ),
       );
     });
-  widen('f80.fromF32', 23, 8);
-  widen('f80.fromF64', 52, 11);
+  widen('f80.fromF32', F32);
+  widen('f80.fromF64', F64);
 
   // (value) → bits of the narrower format, rounded. What FST does: no DE.
-  const narrow = (name: string, fractionBits: number, exponentBits: number): void =>
+  const narrow = (name: string, { fractionBits, exponentBits }: Narrow): void =>
     d.define(name, ONE_VALUE, [I64], (f) => {
       const a = parameter(f, 0);
       const top = (1 << exponentBits) - 1;
@@ -140,8 +178,8 @@ export function defineConversions(d: Definer): void {
         ),
       );
     });
-  narrow('f80.toF32', 23, 8);
-  narrow('f80.toF64', 52, 11);
+  narrow('f80.toF32', F32);
+  narrow('f80.toF64', F64);
 
   // (value, bits 16, 32 or 64, rounding control) → signed integer; IE and the indefinite if it does not fit.
   // SDM 2A "FIST/FISTP—Store Integer"

@@ -1,5 +1,5 @@
 import { I32, I64, i32, i64, select } from '../../wasm/expr.ts';
-import type { Local } from '../../wasm/module.ts';
+import type { FunctionBuilder, Local } from '../../wasm/module.ts';
 import {
   BIAS,
   clearStatus,
@@ -24,6 +24,7 @@ import {
   setResult,
   sign,
   TWO_VALUES,
+  type Value,
   value,
   ZERO,
   ZERO64,
@@ -196,15 +197,8 @@ export function defineRemainder(d: Definer): void {
 
   // (i64) → the integer as a value
   d.define('f80.fromInteger', [I64], [I64, I32], (f) => {
-    const [n] = f.parameters as [Local];
-    const negative = f.let(i64.ltS(n.get, ZERO64));
-    f.if(i64.eqz(n.get), () => f.ret(ZERO64, ZERO));
-    f.if(negative.get, () => f.set(n, i64.sub(ZERO64, n.get)));
-    const shift = f.let(i64.clz(n.get));
-    f.ret(
-      i64.shl(n.get, shift.get),
-      i32.or(i32.shl(negative.get, i32.const(15)), i32.sub(i32.const(BIAS + 63), i32.wrap(shift.get))),
-    );
+    const v = fromInteger(f, f.parameters[0]!);
+    f.ret(v.sig.get, v.se.get);
   });
 
   // (a) → significand of a; its exponent, a value too, in RESULT. SDM 2A "FXTRACT—Extract Exponent and Significand"
@@ -325,4 +319,16 @@ export function defineRemainder(d: Definer): void {
     });
     f.ret(a.sig.get, i32.and(a.se.get, i32.const(0xffff)));
   });
+}
+
+/** An integer as a value: always exact. */
+export function fromInteger(f: FunctionBuilder, integer: Local): Value {
+  const negative = f.let(i64.shrS(integer.get, i64.const(63)));
+  const magnitude = f.let(i64.sub(i64.xor(integer.get, negative.get), negative.get));
+  const shift = f.let(i64.clz(magnitude.get));
+  const se = i32.or(sign(i32.wrap(negative.get)), i32.sub(i32.const(BIAS + 63), i32.wrap(shift.get)));
+  return {
+    sig: f.let(i64.shl(magnitude.get, shift.get)),
+    se: f.let(select(i64.eqz(magnitude.get), ZERO, se)),
+  };
 }

@@ -31,15 +31,7 @@ export function defineRounding(d: Definer): void {
   // (a, b) → upper half of the unsigned product
   d.define('f80.mulHigh', [I64, I64], [I64], (f) => {
     const [a, b] = f.parameters as [Local, Local];
-    const low = i64.halves(-1, 0);
-    const s32 = i64.const(32);
-    const al = f.let(i64.and(a.get, low));
-    const ah = f.let(i64.shrU(a.get, s32));
-    const bl = f.let(i64.and(b.get, low));
-    const bh = f.let(i64.shrU(b.get, s32));
-    const mid = f.let(i64.add(i64.mul(ah.get, bl.get), i64.shrU(i64.mul(al.get, bl.get), s32)));
-    const mid2 = f.let(i64.add(i64.mul(al.get, bh.get), i64.and(mid.get, low)));
-    f.ret(i64.add(i64.mul(ah.get, bh.get), i64.add(i64.shrU(mid.get, s32), i64.shrU(mid2.get, s32))));
+    f.ret(multiplyHigh(f, a, b));
   });
 
   // (high, low, n ≥ 0) → shifted right by n, what falls out ORed into bit 0
@@ -198,6 +190,19 @@ export function defineRounding(d: Definer): void {
     d.pair(f, [value, se], 'f80.roundTo', sign.get, exp.get, hi.get, lo.get, width);
     f.ret(value.get, se.get);
   });
+}
+
+/** Upper half of an unsigned product. */
+export function multiplyHigh(f: FunctionBuilder, a: Local, b: Local): Expr {
+  const low = i64.halves(-1, 0);
+  const s32 = i64.const(32);
+  const al = f.let(i64.and(a.get, low));
+  const ah = f.let(i64.shrU(a.get, s32));
+  const bl = f.let(i64.and(b.get, low));
+  const bh = f.let(i64.shrU(b.get, s32));
+  const mid = f.let(i64.add(i64.mul(ah.get, bl.get), i64.shrU(i64.mul(al.get, bl.get), s32)));
+  const mid2 = f.let(i64.add(i64.mul(al.get, bh.get), i64.and(mid.get, low)));
+  return i64.add(i64.mul(ah.get, bh.get), i64.add(i64.shrU(mid.get, s32), i64.shrU(mid2.get, s32)));
 }
 
 /** 1 if the magnitude is to be increased: `odd` (i64) is the last bit kept, `rest` the bits below it. */

@@ -190,7 +190,8 @@ export function defineStack(d: Definer): void {
   defineEnvironment(d);
 }
 
-const unmasked = (exceptions: Expr): Expr =>
+/** Those of these exceptions that the control word does not mask. */
+export const unmasked = (exceptions: Expr): Expr =>
   i32.and(i32.and(exceptions, i32.const(EXCEPTIONS)), i32.xor(i32.load16U(ZERO, S.FCW), i32.const(-1)));
 
 /** Format of an environment image: bit 0 32-bit, bit 1 real-address or virtual-8086 mode. */

@@ -6,6 +6,7 @@ import { Definer, defineOperands } from './f80-format.ts';
 import { defineLogarithms } from './f80-logarithm.ts';
 import { defineRemainder } from './f80-remainder.ts';
 import { defineRounding } from './f80-round.ts';
+import { defineShortWays } from './f80-short.ts';
 import { defineStack } from './f80-stack.ts';
 import { defineTrigonometry } from './f80-trigonometry.ts';
 
@@ -21,6 +22,7 @@ export function defineF80(m: ModuleBuilder): Record<string, FunctionBuilder> {
   defineRemainder(d);
   defineConversions(d);
   defineStack(d);
+  defineShortWays(d);
   defineFixed(d);
   defineLogarithms(d);
   defineTrigonometry(d);

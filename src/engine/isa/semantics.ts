@@ -673,6 +673,14 @@ export abstract class Semantics {
     this.leave(call(this.lib.helper, i32.const(helperNumber(helper)), this.record));
   }
 
+  /**
+   * Where an instruction has a frequent case that is written out and a rare one: nothing of it has happened before. A
+   * region leaves the rare one to the interpreter.
+   */
+  rarely(condition: Expr, rare: () => void, usual?: () => void): void {
+    this.f.if(condition, rare, usual);
+  }
+
   /** A field of the record's AUX word: an i32. */
   aux(shift: number, width: number): Expr {
     return i32.and(i32.shrU(this.field32(REC.AUX), i32.const(shift)), i32.const((1 << width) - 1));

@@ -1,63 +1,78 @@
-import { type Expr, i32 } from '../../wasm/expr.ts';
+import { type Expr, I32, i32 } from '../../wasm/expr.ts';
+import type { Local } from '../../wasm/module.ts';
+import { widened } from '../float/f80-convert.ts';
 import { clearStatus, FSW, type Value } from '../float/f80-format.ts';
+import { fromInteger } from '../float/f80-remainder.ts';
 import { type Instruction, instruction } from './instruction.ts';
 import type { Semantics } from './semantics.ts';
-import { X87Semantics } from './x87-machine.ts';
+import { X87Semantics, ZERO } from './x87-machine.ts';
 
 /** SDM 1 5.2.2 "x87 FPU Basic Arithmetic Instructions". */
 const ARITHMETIC = [
   // name, source, ModRM.reg with memory and with ST(0) as destination, with ST(i), function, operands exchanged
-  ['ADD', 'FADD/FADDP/FIADD—Add', 0, 0, 'f80.add', false],
-  ['MUL', 'FMUL/FMULP/FIMUL—Multiply', 1, 1, 'f80.mul', false],
-  ['SUB', 'FSUB/FSUBP/FISUB—Subtract', 4, 5, 'f80.sub', false],
-  ['SUBR', 'FSUBR/FSUBRP/FISUBR—Reverse Subtract', 5, 4, 'f80.sub', true],
-  ['DIV', 'FDIV/FDIVP/FIDIV—Divide', 6, 7, 'f80.div', false],
-  ['DIVR', 'FDIVR/FDIVRP/FIDIVR—Reverse Divide', 7, 6, 'f80.div', true],
+  ['ADD', 'FADD/FADDP/FIADD—Add', 0, 0, 'add', false],
+  ['MUL', 'FMUL/FMULP/FIMUL—Multiply', 1, 1, 'mul', false],
+  ['SUB', 'FSUB/FSUBP/FISUB—Subtract', 4, 5, 'sub', false],
+  ['SUBR', 'FSUBR/FSUBRP/FISUBR—Reverse Subtract', 5, 4, 'sub', true],
+  ['DIV', 'FDIV/FDIVP/FIDIV—Divide', 6, 7, 'div', false],
+  ['DIVR', 'FDIVR/FDIVRP/FIDIVR—Reverse Divide', 7, 6, 'div', true],
 ] as const;
 
 /** Value of the memory operand: m32 and m64 real, m16 and m32 integer. */
-export function loadReal(m: Semantics, x: X87Semantics): Value {
+export function loadReal(m: Semantics): Value {
   const bits = m.let(m.loadU(0));
-  return x.pair(m.sizeOf(0) === 4 ? 'f80.fromF32' : 'f80.fromF64', bits.get);
+  const bytes = m.sizeOf(0);
+  return widened(m.f, bits, bytes, m.lib.byName(bytes === 4 ? 'f80.fromF32' : 'f80.fromF64'));
 }
-export function loadInteger(m: Semantics, x: X87Semantics): Value {
-  const integer = m.let(m.load(0));
-  return x.pair('f80.fromInteger', integer.get);
-}
+export const loadInteger = (m: Semantics): Value => fromInteger(m.f, m.let(m.load(0)));
 
-/** `destination ← name(a, b)`, unless an operand is empty. */
+/** `destination ← name(a, b)`, unless an operand is empty. `number`: the register that it is; `top`: that of ST(0). */
 function compute(
   x: X87Semantics,
   name: string,
   destination: Expr,
+  number: Local,
+  top: Local,
   empty: Expr,
-  a: Value,
-  b: Value,
+  [a, b]: readonly [Value, Value],
   exchanged: boolean,
   pops: number,
 ): void {
-  const { f } = x.m;
-  const status = x.status();
-  f.if(
+  const { m } = x;
+  const [p, q] = exchanged ? [b, a] : [a, b];
+  const operands = [p.sig.get, p.se.get, q.sig.get, q.se.get];
+  const done = m.f.ifValue(
     empty,
-    () => f.set(status, x.call('x87.underflow', destination)),
-    () => {
-      x.begin();
-      const [p, q] = exchanged ? [b, a] : [a, b];
-      const r = x.pair(name, p.sig.get, p.se.get, q.sig.get, q.se.get);
-      f.set(status, x.call('x87.result', destination, r.sig.get, r.se.get));
-    },
+    () => ZERO,
+    () => x.call(`x87.${name}`, number.get, ...operands),
+    I32,
   );
-  x.finish(status, pops);
+  m.rarely(
+    i32.eqz(done.get),
+    () => {
+      const status = x.status();
+      m.f.if(
+        empty,
+        () => m.f.set(status, x.call('x87.underflow', destination)),
+        () => {
+          x.begin();
+          const r = x.pair(`f80.${name}`, ...operands);
+          m.f.set(status, x.call('x87.result', destination, r.sig.get, r.se.get));
+        },
+      );
+      x.finish(status, pops);
+    },
+    () => x.settleRest(top, pops),
+  );
 }
 
 const arithmetic = ARITHMETIC.flatMap(([name, title, direct, reverse, operation, exchanged]): Instruction[] => {
   const source = `SDM 2A 3.2 "${title}"`;
-  const withMemory = (load: (m: Semantics, x: X87Semantics) => Value) => (m: Semantics) => {
+  const withMemory = (load: (m: Semantics) => Value) => (m: Semantics) => {
     const x = new X87Semantics(m);
-    const b = load(m, x);
+    const b = load(m);
     const st0 = x.register(0);
-    compute(x, operation, i32.const(0), x.empty(st0), x.read(st0), b, exchanged, 0);
+    compute(x, operation, ZERO, st0, st0, x.empty(st0), [x.read(st0), b], exchanged, 0);
   };
   const withRegister = (toIndex: boolean, pops: number) => (m: Semantics) => {
     const x = new X87Semantics(m);
@@ -65,7 +80,7 @@ const arithmetic = ARITHMETIC.flatMap(([name, title, direct, reverse, operation,
     const sti = x.register(x.index);
     const empty = i32.or(x.empty(st0), x.empty(sti));
     const [a, b] = toIndex ? [sti, st0] : [st0, sti];
-    compute(x, operation, toIndex ? x.index : i32.const(0), empty, x.read(a), x.read(b), exchanged, pops);
+    compute(x, operation, toIndex ? x.index : ZERO, a, st0, empty, [x.read(a), x.read(b)], exchanged, pops);
   };
   return [
     instruction({
@@ -202,17 +217,15 @@ function signBit(name: string, opcode: string, title: string, change: (se: Expr)
     execute(m) {
       const x = new X87Semantics(m);
       const st0 = x.register(0);
-      const a = x.read(st0);
-      const status = x.status();
-      m.f.if(
+      m.rarely(
         x.empty(st0),
-        () => m.f.set(status, x.call('x87.underflow', i32.const(0))),
+        () => x.finish(m.let(x.call('x87.underflow', ZERO))),
         () => {
-          x.begin();
-          m.f.set(status, x.call('x87.result', i32.const(0), a.sig.get, change(a.se.get)));
+          const { sig, se } = x.read(st0);
+          x.write(st0, { sig, se: m.let(change(se.get)) });
+          x.settle(st0);
         },
       );
-      x.finish(status);
     },
   });
 }

@@ -1,5 +1,7 @@
 import { type Expr, I32, i32, i64 } from '../../wasm/expr.ts';
-import { EXC, FSW, raise, type Value } from '../float/f80-format.ts';
+import type { Local } from '../../wasm/module.ts';
+import { S } from '../core/layout.ts';
+import { EXC, exc, FSW, raise, type Value } from '../float/f80-format.ts';
 import { type Instruction, instruction } from './instruction.ts';
 import type { Semantics } from './semantics.ts';
 import { loadInteger, loadReal } from './x87-arithmetic.ts';
@@ -10,10 +12,10 @@ import { X87Semantics, ZERO } from './x87-machine.ts';
 const CONDITION_BITS = FSW.C0 | FSW.C1 | FSW.C2 | FSW.C3;
 const UNORDERED = FSW.C0 | FSW.C2 | FSW.C3;
 
-/** Compares; conditions go to the status word, or to RFLAGS. */
+/** Compares; conditions go to the status word, or to RFLAGS. `top`: the register that ST(0) is. */
 function compare(
   x: X87Semantics,
-  a: Value,
+  top: Local,
   b: Value,
   empty: Expr,
   quiet: boolean,
@@ -21,8 +23,9 @@ function compare(
   toFlags = false,
 ): void {
   const { m } = x;
+  const a = x.read(top);
   const conditions = m.f.local(I32);
-  m.f.if(
+  m.rarely(
     empty,
     () => {
       x.raise(FSW.IE | FSW.SF);
@@ -33,17 +36,31 @@ function compare(
       m.f.set(conditions, x.call('f80.compare', a.sig.get, a.se.get, b.sig.get, b.se.get, i32.const(quiet ? 1 : 0)));
     },
   );
-  const status = x.status();
-  if (toFlags) {
-    // MEASURED on AMD Zen 4: C1 stays unless the stack underflows, and flags are set even if the exception is unmasked.
-    m.f.set(status, x.call('x87.merge', i32.shl(i32.and(i32.load(ZERO, EXC), i32.const(FSW.SF)), i32.const(3))));
-    // C3 → ZF, C2 → PF, C0 → CF; OF SF AF clear. SDM 2A table 3-21
-    m.flagsExplicit(i64.extendI32U(i32.shrU(conditions.get, i32.const(8))));
-  } else {
-    raise(m.f, conditions.get);
-    m.f.set(status, x.call('x87.merge', i32.const(CONDITION_BITS)));
-  }
-  x.finish(status, pops);
+  // C3 → ZF, C2 → PF, C0 → CF; OF SF AF clear. SDM 2A table 3-21
+  const setFlags = (): void => m.flagsExplicit(i64.extendI32U(i32.shrU(conditions.get, i32.const(8))));
+  m.rarely(
+    exc(),
+    () => {
+      const status = x.status();
+      if (toFlags) {
+        // MEASURED on AMD Zen 4: C1 stays unless the stack underflows, and flags are set even if the exception is unmasked.
+        m.f.set(status, x.call('x87.merge', i32.shl(i32.and(exc(), i32.const(FSW.SF)), i32.const(3))));
+        setFlags();
+      } else {
+        raise(m.f, conditions.get);
+        m.f.set(status, x.call('x87.merge', i32.const(CONDITION_BITS)));
+      }
+      x.finish(status, pops);
+    },
+    () => {
+      if (toFlags) setFlags();
+      else {
+        const now = i32.and(i32.load16U(ZERO, S.FSW), i32.const(~CONDITION_BITS));
+        m.f.do(i32.store16(ZERO, i32.or(now, conditions.get), S.FSW));
+      }
+      x.settleRest(top, pops);
+    },
+  );
 }
 
 function withRegister(
@@ -63,7 +80,7 @@ function withRegister(
       const x = new X87Semantics(m);
       const st0 = x.register(0);
       const other = x.register(pops === 2 ? 1 : x.index);
-      compare(x, x.read(st0), x.read(other), i32.or(x.empty(st0), x.empty(other)), quiet, pops, toFlags);
+      compare(x, st0, x.read(other), i32.or(x.empty(st0), x.empty(other)), quiet, pops, toFlags);
     },
   });
 }
@@ -73,7 +90,7 @@ function withMemory(
   forms: Readonly<Record<string, string>>,
   title: string,
   pops: number,
-  load: (m: Semantics, x: X87Semantics) => Value,
+  load: (m: Semantics) => Value,
 ): Instruction {
   return instruction({
     name,
@@ -82,9 +99,9 @@ function withMemory(
     forms,
     execute(m) {
       const x = new X87Semantics(m);
-      const b = load(m, x);
+      const b = load(m);
       const st0 = x.register(0);
-      compare(x, x.read(st0), b, x.empty(st0), false, pops);
+      compare(x, st0, b, x.empty(st0), false, pops);
     },
   });
 }
@@ -103,7 +120,7 @@ const FTST = instruction({
     const x = new X87Semantics(m);
     const st0 = x.register(0);
     const zero = { sig: m.let(i64.const(0)), se: m.let(ZERO) };
-    compare(x, x.read(st0), zero, x.empty(st0), false, 0);
+    compare(x, st0, zero, x.empty(st0), false, 0);
   },
 });
 

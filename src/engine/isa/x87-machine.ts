@@ -1,7 +1,7 @@
 import { call, type Expr, I32, I64, i32, i64 } from '../../wasm/expr.ts';
 import type { Local } from '../../wasm/module.ts';
 import { REC, S } from '../core/layout.ts';
-import { callPair, EXC, FSW, PRE_EXCEPTIONS, type Value } from '../float/f80-format.ts';
+import { callPair, clearStatus, EXC, exc, FSW, PRE_EXCEPTIONS, type Value } from '../float/f80-format.ts';
 import { isEmpty, physical, registerAddress } from '../float/f80-stack.ts';
 import type { Semantics } from './semantics.ts';
 
@@ -21,7 +21,7 @@ export class X87Semantics {
   constructor(m: Semantics, wait = true) {
     this.m = m;
     // With CR0.NE clear it becomes EXIT.FERR where exceptions are delivered
-    if (wait) m.raiseIf(i32.and(i32.load16U(ZERO, S.FSW), i32.const(FSW.ES)), 16);
+    if (wait) m.rarely(i32.and(i32.load16U(ZERO, S.FSW), i32.const(FSW.ES)), () => m.raise(16));
   }
 
   // ---- registers ----
@@ -54,8 +54,38 @@ export class X87Semantics {
     return isEmpty(register.get);
   }
 
+  fill(register: Local): void {
+    this.m.f.do(i32.store8(register.get, ZERO, S.FEMPTY));
+  }
+
   pop(): void {
     this.m.f.do(this.call('x87.pop'));
+  }
+
+  // ---- when nothing is unusual: no stack fault, no exception that is not masked ----
+
+  /** C1 cleared, FIP noted, `pops` registers popped from `top`, which is ST(0). */
+  settle(top: Local, pops = 0): void {
+    clearStatus(this.m.f, FSW.C1);
+    this.settleRest(top, pops);
+  }
+
+  /** The same with what is in EXC added to the status word. */
+  settleExceptions(top: Local, pops = 0): void {
+    const now = i32.and(i32.load16U(ZERO, S.FSW), i32.const(~FSW.C1));
+    this.m.f.do(i32.store16(ZERO, i32.or(now, exc()), S.FSW));
+    this.settleRest(top, pops);
+  }
+
+  /** The same without the status word. */
+  settleRest(top: Local, pops: number): void {
+    const { f } = this.m;
+    this.instructionPointer();
+    for (let i = 0; i < pops; i++) {
+      const number = i === 0 ? top.get : i32.and(i32.add(top.get, i32.const(i)), i32.const(7));
+      f.do(i32.store8(number, i32.const(1), S.FEMPTY));
+    }
+    if (pops > 0) f.do(i32.store(ZERO, i32.and(i32.add(top.get, i32.const(pops)), i32.const(7)), S.FTOP));
   }
 
   // ---- the library ----

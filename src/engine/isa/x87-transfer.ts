@@ -1,5 +1,7 @@
 import { type Expr, I32, I64, i32, i64 } from '../../wasm/expr.ts';
-import { clearStatus, EXC, FSW, masked, PRE_EXCEPTIONS, type Value } from '../float/f80-format.ts';
+import { S } from '../core/layout.ts';
+import { EXPONENT, exc, FSW, masked, NARROW_DENORMAL, PRE_EXCEPTIONS, type Value } from '../float/f80-format.ts';
+import { unmasked } from '../float/f80-stack.ts';
 import { type Instruction, instruction } from './instruction.ts';
 import type { Semantics } from './semantics.ts';
 import { loadInteger, loadReal } from './x87-arithmetic.ts';
@@ -7,11 +9,29 @@ import { loadTen, storeTen, X87Semantics, ZERO } from './x87-machine.ts';
 
 /** SDM 1 5.2.1 "x87 FPU Data Transfer Instructions", 5.2.5 "x87 FPU Load Constants Instructions". */
 
-const push = (x: X87Semantics, v: Value): void => {
-  const status = x.status();
-  x.m.f.set(status, x.call('x87.push', v.sig.get, v.se.get));
-  x.finish(status);
-};
+/**
+ * Pushes a value. `trouble` (an i32): its exceptions are in EXC, or its source was empty; else it has none. `prepare` tells
+ * the rare way which.
+ */
+function push(x: X87Semantics, v: Value, trouble?: Expr, prepare: () => void = () => x.begin()): void {
+  const { m } = x;
+  const top = x.register(-1);
+  const full = i32.eqz(x.empty(top));
+  m.rarely(
+    trouble ? i32.or(full, trouble) : full,
+    () => {
+      prepare();
+      const status = m.let(x.call('x87.push', v.sig.get, v.se.get));
+      x.finish(status);
+    },
+    () => {
+      m.f.do(i32.store(ZERO, top.get, S.FTOP));
+      x.write(top, v);
+      x.fill(top);
+      x.settle(top);
+    },
+  );
+}
 
 const FLD = instruction({
   name: 'FLD',
@@ -20,10 +40,15 @@ const FLD = instruction({
   forms: { 'D9 /0:m': 'FLD m32', 'DD /0:m': 'FLD m64' },
   execute(m) {
     const x = new X87Semantics(m);
-    const v = loadReal(m, x);
+    const v = loadReal(m);
     x.begin();
-    x.assign(v, 'f80.load', v.sig.get, v.se.get);
-    push(x, v);
+    // Denormals and SNaNs
+    const odd = i32.or(
+      i32.and(v.se.get, i32.const(NARROW_DENORMAL)),
+      i32.eq(i32.and(v.se.get, i32.const(EXPONENT)), i32.const(EXPONENT)),
+    );
+    m.f.if(odd, () => x.assign(v, 'f80.load', v.sig.get, v.se.get));
+    push(x, v, exc(), () => {});
   },
 });
 
@@ -34,9 +59,7 @@ const FLD80 = instruction({
   forms: { 'DB /5:m': 'FLD m80' },
   execute(m) {
     const x = new X87Semantics(m);
-    const v = loadTen(m, x);
-    x.begin();
-    push(x, v);
+    push(x, loadTen(m, x));
   },
 });
 
@@ -49,13 +72,14 @@ const FLD_REGISTER = instruction({
     const x = new X87Semantics(m);
     const from = x.register(x.index);
     const v = x.read(from);
-    x.begin();
-    m.f.if(x.empty(from), () => {
-      x.raise(FSW.IE | FSW.SF);
-      m.f.set(v.sig, i64.halves(0, 0xc000_0000));
-      m.f.set(v.se, i32.const(0xffff));
+    push(x, v, x.empty(from), () => {
+      x.begin();
+      m.f.if(x.empty(from), () => {
+        x.raise(FSW.IE | FSW.SF);
+        m.f.set(v.sig, i64.halves(0, 0xc000_0000));
+        m.f.set(v.se, i32.const(0xffff));
+      });
     });
-    push(x, v);
   },
 });
 
@@ -66,9 +90,7 @@ const FILD = instruction({
   forms: { 'DF /0:m': 'FILD m16', 'DB /0:m': 'FILD m32', 'DF /5:m': 'FILD m64' },
   execute(m) {
     const x = new X87Semantics(m);
-    const v = loadInteger(m, x);
-    x.begin();
-    push(x, v);
+    push(x, loadInteger(m));
   },
 });
 
@@ -80,7 +102,6 @@ const FBLD = instruction({
   execute(m) {
     const x = new X87Semantics(m);
     const v = loadTen(m, x);
-    x.begin();
     x.assign(v, 'f80.fromBcd', v.sig.get, v.se.get);
     push(x, v);
   },
@@ -102,7 +123,7 @@ function storing(
   const st0 = x.register(0);
   const v = x.read(st0);
   const result: Value = { sig: f.local(I64), se: f.local(I32) };
-  f.if(
+  m.rarely(
     x.empty(st0),
     () => {
       x.raise(FSW.IE | FSW.SF);
@@ -117,23 +138,25 @@ function storing(
       f.set(result.se, r.se.get);
     },
   );
-  const held = i32.and(
-    i32.load(ZERO, EXC),
-    i32.xor(masked(PRE_EXCEPTIONS | FSW.OE | FSW.UE), i32.const(PRE_EXCEPTIONS | FSW.OE | FSW.UE)),
-  );
-  const heldBack = m.let(i32.and(held, i32.const(PRE_EXCEPTIONS | FSW.OE | FSW.UE)));
-  f.if(
-    i32.eqz(heldBack.get),
+  const write = (): void => {
+    if (m.sizeOf(0) === 10) storeTen(m, result);
+    else m.storeMemory(m.address(), result.sig.get, m.sizeOf(0));
+  };
+  m.rarely(
+    unmasked(exc()),
     () => {
-      if (m.sizeOf(0) === 10) storeTen(m, result);
-      else m.storeMemory(m.address(), result.sig.get, m.sizeOf(0));
+      const heldBack = m.let(unmasked(i32.and(exc(), i32.const(PRE_EXCEPTIONS | FSW.OE | FSW.UE))));
+      // A place that cannot be written is told even so: MEASURED on AMD family 25
+      f.if(i32.eqz(heldBack.get), write, () => f.drop(m.writable(m.address(), m.sizeOf(0)).get));
+      const status = m.let(x.call('x87.merge', i32.const(FSW.C1)));
+      x.finish(status);
+      if (pops > 0) f.if(i32.eqz(heldBack.get), () => x.pop());
     },
-    // A place that cannot be written is told even so: MEASURED on AMD family 25
-    () => f.drop(m.writable(m.address(), m.sizeOf(0)).get),
+    () => {
+      write();
+      x.settleExceptions(st0, pops);
+    },
   );
-  const status = m.let(x.call('x87.merge', i32.const(FSW.C1)));
-  x.finish(status);
-  if (pops > 0) f.if(i32.eqz(heldBack.get), () => x.pop());
 }
 
 const constant =
@@ -211,17 +234,16 @@ function storeRegister(name: string, forms: Readonly<Record<string, string>>, po
     execute(m) {
       const x = new X87Semantics(m);
       const st0 = x.register(0);
-      const v = x.read(st0);
-      const status = x.status();
-      m.f.if(
+      m.rarely(
         x.empty(st0),
-        () => m.f.set(status, x.call('x87.underflow', x.index)),
+        () => x.finish(m.let(x.call('x87.underflow', x.index)), pops),
         () => {
-          x.begin();
-          m.f.set(status, x.call('x87.result', x.index, v.sig.get, v.se.get));
+          const sti = x.register(x.index);
+          x.write(sti, x.read(st0));
+          x.fill(sti);
+          x.settle(st0, pops);
         },
       );
-      x.finish(status, pops);
     },
   });
 }
@@ -259,27 +281,26 @@ const FXCH = instruction({
     const sti = x.register(x.index);
     const a = x.read(st0);
     const b = x.read(sti);
-    const status = m.let(ZERO);
     const indefinite = (v: Value): void => {
       m.f.set(v.sig, i64.halves(0, 0xc000_0000));
       m.f.set(v.se, i32.const(0xffff));
     };
-    m.f.if(
+    m.rarely(
       i32.or(x.empty(st0), x.empty(sti)),
       () => {
         m.f.if(x.empty(st0), () => indefinite(a));
         m.f.if(x.empty(sti), () => indefinite(b));
         x.raise(FSW.IE | FSW.SF);
-        m.f.set(status, x.call('x87.result', i32.const(0), b.sig.get, b.se.get));
+        const status = m.let(x.call('x87.result', ZERO, b.sig.get, b.se.get));
         m.f.if(i32.eqz(status.get), () => m.f.set(status, x.call('x87.result', x.index, a.sig.get, a.se.get)));
+        x.finish(status);
       },
       () => {
-        clearStatus(m.f, FSW.C1);
         x.write(st0, b);
         x.write(sti, a);
+        x.settle(st0);
       },
     );
-    x.finish(status);
   },
 });
 
@@ -301,7 +322,6 @@ const constants = CONSTANTS.map(([name, opcode, which]) =>
     forms: { [opcode]: name },
     execute(m) {
       const x = new X87Semantics(m);
-      x.begin();
       push(x, x.pair('x87.constant', i32.const(which)));
     },
   }),

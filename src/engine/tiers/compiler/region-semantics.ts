@@ -469,6 +469,11 @@ export class RegionSemantics extends Semantics {
     this.leave(i32.const(STATUS.REDO));
   }
 
+  override rarely(condition: Expr, _rare: () => void, usual?: () => void): void {
+    this.f.if(condition, () => this.leave(i32.const(STATUS.REDO)));
+    usual?.();
+  }
+
   override implicitAddress(): void {
     throw new NotInline();
   }
