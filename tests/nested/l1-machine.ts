@@ -64,7 +64,7 @@ export class L1Machine {
       devices,
       mode: 'split',
       tdp,
-      force: false,
+      force: true,
       nsPerInstruction: 1,
       tscHertz: 1_000_000_000,
       deviceNs: 0,

@@ -58,6 +58,8 @@ const usesIoBitmaps = (v: VmcsReader): boolean => hasPrimary(v, PRIMARY.USE_IO_B
 const usesMsrBitmaps = (v: VmcsReader): boolean => hasPrimary(v, PRIMARY.USE_MSR_BITMAPS);
 const usesTprShadow = (v: VmcsReader): boolean => hasPrimary(v, PRIMARY.USE_TPR_SHADOW);
 const virtualizesApicAccesses = (v: VmcsReader): boolean => hasSecondary(v, SECONDARY.VIRTUALIZE_APIC_ACCESSES);
+const comparesVtpr = (v: VmcsReader): boolean =>
+  usesTprShadow(v) && !virtualizesApicAccesses(v) && !hasVirtualInterruptDelivery(v);
 const postsInterrupts = (v: VmcsReader): boolean => hasPin(v, PIN.PROCESS_POSTED_INTERRUPTS);
 const usesEpt = (v: VmcsReader): boolean => hasSecondary(v, SECONDARY.ENABLE_EPT);
 const usesPml = (v: VmcsReader): boolean => hasSecondary(v, SECONDARY.ENABLE_PML);
@@ -107,12 +109,8 @@ export const EXECUTION_CONTROL_CHECKS = {
     ),
     'TPR threshold is at most VTPR[7:4] without APIC-access virtualization': check(
       [...TPR_THRESHOLD_FIELDS, 'VIRTUAL_APIC_ADDRESS'],
-      (v, c) =>
-        !usesTprShadow(v) ||
-        virtualizesApicAccesses(v) ||
-        hasVirtualInterruptDelivery(v) ||
-        (v.lo(FIELD.TPR_THRESHOLD) & 15) <= virtualTprClass(v, c),
-      { alsoReads: 'memory' },
+      (v, c) => !comparesVtpr(v) || (v.lo(FIELD.TPR_THRESHOLD) & 15) <= virtualTprClass(v, c),
+      { alsoReads: { memoryIf: comparesVtpr } },
     ),
     'virtual NMIs need NMI exiting': check(['PIN_CONTROLS'], (v) => !hasVirtualNmis(v) || hasPin(v, PIN.NMI_EXITING)),
     'NMI-window exiting needs virtual NMIs': check(

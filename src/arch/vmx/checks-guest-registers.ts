@@ -281,7 +281,7 @@ export const GUEST_NON_REGISTER_CHECKS = {
         const shadow = hasSecondary(v, SECONDARY.VMCS_SHADOWING) ? 0x8000_0000 : 0;
         return c.readPhysical32(linkAddress(v)) >>> 0 === c.vmx.offer.revision + shadow;
       },
-      { ...LINK, alsoReads: 'memory' },
+      { ...LINK, alsoReads: { memoryIf: hasLink } },
     ),
     'VMCS link pointer is not the current VMCS': check(
       ['VMCS_LINK_POINTER'],
@@ -317,6 +317,7 @@ export const pdpteIsLegal = (lo: number, hi: number, physicalAddressBits: number
   (lo & PDPTE_PRESENT) === 0 || ((lo & PDPTE_RESERVED) === 0 && fitsPhysical(hi, physicalAddressBits));
 
 const usesEpt = (v: VmcsReader): boolean => hasSecondary(v, SECONDARY.ENABLE_EPT);
+const hasPdptesInMemory = (v: VmcsReader): boolean => isPaeGuest(v) && !usesEpt(v);
 const PDPTE_FIELDS = ['ENTRY_CONTROLS', 'GUEST_CR0', 'GUEST_CR4', ...SECONDARY_WORDS] as const;
 
 export const GUEST_PDPTE_CHECKS = {
@@ -333,8 +334,8 @@ export const GUEST_PDPTE_CHECKS = {
     }),
     'the PDPTEs that CR3 of a PAE guest without EPT points to have no reserved bit': check(
       [...PDPTE_FIELDS, 'GUEST_CR3'],
-      (v, c) => !isPaeGuest(v) || usesEpt(v) || pdptesInMemoryAreLegal(v, c),
-      { alsoReads: 'memory' },
+      (v, c) => !hasPdptesInMemory(v) || pdptesInMemoryAreLegal(v, c),
+      { alsoReads: { memoryIf: hasPdptesInMemory } },
     ),
   },
 } as const satisfies CheckSection;

@@ -39,10 +39,13 @@ export type CheckFailure =
 
 type Predicate = (v: VmcsReader, c: EntryContext) => boolean;
 
-/** One sentence of the manual. `alsoReads`: what can change while every field stays the same. */
+/**
+ * One sentence of the manual. `alsoReads`: what can change while every field stays the same: the mode at VM entry, or
+ * memory, as long as the fields in `reads` say so.
+ */
 export interface CheckRow {
   readonly reads: readonly VmcsField[];
-  readonly alsoReads: 'nothing' | 'memory' | 'mode';
+  readonly alsoReads: 'nothing' | 'mode' | { readonly memoryIf: (v: VmcsReader) => boolean };
   readonly holds: Predicate;
   /** Exit qualification, where it is not the section's. */
   readonly qualification?: number;
@@ -52,7 +55,7 @@ export interface CheckRow {
 export const check = (
   reads: readonly VmcsField[],
   holds: Predicate,
-  more: { readonly alsoReads?: 'memory' | 'mode'; readonly qualification?: number } = {},
+  more: { readonly alsoReads?: CheckRow['alsoReads']; readonly qualification?: number } = {},
 ): CheckRow => ({ alsoReads: 'nothing', ...more, reads, holds });
 
 export interface CheckSection {
@@ -126,17 +129,20 @@ export class CheckList {
   readonly #words: number;
   /** Words of field f start at `f * #words`: the checks that read it. */
   readonly #readers: Uint32Array;
-  /** The checks that read memory or mode: always due. */
-  readonly #volatile: Uint32Array;
+  /** The checks that read the mode. */
+  readonly #readMode: Uint32Array;
+  /** By check, of those that read memory: when. */
+  readonly #memoryIf: readonly (((v: VmcsReader) => boolean) | null)[];
 
   constructor(sections: readonly CheckSection[]) {
     this.checks = numbered(sections);
     this.#words = Math.ceil(this.checks.length / 32);
-    this.#volatile = new Uint32Array(this.#words);
+    this.#readMode = new Uint32Array(this.#words);
+    this.#memoryIf = this.checks.map(({ alsoReads }) => (typeof alsoReads === 'object' ? alsoReads.memoryIf : null));
     this.#readers = new Uint32Array(VMCS_FIELD_COUNT * this.#words);
     for (const { number, reads, alsoReads } of this.checks) {
       const bit = 1 << (number & 31);
-      if (alsoReads !== 'nothing') this.#volatile[number >>> 5]! |= bit;
+      if (alsoReads === 'mode') this.#readMode[number >>> 5]! |= bit;
       for (const name of reads) this.#readers[FIELD[name] * this.#words + (number >>> 5)]! |= bit;
     }
   }
@@ -169,25 +175,42 @@ export class CheckList {
   }
 
   /**
-   * The same answer, looking only at suspects and at rows that read memory or mode. Rows that pass stop being
-   * suspects; one that fails stays, with all behind it that were.
+   * The same answer, looking only at suspects. Rows that pass stop being suspects, but for those that read memory now;
+   * one that fails stays, with all behind it that were.
+   *
+   * @param sameMode  The mode is what it was when these suspects passed, so that rows which read it need not be looked at.
    */
-  firstFailureAmong(suspects: Uint32Array, v: VmcsReader, c: EntryContext): NumberedCheck | undefined {
-    const { checks } = this;
+  firstFailureAmong(
+    suspects: Uint32Array,
+    v: VmcsReader,
+    c: EntryContext,
+    sameMode = false,
+  ): NumberedCheck | undefined {
     const words = this.#words;
     for (let word = 0; word < words; word += 1) {
-      let due = suspects[word]! | this.#volatile[word]!;
-      while (due !== 0) {
-        const bit = due & -due;
-        const check = checks[word * 32 + 31 - Math.clz32(bit)]!;
-        if (!check.holds(v, c)) {
-          suspects[word] = due;
-          return check;
-        }
-        due ^= bit;
-      }
-      suspects[word] = 0;
+      const due = sameMode ? suspects[word]! : suspects[word]! | this.#readMode[word]!;
+      if (due === 0) continue;
+      const failed = this.#judge(suspects, word, due, v, c);
+      if (failed !== undefined) return failed;
     }
+    return undefined;
+  }
+
+  #judge(suspects: Uint32Array, word: number, all: number, v: VmcsReader, c: EntryContext): NumberedCheck | undefined {
+    const { checks } = this;
+    let due = all;
+    let kept = 0;
+    while (due !== 0) {
+      const bit = due & -due;
+      const number = word * 32 + 31 - Math.clz32(bit);
+      if (!checks[number]!.holds(v, c)) {
+        suspects[word] = due | kept;
+        return checks[number];
+      }
+      if (this.#memoryIf[number]?.(v)) kept |= bit;
+      due ^= bit;
+    }
+    suspects[word] = kept;
     return undefined;
   }
 }

@@ -84,31 +84,32 @@ export const S = {
   EXIT_RECORD: at(0x198),
 
   // System registers
-  CR0: at(0x1a0), // u32
-  CR2: at(0x1a8), // i64
-  CR3: at(0x1b0), // i64
-  CR4: at(0x1b8), // u32
-  EFER: at(0x1c0), // u32
-  XCR0: at(0x1c8), // u32
-  PKRU: at(0x1cc), // u32
-  DR: at(0x1d0), // 8 × i64, to 0x210
-  GDTR_BASE: at(0x210),
-  GDTR_LIMIT: at(0x218),
-  IDTR_BASE: at(0x220),
-  IDTR_LIMIT: at(0x228),
+  CR2: at(0x1a0), // i64
+  XCR0: at(0x1a8), // u32
+  PKRU: at(0x1ac), // u32
+  DR: at(0x1b0), // 8 × i64, to 0x1f0
+  // From here to PDPTE: what a switch between a hypervisor and its guest exchanges, SWITCHED
+  CR0: at(0x1f0), // u32
+  CR3: at(0x1f8), // i64
+  CR4: at(0x200), // u32
+  SYSENTER_CS: at(0x208),
+  SYSENTER_ESP: at(0x210),
+  SYSENTER_EIP: at(0x218),
+  GDTR_BASE: at(0x220),
+  GDTR_LIMIT: at(0x228),
+  IDTR_BASE: at(0x230),
+  IDTR_LIMIT: at(0x238),
   /** ES CS SS DS FS GS LDTR TR: 32 bytes each; see SEG. */
-  SEGMENTS: at(0x230), // to 0x330
+  SEGMENTS: at(0x240), // to 0x340
   /** PDPTEs loaded by PAE paging: 4 × i64 */
-  PDPTE: at(0x330),
+  PDPTE: at(0x340),
+  EFER: at(0x360), // u32
   // MSRs that the engine itself uses
-  STAR: at(0x350),
-  LSTAR: at(0x358),
-  CSTAR: at(0x360),
-  FMASK: at(0x368),
-  KERNEL_GS_BASE: at(0x370),
-  SYSENTER_CS: at(0x378),
-  SYSENTER_ESP: at(0x380),
-  SYSENTER_EIP: at(0x388),
+  STAR: at(0x368),
+  LSTAR: at(0x370),
+  CSTAR: at(0x378),
+  FMASK: at(0x380),
+  KERNEL_GS_BASE: at(0x388),
   PAT: at(0x390),
   TSC_AUX: at(0x398),
   XSS: at(0x3a0),
@@ -189,13 +190,17 @@ export const SEG = {
 } as const;
 export const segment = (index: number): number => S.SEGMENTS + SEG.BYTES * index;
 
+/** Control registers, SYSENTER's MSRs, descriptor tables and segments: core/state-image.ts moves them as one block. */
+export const SWITCHED = { FIRST: S.CR0, BYTES: S.PDPTE - S.CR0 } as const;
+
 /**
  * Which VMREADs and VMWRITEs do not leave, and where their fields are: what VMCS shadowing is on a processor
  * (SDM 3C 24.10 "VMCS Types: Ordinary and Shadow"), with L0's choice of fields.
  *
  *   map     READ and WRITE: u16 by slot, offset of the field's cell in the block, or 0: leaves. A slot is made of an
  *           encoding's index, kind and width; encodings with any other bit set leave
- *   block   a cell of 8 bytes a field, from 8 on; DIRTY: a bit for each cell that VMWRITE has changed
+ *   block   a cell of 8 bytes a field, from 8 on; DIRTY: a bit for each cell that VMWRITE has changed; GUEST, HOST: what
+ *           L0 makes of cells, SWITCHED registers as the state has them
  */
 export const VMCS_MAP = {
   READ: 0,
@@ -206,7 +211,7 @@ export const VMCS_MAP = {
   /** Bits of an encoding that make the slot: index 6:1, kind 11:10, width 14:13. */
   ENCODING_BITS: 0x6c7e,
 } as const;
-export const VMCS_CELLS = { DIRTY: 0x7e0, BYTES: 0x800 } as const;
+export const VMCS_CELLS = { DIRTY: 0x7e0, DIRTY_BYTES: 0x20, GUEST: 0x800, HOST: 0xa00, BYTES: 0xc00 } as const;
 export const vmcsSlot = (encoding: number): number =>
   ((encoding >>> 1) & 0x3f) | ((encoding >>> 4) & 0xc0) | ((encoding >>> 5) & 0x300);
 

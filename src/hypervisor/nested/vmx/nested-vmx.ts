@@ -27,6 +27,7 @@ import { type InterceptControls, noIntercepts } from '../../../engine/core/cpu.t
 import { S, VMCS_MAP, vmcsSlot } from '../../../engine/core/layout.ts';
 import type { EngineMemory } from '../../../engine/core/memory.ts';
 import type { Processor } from '../../../engine/core/processor.ts';
+import { type StateImages, stateImages } from '../../../engine/core/state-image.ts';
 import type { VirtualTsc } from '../../irq/virtual-tsc.ts';
 import type { NestedPort } from '../../mmu/ports.ts';
 import type { NestedLayer, Vcpu } from '../../vcpu/vcpu.ts';
@@ -61,6 +62,7 @@ export class NestedVmx implements NestedLayer, NestedPort {
   v: Vmcs12;
   readonly context: EntryContext;
   readonly fieldExists: Uint8Array;
+  readonly images: StateImages;
   readonly #vmcsMap: number;
   readonly tsc = new TscOfL2();
   vcpu!: Vcpu;
@@ -117,6 +119,7 @@ export class NestedVmx implements NestedLayer, NestedPort {
     this.caps = caps;
     this.preemptionTickNs = (2 ** caps.offer.preemptionTimerShift * 1e9) / vm.options.tscHertz;
     this.fieldExists = existingFields(caps);
+    this.images = stateImages(vm.engine.memory);
     this.policy = policy;
     this.memory = new GuestPhysical(vm.mmu, vm.ram);
     this.#vmcsMap = vm.engine.memory.vmcsMap(index);

@@ -29,7 +29,7 @@ export const failInvalid = (n: NestedVmx): true => finish(n, RFLAGS.CF);
 /** VMfail(n): VMfailValid if there is a current VMCS to hold the number. */
 export function fail(n: NestedVmx, error: VmInstructionError): true {
   if (n.v.address < 0) return failInvalid(n);
-  n.v.image.write(FIELD.VM_INSTRUCTION_ERROR, error, 0);
+  n.v.put(FIELD.VM_INSTRUCTION_ERROR, error);
   return finish(n, RFLAGS.ZF);
 }
 

@@ -13,20 +13,20 @@ import { gpr, S } from '../../../engine/core/layout.ts';
 import { PENDING } from '../../../engine/core/pending-debug.ts';
 import type { Processor } from '../../../engine/core/processor.ts';
 import type { NestedVmx } from './nested-vmx.ts';
-import { loadGuestSegments, loadHostSegments, saveGuestSegments } from './segment-blocks.ts';
-import type { Vmcs12 } from './vmcs12.ts';
+import { fillHostImage, saveSwitched } from './switched-state.ts';
+import { DIRTY, type Vmcs12 } from './vmcs12.ts';
 
 const RSP = gpr(4);
 const DR7 = S.DR + 56;
 /** Bits of CR0 that neither VM entry nor VM exit changes, of those that this processor has: 26.3.2.1, 27.5.1. */
 const CR0_KEPT = (CR0.ET | CR0.CD | CR0.NW) >>> 0;
 
-/** CR0, CR4 and EFER without any check or flush: nested transitions have checked, and tags keep levels apart. */
-function setControlRegisters(cpu: Processor, cr0: number, cr4: number, efer: number): void {
-  cpu.set(S.CR0, ((cr0 & ~CR0_KEPT) | (cpu.cr0 & CR0_KEPT)) >>> 0);
-  cpu.set(S.CR4, cr4);
-  cpu.set(S.CANONICAL_SHIFT, (cr4 & CR4.LA57) !== 0 ? 7 : 16);
-  cpu.set(S.EFER, efer);
+/** Loads an image of switched-state.ts, all but the bits of CR0 that stay: nested transitions have checked it. */
+function loadSwitched(n: NestedVmx, image: number): void {
+  const { cpu } = n;
+  const kept = cpu.cr0 & CR0_KEPT;
+  n.images.load(image);
+  cpu.set(S.CR0, ((cpu.cr0 & ~CR0_KEPT) | kept) >>> 0);
 }
 
 /**
@@ -47,19 +47,22 @@ export function rightsKey(cpu: Processor): number {
 
 // ---- guest -----------------------------------------------------------------------------------------------------------
 
-/** SDM 3C 26.3.2.1 "Loading Guest Control Registers, Debug Registers, and MSRs", as far as the MMU waits for it. */
+/**
+ * SDM 3C 26.3.2.1 "Loading Guest Control Registers, Debug Registers, and MSRs", as far as the MMU waits for it, and what
+ * comes with it in one block: SYSENTER's MSRs, 26.3.2.2.
+ */
 export function loadGuestControlRegisters(n: NestedVmx): void {
   const { cpu, v } = n;
   const entry = v.lo(FIELD.ENTRY_CONTROLS);
-  const cr0 = v.lo(FIELD.GUEST_CR0);
+  loadSwitched(n, v.guestImage);
   let { efer } = cpu;
   if ((entry & ENTRY.LOAD_EFER) !== 0) efer = v.lo(FIELD.GUEST_IA32_EFER);
   else {
     const isLong = (entry & ENTRY.IA32E_MODE_GUEST) !== 0;
     efer = isLong ? efer | EFER.LMA : efer & ~EFER.LMA;
-    if ((cr0 & CR0.PG) !== 0) efer = isLong ? efer | EFER.LME : efer & ~EFER.LME;
+    if ((cpu.cr0 & CR0.PG) !== 0) efer = isLong ? efer | EFER.LME : efer & ~EFER.LME;
   }
-  setControlRegisters(cpu, cr0, v.lo(FIELD.GUEST_CR4), efer);
+  cpu.set(S.EFER, efer);
 }
 
 export function loadGuestPdptes(n: NestedVmx): void {
@@ -76,10 +79,6 @@ export function loadGuestState(n: NestedVmx): void {
     cpu.set(S.DEBUGCTL, v.lo(FIELD.GUEST_IA32_DEBUGCTL));
   }
   if ((entry & ENTRY.LOAD_PAT) !== 0) cpu.set64(S.PAT, v.lo(FIELD.GUEST_IA32_PAT), v.hi(FIELD.GUEST_IA32_PAT));
-  cpu.set(S.SYSENTER_CS, v.lo(FIELD.GUEST_IA32_SYSENTER_CS));
-  cpu.set64(S.SYSENTER_ESP, v.lo(FIELD.GUEST_IA32_SYSENTER_ESP), v.hi(FIELD.GUEST_IA32_SYSENTER_ESP));
-  cpu.set64(S.SYSENTER_EIP, v.lo(FIELD.GUEST_IA32_SYSENTER_EIP), v.hi(FIELD.GUEST_IA32_SYSENTER_EIP));
-  loadGuestSegments(v, cpu);
   cpu.set(S.CPL, (v.lo(FIELD.GUEST_SS_ACCESS_RIGHTS) >>> 5) & 3);
   cpu.set64(RSP, v.lo(FIELD.GUEST_RSP), v.hi(FIELD.GUEST_RSP));
   cpu.set64(S.RIP, v.lo(FIELD.GUEST_RIP), v.hi(FIELD.GUEST_RIP));
@@ -109,12 +108,8 @@ const ACTIVITY_OF = {
 export function saveGuestState(n: NestedVmx): void {
   const { cpu, v } = n;
   const exit = v.lo(FIELD.EXIT_CONTROLS);
-  v.set(FIELD.GUEST_CR0, cpu.cr0);
-  v.set(FIELD.GUEST_CR3, cpu.get(S.CR3), cpu.get(S.CR3 + 4));
-  v.set(FIELD.GUEST_CR4, cpu.cr4);
-  save(v, cpu, FIELD.GUEST_IA32_SYSENTER_ESP, S.SYSENTER_ESP);
-  save(v, cpu, FIELD.GUEST_IA32_SYSENTER_EIP, S.SYSENTER_EIP);
-  v.set(FIELD.GUEST_IA32_SYSENTER_CS, cpu.get(S.SYSENTER_CS));
+  const differences = n.images.differences(v.guestImage);
+  if (differences !== 0) saveSwitched(v, cpu, differences);
   if ((exit & EXIT.SAVE_DEBUG_CONTROLS) !== 0) {
     v.set(FIELD.GUEST_DR7, cpu.get(DR7));
     v.set(FIELD.GUEST_IA32_DEBUGCTL, cpu.get(S.DEBUGCTL));
@@ -126,7 +121,6 @@ export function saveGuestState(n: NestedVmx): void {
     const entry = v.lo(FIELD.ENTRY_CONTROLS) & ~ENTRY.IA32E_MODE_GUEST;
     v.set(FIELD.ENTRY_CONTROLS, cpu.ia32e ? entry | ENTRY.IA32E_MODE_GUEST : entry);
   }
-  saveGuestSegments(v, cpu);
   save(v, cpu, FIELD.GUEST_RSP, RSP);
   save(v, cpu, FIELD.GUEST_RIP, S.RIP);
   v.set(FIELD.GUEST_RFLAGS, cpu.rflags());
@@ -161,7 +155,10 @@ function savePendingDebug(n: NestedVmx, shadow: number): void {
 
 // ---- host ------------------------------------------------------------------------------------------------------------
 
-/** SDM 3C 27.5.1 "Loading Host Control Registers, Debug Registers, MSRs", as far as the MMU waits for it. */
+/**
+ * SDM 3C 27.5.1 "Loading Host Control Registers, Debug Registers, MSRs", as far as the MMU waits for it, and what comes
+ * with it in one block: SYSENTER's MSRs, 27.5.2.
+ */
 export function loadHostControlRegisters(n: NestedVmx): void {
   const { cpu, v } = n;
   const exit = v.lo(FIELD.EXIT_CONTROLS);
@@ -169,9 +166,12 @@ export function loadHostControlRegisters(n: NestedVmx): void {
   let { efer } = cpu;
   if ((exit & EXIT.LOAD_EFER) !== 0) efer = v.lo(FIELD.HOST_IA32_EFER);
   else efer = isLong ? efer | EFER.LMA | EFER.LME : efer & ~(EFER.LMA | EFER.LME);
-  let cr4 = v.lo(FIELD.HOST_CR4);
-  cr4 = isLong ? cr4 | CR4.PAE : cr4 & ~CR4.PCIDE;
-  setControlRegisters(cpu, v.lo(FIELD.HOST_CR0), cr4, efer);
+  cpu.set(S.EFER, efer);
+  if ((v.dirty & DIRTY.HOST_IMAGE) !== 0) {
+    v.dirty &= ~DIRTY.HOST_IMAGE;
+    fillHostImage(v);
+  }
+  loadSwitched(n, v.hostImage);
 }
 
 /** 27.5.1 to 27.5.5 behind the control registers. */
@@ -180,11 +180,7 @@ export function loadHostState(n: NestedVmx): void {
   const exit = v.lo(FIELD.EXIT_CONTROLS);
   cpu.set64(DR7, 0x400, 0);
   cpu.set(S.DEBUGCTL, 0);
-  cpu.set(S.SYSENTER_CS, v.lo(FIELD.HOST_IA32_SYSENTER_CS));
-  cpu.set64(S.SYSENTER_ESP, v.lo(FIELD.HOST_IA32_SYSENTER_ESP), v.hi(FIELD.HOST_IA32_SYSENTER_ESP));
-  cpu.set64(S.SYSENTER_EIP, v.lo(FIELD.HOST_IA32_SYSENTER_EIP), v.hi(FIELD.HOST_IA32_SYSENTER_EIP));
   if ((exit & EXIT.LOAD_PAT) !== 0) cpu.set64(S.PAT, v.lo(FIELD.HOST_IA32_PAT), v.hi(FIELD.HOST_IA32_PAT));
-  loadHostSegments(v, cpu);
   cpu.set(S.CPL, 0);
   cpu.set64(RSP, v.lo(FIELD.HOST_RSP), v.hi(FIELD.HOST_RSP));
   cpu.set64(S.RIP, v.lo(FIELD.HOST_RIP), v.hi(FIELD.HOST_RIP));

@@ -10,6 +10,7 @@ import { INTERRUPTION, INTERRUPTION_TYPE, interruptionType, PENDING_DEBUG } from
 import { GUEST_CHECKS, VMX_CHECKS } from '../../../arch/vmx/entry-checks.ts';
 import { ENTRY_FAILURE_QUALIFICATION, EXIT_REASONS } from '../../../arch/vmx/exit-reasons.ts';
 import { FIELD } from '../../../arch/vmx/fields.ts';
+import { assert } from '../../../base/assert.ts';
 import { S } from '../../../engine/core/layout.ts';
 import { REQUEST } from '../../mmu/requests.ts';
 import { mergeControls } from './controls02.ts';
@@ -18,7 +19,9 @@ import { loadMsrs } from './msr-areas.ts';
 import { type NestedVmx, SWITCH_NS, UNKNOWN_RIGHTS } from './nested-vmx.ts';
 import { fail, failInvalid } from './operands.ts';
 import { isPae, loadGuestControlRegisters, loadGuestPdptes, loadGuestState, rightsKey } from './state-areas.ts';
+import { imagesAreFresh } from './switched-state.ts';
 import { entryFailure } from './vm-exit.ts';
+import { DIRTY } from './vmcs12.ts';
 
 const SHADOW_MOV_SS = 2;
 
@@ -30,9 +33,11 @@ export function vmEntry(n: NestedVmx, isLaunch: boolean): boolean {
   if (!isLaunch && !v.launched) return fail(n, 5);
 
   v.absorb();
+  const mode = cpu.ia32e ? 1 : 0;
+  const sameMode = v.judgedMode === mode;
   context.lma = cpu.ia32e;
   context.currentVmcs = v.address;
-  const badControl = VMX_CHECKS.firstFailureAmong(v.vmxSuspects, v, context);
+  const badControl = VMX_CHECKS.firstFailureAmong(v.vmxSuspects, v, context, sameMode);
   if (badControl !== undefined) {
     n.lastFailedCheck = badControl;
     return fail(n, badControl.failure.kind === 'VMfail' ? badControl.failure.error : 7);
@@ -40,7 +45,7 @@ export function vmEntry(n: NestedVmx, isLaunch: boolean): boolean {
   // From here on the instruction is over: what follows ends in L2, or in L1's host state
   vcpu.retire();
   mergeControls(n);
-  const badState = GUEST_CHECKS.firstFailureAmong(v.guestSuspects, v, context);
+  const badState = GUEST_CHECKS.firstFailureAmong(v.guestSuspects, v, context, sameMode);
   if (badState !== undefined) {
     n.lastFailedCheck = badState;
     const { failure } = badState;
@@ -50,6 +55,8 @@ export function vmEntry(n: NestedVmx, isLaunch: boolean): boolean {
       failure.kind === 'entry failure' ? failure.qualification : 0,
     );
   }
+  v.judgedMode = mode;
+  if (n.vcpu.vm.options.force) assertSkipsAreUnobservable(n);
   if (!enterL2(n)) return true;
   const failed = loadMsrs(n, v.number(FIELD.ENTRY_MSR_LOAD_ADDRESS), v.lo(FIELD.ENTRY_MSR_LOAD_COUNT));
   if (failed !== 0) return entryFailure(n, EXIT_REASONS.MSR_LOADING, failed);
@@ -59,6 +66,17 @@ export function vmEntry(n: NestedVmx, isLaunch: boolean): boolean {
   startEvents(n);
   vcpu.stallNs += SWITCH_NS;
   return true;
+}
+
+/** Checked builds: neither a check that was not made nor an image that was not made anew would have told otherwise. */
+function assertSkipsAreUnobservable(n: NestedVmx): void {
+  const { v, context } = n;
+  assert(
+    VMX_CHECKS.firstFailure(v, context) === undefined,
+    'controls and host state that were not judged again are good',
+  );
+  assert(GUEST_CHECKS.firstFailure(v, context) === undefined, 'guest state that was not judged again is good');
+  assert(imagesAreFresh(v, (v.dirty & DIRTY.HOST_IMAGE) === 0), 'images follow their fields');
 }
 
 /** nested-mmu.md 4.10, steps 4 and 5: pointers first, then registers, then CR3. */

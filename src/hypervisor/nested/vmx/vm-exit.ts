@@ -39,13 +39,12 @@ export function vmExit(
 ): true {
   const { v, vcpu, cpu } = n;
   const { mmu } = vcpu;
-  const { image } = v;
-  image.write(FIELD.EXIT_REASON, reason, 0);
-  image.write(FIELD.EXIT_QUALIFICATION, qualificationLo, qualificationHi);
-  image.write(FIELD.EXIT_INTERRUPTION_INFO, interruption, 0);
-  if ((interruption & ERROR_VALID) !== 0) image.write(FIELD.EXIT_INTERRUPTION_ERROR_CODE, interruptionError, 0);
-  image.write(FIELD.EXIT_INSTRUCTION_LENGTH, length, 0);
-  image.write(FIELD.EXIT_INSTRUCTION_INFO, information, 0);
+  v.put(FIELD.EXIT_REASON, reason);
+  v.put(FIELD.EXIT_QUALIFICATION, qualificationLo, qualificationHi);
+  v.put(FIELD.EXIT_INTERRUPTION_INFO, interruption);
+  if ((interruption & ERROR_VALID) !== 0) v.put(FIELD.EXIT_INTERRUPTION_ERROR_CODE, interruptionError);
+  v.put(FIELD.EXIT_INSTRUCTION_LENGTH, length);
+  v.put(FIELD.EXIT_INSTRUCTION_INFO, information);
   saveVectoring(n);
   v.set(FIELD.ENTRY_INTERRUPTION_INFO, v.lo(FIELD.ENTRY_INTERRUPTION_INFO) & ~VALID);
 
@@ -67,13 +66,12 @@ export function vmExit(
 
 /** An event whose delivery the exit interrupted; exceptions that L0 found and nobody has judged are dropped by callers. */
 function saveVectoring(n: NestedVmx): void {
-  const { vcpu } = n;
-  const { image } = n.v;
-  if (vcpu.pendingEvent === 0 || vcpu.pendingIsNew) image.write(FIELD.IDT_VECTORING_INFO, 0, 0);
+  const { v, vcpu } = n;
+  if (vcpu.pendingEvent === 0 || vcpu.pendingIsNew) v.put(FIELD.IDT_VECTORING_INFO, 0);
   else {
-    image.write(FIELD.IDT_VECTORING_INFO, vcpu.pendingEvent, 0);
-    if ((vcpu.pendingEvent & ERROR_VALID) !== 0) image.write(FIELD.IDT_VECTORING_ERROR_CODE, vcpu.pendingError, 0);
-    if (((vcpu.pendingEvent >>> 8) & 7) >= 4) image.write(FIELD.EXIT_INSTRUCTION_LENGTH, vcpu.pendingLength, 0);
+    v.put(FIELD.IDT_VECTORING_INFO, vcpu.pendingEvent);
+    if ((vcpu.pendingEvent & ERROR_VALID) !== 0) v.put(FIELD.IDT_VECTORING_ERROR_CODE, vcpu.pendingError);
+    if (((vcpu.pendingEvent >>> 8) & 7) >= 4) v.put(FIELD.EXIT_INSTRUCTION_LENGTH, vcpu.pendingLength);
   }
   vcpu.pendingEvent = 0;
 }
@@ -81,8 +79,8 @@ function saveVectoring(n: NestedVmx): void {
 /** SDM 3C 26.8: only reason and qualification are written, no guest state is saved. */
 export function entryFailure(n: NestedVmx, reason: number, qualification: number): true {
   const { v, vcpu } = n;
-  v.image.write(FIELD.EXIT_REASON, (reason | EXIT_REASON_FLAGS.ENTRY_FAILURE) >>> 0, 0);
-  v.image.write(FIELD.EXIT_QUALIFICATION, qualification, 0);
+  v.put(FIELD.EXIT_REASON, (reason | EXIT_REASON_FLAGS.ENTRY_FAILURE) >>> 0);
+  v.put(FIELD.EXIT_QUALIFICATION, qualification);
   if (n.guestMode) vcpu.mmu.serviceLocalRequests();
   n.exitsToL1[reason] = n.exitsToL1[reason]! + 1;
   return returnToL1(n);
@@ -125,7 +123,7 @@ export function vmExitByInstruction(n: NestedVmx, reason: number): true {
   const linearHi = cpu.get(X.LINEAR + 4);
   const hasLinear = cpu.get(X.LINEAR_VALID) !== 0;
   takeVectoring(n);
-  if (hasLinear) v.image.write(FIELD.GUEST_LINEAR_ADDRESS, linearLo, linearHi);
+  if (hasLinear) v.put(FIELD.GUEST_LINEAR_ADDRESS, linearLo, linearHi);
   return vmExit(n, reason, cpu.get(X.QUALIFICATION), cpu.get(X.QUALIFICATION + 4), 0, 0, cpu.get(X.LENGTH), info);
 }
 
@@ -195,9 +193,9 @@ export function vmExitForEpt(
   linearLo: number,
   linearHi: number,
 ): void {
-  const { image } = n.v;
-  image.write(FIELD.GUEST_PHYSICAL_ADDRESS, physical % 0x1_0000_0000, Math.floor(physical / 0x1_0000_0000));
-  if ((qualification & 0x80) !== 0) image.write(FIELD.GUEST_LINEAR_ADDRESS, linearLo, linearHi);
+  const { v } = n;
+  v.put(FIELD.GUEST_PHYSICAL_ADDRESS, physical % 0x1_0000_0000, Math.floor(physical / 0x1_0000_0000));
+  if ((qualification & 0x80) !== 0) v.put(FIELD.GUEST_LINEAR_ADDRESS, linearLo, linearHi);
   vmExit(n, reason, qualification, 0, 0, 0, accessLength(n));
 }
 

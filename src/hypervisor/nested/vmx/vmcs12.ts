@@ -16,14 +16,14 @@ import {
   FIELD_MASKS,
   fieldKind,
   VMCS_FIELD_COUNT,
-  VMCS_FIELD_NAMES,
   VmcsImage,
   type VmcsReader,
 } from '../../../arch/vmx/fields.ts';
 import type { L1Physical } from '../../../base/address.ts';
 import { assert } from '../../../base/assert.ts';
-import { S, SEG, segment, VMCS_CELLS } from '../../../engine/core/layout.ts';
+import { VMCS_CELLS } from '../../../engine/core/layout.ts';
 import type { GuestPhysical } from './guest-physical.ts';
+import { fillGuestImage, followGuestField, isInHostImage } from './switched-state.ts';
 
 export const REGION = { REVISION: 0, ABORT: 4, LAUNCHED: 8, FIELDS: 64 } as const;
 export const SHADOW_VMCS = 0x8000_0000;
@@ -32,7 +32,7 @@ export const SHADOW_VMCS = 0x8000_0000;
 export const rowAddress = (region: number, row: number): number => region + REGION.FIELDS + 8 * row;
 
 /** What must be recomputed because a field changed. */
-export const DIRTY = { CONTROLS: 1, GUEST_BLOCK: 2, HOST_BLOCK: 4, ALL: 7 } as const;
+export const DIRTY = { CONTROLS: 1, HOST_IMAGE: 2, ALL: 3 } as const;
 
 /** Control fields that the merge does not read: written by hypervisors before nearly every entry. */
 const NOT_MERGED: ReadonlySet<number> = new Set([
@@ -46,17 +46,9 @@ const NOT_MERGED: ReadonlySet<number> = new Set([
   FIELD.EXIT_MSR_STORE_COUNT,
 ]);
 
-/** What the blocks of segment-blocks.ts are made of. */
-const SEGMENT_FIELD = /_(SELECTOR|ACCESS_RIGHTS|LIMIT|BASE)$/;
-
 function groupsOf(row: number): number {
-  const name = VMCS_FIELD_NAMES[row]!;
-  const kind = fieldKind(row);
-  let groups = kind === 'control' && !NOT_MERGED.has(row) ? DIRTY.CONTROLS : 0;
-  if (SEGMENT_FIELD.test(name)) groups |= kind === 'host' ? DIRTY.HOST_BLOCK : DIRTY.GUEST_BLOCK;
-  // "Host address-space size"
-  if (row === FIELD.EXIT_CONTROLS) groups |= DIRTY.HOST_BLOCK;
-  return groups;
+  const controls = fieldKind(row) === 'control' && !NOT_MERGED.has(row) ? DIRTY.CONTROLS : 0;
+  return isInHostImage(row) ? controls | DIRTY.HOST_IMAGE : controls;
 }
 
 const GROUP = Uint8Array.from({ length: VMCS_FIELD_COUNT }, (_, row) => groupsOf(row));
@@ -65,12 +57,7 @@ const GROUP = Uint8Array.from({ length: VMCS_FIELD_COUNT }, (_, row) => groupsOf
 export const cellOf = (row: number): number => 8 * (row + 1);
 assert(cellOf(VMCS_FIELD_COUNT) <= VMCS_CELLS.DIRTY, 'all fields have cells');
 
-/** GDTR, IDTR and the segment registers in the engine's state. */
-export const SEGMENT_BLOCK_WORDS = (segment(SEG.TR) + SEG.BYTES - S.GDTR_BASE) / 4;
-
-assert(SEGMENT_BLOCK_WORDS % 4 === 0, 'the comparison goes by four words');
-
-const DIRTY_WORDS = (VMCS_CELLS.BYTES - VMCS_CELLS.DIRTY) / 4;
+const DIRTY_WORDS = VMCS_CELLS.DIRTY_BYTES / 4;
 
 export class Vmcs12 implements VmcsReader {
   /** L1-physical address of the current VMCS, or -1: there is none (FFFFFFFF_FFFFFFFFH). */
@@ -85,21 +72,28 @@ export class Vmcs12 implements VmcsReader {
   readonly #words: Uint32Array;
   /** A bit for each cell, as the engine writes it. */
   readonly #changed: Uint32Array;
-  /** Segment registers as the engine has them: segment-blocks.ts. */
-  readonly guestBlock = new Uint32Array(SEGMENT_BLOCK_WORDS);
-  readonly hostBlock = new Uint32Array(SEGMENT_BLOCK_WORDS);
+  /** Addresses of what switched-state.ts makes of fields. */
+  readonly guestImage: number;
+  readonly hostImage: number;
+  /** The linear memory. */
+  readonly memory: Uint32Array;
+  /** Mode at the last entry whose checks all passed, or -1: rows that read it need not be looked at in the same. */
+  judgedMode = -1;
   readonly vmxSuspects = VMX_CHECKS.suspects();
   readonly guestSuspects = GUEST_CHECKS.suspects();
-  readonly #memory: GuestPhysical;
+  readonly #l1: GuestPhysical;
   readonly #revision: number;
   readonly #staging = new Uint8Array(REGION.FIELDS + 8 * VMCS_FIELD_COUNT);
   readonly #stagingWords = new DataView(this.#staging.buffer);
 
   /** @param cells  Address of a VMCS_CELLS block in linear memory. */
   constructor(memory: GuestPhysical, cells: number, revision: number) {
-    this.#memory = memory;
+    this.#l1 = memory;
     this.#revision = revision;
+    this.memory = memory.words;
     this.cells = cells;
+    this.guestImage = cells + VMCS_CELLS.GUEST;
+    this.hostImage = cells + VMCS_CELLS.HOST;
     const first = (cells + cellOf(0)) >>> 2;
     this.#words = memory.words.subarray(first, first + 2 * VMCS_FIELD_COUNT);
     this.image = new VmcsImage(this.#words);
@@ -118,6 +112,12 @@ export class Vmcs12 implements VmcsReader {
   /** A value of at most 53 bits: addresses. */
   number(row: number): number {
     return this.#words[2 * row + 1]! * 0x1_0000_0000 + this.#words[2 * row]!;
+  }
+
+  /** Stores what fits the field's width, without a note: exit information, which no entry looks at. */
+  put(row: number, lo: number, hi = 0): void {
+    this.#words[2 * row] = lo;
+    this.#words[2 * row + 1] = hi;
   }
 
   /** Stores what the field's width keeps, and notes that it has changed. */
@@ -142,13 +142,14 @@ export class Vmcs12 implements VmcsReader {
         VMX_CHECKS.suspect(this.vmxSuspects, row);
         GUEST_CHECKS.suspect(this.guestSuspects, row);
         this.dirty |= GROUP[row]!;
+        followGuestField(this, row);
       }
     }
   }
 
   /** Reads the region. */
   load(address: number): void {
-    const memory = this.#memory;
+    const memory = this.#l1;
     this.address = address;
     this.isShadow = memory.read32(address) >>> 31 !== 0;
     this.launched = memory.read32(address + REGION.LAUNCHED) === 1;
@@ -162,6 +163,8 @@ export class Vmcs12 implements VmcsReader {
     GUEST_CHECKS.suspectAll(this.guestSuspects);
     this.#changed.fill(0);
     this.dirty = DIRTY.ALL;
+    this.judgedMode = -1;
+    fillGuestImage(this);
   }
 
   /** Puts it into its region. */
@@ -169,11 +172,11 @@ export class Vmcs12 implements VmcsReader {
     if (this.address < 0) return;
     const words = this.#stagingWords;
     words.setUint32(REGION.REVISION, (this.#revision | (this.isShadow ? SHADOW_VMCS : 0)) >>> 0, true);
-    words.setUint32(REGION.ABORT, this.#memory.read32(this.address + REGION.ABORT), true);
+    words.setUint32(REGION.ABORT, this.#l1.read32(this.address + REGION.ABORT), true);
     words.setUint32(REGION.LAUNCHED, this.launched ? 1 : 0, true);
     for (let word = 0; word < 2 * VMCS_FIELD_COUNT; word += 1) {
       words.setUint32(REGION.FIELDS + 4 * word, this.#words[word]!, true);
     }
-    this.#memory.ram.copyIn(this.address as L1Physical, this.#staging);
+    this.#l1.ram.copyIn(this.address as L1Physical, this.#staging);
   }
 }
