@@ -308,6 +308,19 @@ describe('time', () => {
     expect(read).toBeLessThanOrEqual(4 * m.vm.clock.roundNs);
   });
 
+  test.each([1, 4])('L2 that reads the TSC again sees its own clock, %i ticks an instruction', (ticks) => {
+    turnOn('PRIMARY.USE_TSC_OFFSETTING');
+    if (ticks !== 1) {
+      turnOn('SECONDARY.USE_TSC_SCALING');
+      set('TSC_MULTIPLIER', 0, ticks << 16);
+    }
+    set('TSC_OFFSET', 0x8000_0000, 0x100);
+    // rdtsc; mov ecx, eax; nop; nop; rdtsc; sub ecx, eax: four instructions from one reading to the next
+    expect(reasonOf([0x0f, 0x31, 0x89, 0xc1, 0x90, 0x90, 0x0f, 0x31, 0x29, 0xc1])).toBe(R.VMCALL);
+    expect(registerOf(1)).toBe((-4 * ticks) >>> 0);
+    expect(registerOf(2)).toBe(0x100);
+  });
+
   test('the preemption timer ends a loop', () => {
     turnOn('PIN.PREEMPTION_TIMER');
     set('PREEMPTION_TIMER_VALUE', 10);

@@ -536,10 +536,13 @@ export class Processor {
    * jump cache, the segment bases. Call after changing any of them; helpers that call it return JUMP.
    */
   modeChanged(): void {
-    const { cr0, cr4, efer } = this;
-    const rflags = this.get(S.RFLAGS);
-    const cs = this.get(segment(SEG.CS) + SEG.ACCESS);
-    const isLong = (efer & EFER.LMA) !== 0 && (cs & 0x2000) !== 0;
+    const { u32, tlb } = this;
+    const { context } = this.vcpu;
+    const cr0 = u32[S.CR0 >>> 2]!;
+    const cr4 = u32[S.CR4 >>> 2]!;
+    const rflags = u32[S.RFLAGS >>> 2]!;
+    const cs = u32[(segment(SEG.CS) + SEG.ACCESS) >>> 2]!;
+    const isLong = (u32[S.EFER >>> 2]! & EFER.LMA) !== 0 && (cs & 0x2000) !== 0;
     let mode = 0;
     if (isLong) mode |= MODE.LONG | MODE.DEFAULT32;
     else {
@@ -548,28 +551,26 @@ export class Processor {
     }
     if (!(cr0 & CR0.PE)) mode |= MODE.REAL;
     if (rflags & RFLAGS.VM) mode |= MODE.VM86;
-    const user = this.cpl === 3;
+    const user = u32[S.CPL >>> 2]! === 3;
     if (user) mode |= MODE.USER;
     if (cr0 & CR0.EM) mode |= MODE.EM;
     if (cr0 & CR0.TS) mode |= MODE.TS;
     if (cr0 & CR0.MP) mode |= MODE.MP;
     if (cr4 & CR4.OSFXSR) mode |= MODE.OSFXSR;
-    if (cr4 & CR4.OSXSAVE && (this.get(S.XCR0) & 6) === 6) mode |= MODE.AVX;
-    this.set(S.MODE, mode);
-    this.set(S.CANONICAL_SHIFT, cr4 & CR4.LA57 ? 7 : 16);
-    this.set(S.NO_X87_SELECTORS, this.#noX87Selectors);
+    if (cr4 & CR4.OSXSAVE && (u32[S.XCR0 >>> 2]! & 6) === 6) mode |= MODE.AVX;
+    u32[S.MODE >>> 2] = mode;
+    u32[S.CANONICAL_SHIFT >>> 2] = cr4 & CR4.LA57 ? 7 : 16;
+    u32[S.NO_X87_SELECTORS >>> 2] = this.#noX87Selectors;
     const set = user ? TLB.USER : cr4 & CR4.SMAP && !(rflags & RFLAGS.AC) ? TLB.SUPERVISOR_SMAP : TLB.SUPERVISOR;
     this.aligning = user && (cr0 & CR0.AM) !== 0 && (rflags & RFLAGS.AC) !== 0;
-    this.set(S.TLB, this.aligning ? TLB_EMPTY : this.tlb.set(this.vcpu.context, set));
-    this.set(S.CONTEXT, this.tlb.address(this.vcpu.context));
-    this.set(S.EXECUTE, this.tlb.set(this.vcpu.context, user ? TLB.USER : TLB.SUPERVISOR) + TLB.EXECUTE);
-    this.set(S.JUMP_CACHE, this.tlb.jumps(this.vcpu.context, user));
-    this.set(S.JUMP_TAG, this.tlb.jumpTag(this.vcpu.context, user, mode));
-    for (let seg = 0; seg < 6; seg += 1) {
-      const cell = S.SEG_BASE + 8 * seg;
-      if (isLong && seg !== SEG.FS && seg !== SEG.GS) this.set64(cell, 0, 0);
-      else this.copy64(cell, segment(seg) + SEG.BASE);
-    }
+    u32[S.TLB >>> 2] = this.aligning ? TLB_EMPTY : tlb.set(context, set);
+    u32[S.CONTEXT >>> 2] = tlb.address(context);
+    u32[S.EXECUTE >>> 2] = tlb.set(context, user ? TLB.USER : TLB.SUPERVISOR) + TLB.EXECUTE;
+    u32[S.JUMP_CACHE >>> 2] = tlb.jumps(context, user);
+    u32[S.JUMP_TAG >>> 2] = tlb.jumpTag(context, user, mode);
+    const flat = isLong ? SEG.FS : SEG.ES;
+    for (let word = S.SEG_BASE >>> 2; word < (S.SEG_BASE + 8 * flat) >>> 2; word += 1) u32[word] = 0;
+    for (let seg: number = flat; seg <= SEG.GS; seg += 1) this.copy64(S.SEG_BASE + 8 * seg, segment(seg) + SEG.BASE);
   }
 
   /** 32-bit stack, and CS SS DS ES are what a flat program has. */
@@ -616,18 +617,22 @@ export class Processor {
     this.set64(S.RETIRED_AT_END, end >>> 0, Math.floor(end / TWO_32));
   }
 
-  /** Lays open to generated code what L0 has said about this run: which instructions leave, and the time. */
+  /** Lays open to generated code what L0 has said about this run: which instructions leave. The time is asked for first. */
   beginRun(): void {
-    const { intercepts, instructions } = this.vcpu;
+    const { intercepts } = this.vcpu;
     const free = (this.get(S.ALLOW) & ALLOW.INTERCEPT) !== 0;
     const windows = intercepts.interruptWindow || intercepts.nmiWindow ? WINDOW : 0;
     this.set(S.INTERCEPTED, (free ? intercepts.instructions & UNDEFINED : intercepts.instructions) | windows);
+    this.set(S.TSC_RATE, 0);
+  }
+
+  /** L0 has told the time, `low` and `high` at an instruction count: in the rest of the run generated code knows it. */
+  layOpenTsc(instructions: number, low: number, high: number): void {
     const rate = this.host.tscRate;
     this.set(S.TSC_RATE, rate);
-    if (rate === 0) return;
     const ticks = instructions * rate;
-    const low = this.host.tsc(instructions) - (ticks % TWO_32);
-    this.set64(S.TSC_BASE, low >>> 0, this.host.tscHigh - Math.floor(ticks / TWO_32) - (low < 0 ? 1 : 0));
+    const base = low - (ticks % TWO_32);
+    this.set64(S.TSC_BASE, base >>> 0, high - Math.floor(ticks / TWO_32) - (base < 0 ? 1 : 0));
   }
 
   /** Instructions retired when the instruction `record` begins. */

@@ -46,8 +46,10 @@ const wrmsr: Helper = (cpu, record) => {
 };
 
 function readTsc(cpu: Processor, record: number): void {
-  const low = cpu.host.tsc(cpu.instructionsAt(record));
+  const instructions = cpu.instructionsAt(record);
+  const low = cpu.host.tsc(instructions);
   setEdxEax(cpu, low, cpu.host.tscHigh);
+  cpu.layOpenTsc(instructions, low, cpu.host.tscHigh);
 }
 
 /** EDX:EAX, if nothing forbids it and no one has to be asked; else `helper`. */

@@ -66,6 +66,8 @@ export interface NestedLayer {
   readonly cr4ReadShadow: number;
   /** `tsc` has L1's value: make it that of the level that runs. */
   adjustTsc(tsc: VirtualTsc): void;
+  /** And it ticks at another rate than L1's. */
+  readonly scalesTsc: boolean;
   reset(): void;
 }
 

@@ -15,14 +15,16 @@ class VirtualTimer implements Timer {
   }
 
   arm(deadlineNs: number): void {
+    const before = this.deadlineNs;
     this.deadlineNs = Math.max(0, Math.ceil(deadlineNs));
-    this.#clock.changed();
+    this.#clock.changed(before, this.deadlineNs);
   }
 
   disarm(): void {
-    if (this.deadlineNs === -1) return;
+    const before = this.deadlineNs;
+    if (before === -1) return;
     this.deadlineNs = -1;
-    this.#clock.changed();
+    this.#clock.changed(before, -1);
   }
 }
 
@@ -54,30 +56,37 @@ export class VirtualClock implements Clock {
     return timer;
   }
 
-  changed(): void {
-    this.#stale = true;
+  /** A timer's deadline is another; -1: none. */
+  changed(before: number, deadlineNs: number): void {
+    if (before === this.#nextDeadline) this.#stale = true;
+    if (deadlineNs !== -1 && deadlineNs < this.#nextDeadline) this.#nextDeadline = deadlineNs;
   }
 
   /** Earliest deadline, or Infinity. */
   get nextDeadlineNs(): number {
-    if (this.#stale) {
-      this.#stale = false;
-      let next = Number.POSITIVE_INFINITY;
-      for (const { deadlineNs } of this.#timers) if (deadlineNs !== -1 && deadlineNs < next) next = deadlineNs;
-      this.#nextDeadline = next;
-    }
-    return this.#nextDeadline;
+    return this.#stale ? this.#earliest() : this.#nextDeadline;
+  }
+
+  #earliest(): number {
+    this.#stale = false;
+    let next = Number.POSITIVE_INFINITY;
+    for (const { deadlineNs } of this.#timers) if (deadlineNs !== -1 && deadlineNs < next) next = deadlineNs;
+    this.#nextDeadline = next;
+    return next;
   }
 
   /** Fires every timer whose deadline has come. A timer that arms itself again in the past fires once more. */
   fireDue(): void {
+    if (this.nextDeadlineNs <= this.nowNs()) this.#fireDue();
+  }
+
+  #fireDue(): void {
     for (let rounds = 0; this.nextDeadlineNs <= this.nowNs(); rounds += 1) {
       assert(rounds < 100_000, 'timers that fire arm themselves for later');
       const due = this.nextDeadlineNs;
       for (const timer of this.#timers) {
         if (timer.deadlineNs !== due) continue;
-        timer.deadlineNs = -1;
-        this.changed();
+        timer.disarm();
         timer.fire();
         break;
       }

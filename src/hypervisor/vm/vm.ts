@@ -322,7 +322,7 @@ export class Vm {
       },
       msrWrite: (index, low, high) => vm.running!.writesMsr(index, low, high),
       get tscRate() {
-        return vm.running?.nested?.guestMode ? 0 : vm.#tscRate;
+        return vm.running?.nested?.scalesTsc ? 0 : vm.#tscRate;
       },
     };
   }

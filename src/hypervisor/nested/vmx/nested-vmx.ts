@@ -281,6 +281,10 @@ export class NestedVmx implements NestedLayer, NestedPort {
     if (this.guestMode) this.tsc.apply(tsc);
   }
 
+  get scalesTsc(): boolean {
+    return this.guestMode && this.tsc.isScaled;
+  }
+
   reset(): void {
     this.initHeld = false;
     this.guestMode = false;
