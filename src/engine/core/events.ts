@@ -133,14 +133,18 @@ function deliver(
   // What is being delivered when something goes wrong, and what that was on the way to: for IDT-vectoring information
   let vectoring = 0;
   let vectoringError = 0;
+  let vectoringLength = 0;
   for (;;) {
     if (!injected && isIntercepted(cpu, vector, type, error)) {
       exceptionExit(cpu, vector, type, hasError, error, length);
       if (nmiUnblocked && vectoring === 0 && vector !== VECTOR.DF) {
         cpu.set(X.INTERRUPTION, cpu.get(X.INTERRUPTION) | INTERRUPTION.NMI_UNBLOCKED);
       }
-      cpu.set(X.VECTORING, vectoring);
+      // A double fault that leaves is not said to have come on the way of anything: SDM 3C 27.2.4
+      const isAlone = vectoring === 0 || vector === VECTOR.DF;
+      cpu.set(X.VECTORING, isAlone ? 0 : vectoring);
       cpu.set(X.VECTORING_ERROR, vectoringError);
+      if (!isAlone) cpu.set(X.LENGTH, vectoringLength);
       return STATUS.EXIT_BEFORE;
     }
     if (type === EVENT.EXCEPTION && !injected) loadFaultRegisters(cpu, vector);
@@ -160,6 +164,7 @@ function deliver(
       (vector | (type << INTERRUPTION.TYPE_SHIFT) | (hasError ? INTERRUPTION.ERROR_VALID : 0) | INTERRUPTION.VALID) >>>
       0;
     vectoringError = hasError ? error : 0;
+    vectoringLength = length;
     if (status !== STATUS.FAULT) {
       cpu.set(X.VECTORING, vectoring);
       cpu.set(X.VECTORING_ERROR, vectoringError);

@@ -105,6 +105,10 @@ export class Vcpu {
   /** What a new #PF puts into CR2, a new #DB into DR6. */
   pendingPayloadLo = 0;
   pendingPayloadHi = 0;
+  /** The event on whose way to its handler it was found, or 0: L1 hears of it with the exit. */
+  overtakenEvent = 0;
+  overtakenError = 0;
+  overtakenLength = 0;
   /** Exits by reason: EXIT number → count. */
   readonly exits = new Float64Array(0x200);
   /** Virtual time in this part of the round that went by without instructions: waiting for devices. */
@@ -365,6 +369,7 @@ export class Vcpu {
     this.pendingIsNew = true;
     this.pendingPayloadLo = 0;
     this.pendingPayloadHi = 0;
+    this.overtakenEvent = 0;
   }
 
   /**
@@ -372,8 +377,9 @@ export class Vcpu {
    * engine does where no exit comes between: SDM 3A 6.15 "Interrupt 8—Double Fault Exception (#DF)", Table 6-5.
    */
   raisePageFault(error: number, linearLo: number, linearHi: number): void {
-    const first = this.pendingEvent;
-    const onTheWay = (first & EVENT.VALID) !== 0 && (first & 0x700) === EVENT.EXCEPTION && !this.pendingIsNew;
+    const first = this.pendingIsNew ? 0 : this.pendingEvent;
+    const { pendingError, pendingLength } = this;
+    const onTheWay = first !== 0 && (first & 0x700) === EVENT.EXCEPTION;
     // If L1 takes page faults, it learns of both by itself
     const takenByL1 = this.nested?.guestMode === true && (this.core.intercepts.exceptions & (1 << 14)) !== 0;
     if (onTheWay && !takenByL1) {
@@ -395,6 +401,9 @@ export class Vcpu {
     this.raise(14, error);
     this.pendingPayloadLo = linearLo;
     this.pendingPayloadHi = linearHi;
+    this.overtakenEvent = first;
+    this.overtakenError = pendingError;
+    this.overtakenLength = pendingLength;
   }
 
   /** @param dr6  Bits of DR6 that say why. */

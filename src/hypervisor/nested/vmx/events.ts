@@ -96,7 +96,11 @@ function judgeNewException(n: NestedVmx): boolean {
   const info = vcpu.pendingEvent;
   const error = vcpu.pendingError;
   const hasPayload = vector === VECTOR_DB || vector === VECTOR_PF;
-  vcpu.pendingEvent = 0;
+  // SDM 3C 27.2.4: the event under delivery, which L1 will inject again
+  vcpu.pendingEvent = vcpu.overtakenEvent;
+  vcpu.pendingError = vcpu.overtakenError;
+  vcpu.pendingLength = vcpu.overtakenLength;
+  vcpu.pendingIsNew = false;
   return vmExit(
     n,
     EXIT_REASONS.EXCEPTION_OR_NMI,
