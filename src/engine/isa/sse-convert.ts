@@ -4,8 +4,30 @@ import { DOUBLE, type Format, RC, SINGLE, truncSatI32, truncSatI64 } from '../fl
 import { lane, withLane } from '../float/vector.ts';
 import { type Instruction, instruction } from './instruction.ts';
 import type { Semantics } from './semantics.ts';
-import { algebra, asBits, asNumber, hostRounds, isOrdinary, widthOf } from './sse-float.ts';
-import { bind, commit, enterMmx, loadLow, lowVector, storeLow, storeMm, ZERO_VECTOR } from './sse-operands.ts';
+import { widthOf } from './sse-float.ts';
+import {
+  algebraOf,
+  allLanes,
+  asBits,
+  asNumber,
+  hostRounds,
+  inexactIsOld,
+  ordinaryLanes,
+  sureOfOrder,
+  unless,
+} from './sse-host.ts';
+import {
+  bind,
+  commit,
+  enterMmx,
+  lanes32,
+  loadLow,
+  lowVector,
+  storeLow,
+  storeMm,
+  vector,
+  ZERO_VECTOR,
+} from './sse-operands.ts';
 
 /**
  * Conversions: CVTxx2xx and CVTTxx2xx. SDM 2A 3.2. A conversion that is exact by its types takes the host's own
@@ -56,7 +78,10 @@ const fromInteger = (format: Format): Instruction => {
       }
       const host = format === DOUBLE ? f64.convertI64S(value) : f32.convertI64S(value);
       const result = m.let(asBits(format, host));
-      m.f.if(i32.eqz(hostRounds()), () => {
+      // So small that it is exact
+      const limit = 2 ** (format.fraction + 1);
+      const small = i64.leU(i64.add(value, i64.const(limit)), i64.const(2 * limit));
+      m.f.if(i32.eqz(i32.or(small, hostRounds())), () => {
         m.f.set(result, call(m.lib.byName(`${format.name}.fromI64`), value));
         commit(m);
       });
@@ -83,26 +108,26 @@ const toInteger = (format: Format, truncate: boolean): Instruction => {
     execute(m) {
       const bits = loadLow(m, 1, widthOf(format));
       const bytes = m.sizeOf(0) as 4 | 8;
-      const slow = call(m.lib.byName(`${format.name}.toI${8 * bytes}`), bits, rcOf(truncate));
-      if (!truncate) {
-        const result = bind(m, slow);
-        commit(m);
-        m.store(0, result);
-        return;
-      }
-      // The host truncates and saturates. In range (a NaN is not) the integer is right, and only PE can be raised: not
-      // if the integer is the number again, and without notice if PE is set and masked.
+      // Truncated by the host, which saturates. In range (a NaN is not) the integer is right, and only PE can be raised: not
+      // if nothing was cut off, and without notice if PE is set and masked.
       const o = format === DOUBLE ? f64 : f32;
       const value = bind(m, asNumber(format, bits));
-      const whole = bytes === 8 ? m.let(truncSatI64(value)) : m.let(i64.extendI32S(truncSatI32(value)));
-      const back = format === DOUBLE ? f64.convertI64S(whole.get) : f32.convertI64S(whole.get);
+      const rounded = truncate ? value : bind(m, o.nearest(value));
+      const whole = bytes === 8 ? m.let(truncSatI64(rounded)) : m.let(i64.extendI32S(truncSatI32(rounded)));
       const limit = o.const(2 ** (8 * bytes - 1));
-      const inRange = i32.and(o.lt(value, limit), o.ge(value, o.neg(limit)));
-      const quiet = i32.eq(i32.and(i32.load(i32.const(0), S.MXCSR), i32.const(0x1020)), i32.const(0x1020));
-      m.f.if(i32.eqz(i32.and(inRange, i32.or(quiet, o.eq(back, value)))), () => {
-        m.f.set(whole, slow);
-        commit(m);
-      });
+      unless(
+        m,
+        (unsure) => {
+          if (!truncate) m.f.brIf(unsure, mxcsrRc());
+          m.f.brIf(unsure, i32.eqz(i32.and(o.lt(rounded, limit), o.ge(rounded, o.neg(limit)))));
+          const back = format === DOUBLE ? f64.convertI64S(whole.get) : f32.convertI64S(whole.get);
+          m.f.if(i32.eqz(inexactIsOld()), () => m.f.brIf(unsure, o.ne(back, value)));
+        },
+        () => {
+          m.f.set(whole, call(m.lib.byName(`${format.name}.toI${8 * bytes}`), bits, rcOf(truncate)));
+          commit(m);
+        },
+      );
       m.store(0, whole.get);
     },
   });
@@ -111,14 +136,16 @@ const toInteger = (format: Format, truncate: boolean): Instruction => {
 // ---- between the formats ----------------------------------------------------------------------------------------
 
 const widen = row('CVTSS2SD', 'F3 0F 5A /r', 'xmm, xmm/m32', (m) => {
-  const o = algebra('ss');
   const bits = loadLow(m, 1, 4);
-  const value = bind(m, asNumber(SINGLE, bits));
-  const result = m.let(i64.reinterpretF64(f64.promote(value)));
-  m.f.if(i32.eqz(isOrdinary(o, SINGLE, value)), () => {
-    m.f.set(result, call(m.lib.byName('f32.to.f64'), bits));
-    commit(m);
-  });
+  const result = m.let(asBits(DOUBLE, f64.promote(asNumber(SINGLE, bits))));
+  unless(
+    m,
+    (unsure) => sureOfOrder(m, SINGLE, bits, unsure),
+    () => {
+      m.f.set(result, call(m.lib.byName('f32.to.f64'), bits));
+      commit(m);
+    },
+  );
   storeLow(m, 0, result.get, 8);
 });
 
@@ -149,57 +176,82 @@ function lanewise(count: number, to: Format, convert: (i: number) => Expr): Expr
 /** Source of a packed conversion that reads the low half only: XMM or 8 bytes of memory, as a vector. */
 const lowSource = (m: Semantics, i: number): Expr => bind(m, lowVector(loadLow(m, i, 8)));
 
-function finish(m: Semantics, value: Expr): void {
-  const result = bind(m, value);
-  commit(m);
-  m.storeV(0, result);
+/** The host's result if `good` (an i32 made of it) says that it is right, else that of the library. */
+function byHost(m: Semantics, host: Expr, good: (result: Expr) => Expr, byLibrary: () => Expr): void {
+  const result = m.let(host);
+  m.f.if(i32.eqz(good(result.get)), () => {
+    m.f.set(result, byLibrary());
+    commit(m);
+  });
+  m.storeV(0, result.get);
+}
+
+/** Whether lanes (whole numbers, after rounding) fit 32 bits, and nothing was cut off that PE would tell. */
+function wholeLanes(format: Format, source: Expr, rounded: Expr, back: Expr): Expr {
+  const o = algebraOf(format);
+  const inRange = allLanes(o.lt(o.abs(rounded), o.constant(2 ** 31)));
+  return i32.and(inRange, i32.or(inexactIsOld(), allLanes(o.eq(back, source))));
 }
 
 const PACKED: readonly Instruction[] = [
   row('CVTPS2PD', 'NP 0F 5A /r', 'xmm, xmm/m64', (m) => {
     const source = lowSource(m, 1);
-    finish(
+    byHost(
       m,
-      lanewise(2, DOUBLE, (i) => call(m.lib.byName('f32.to.f64'), lane(SINGLE, source, i))),
+      v128.f64x2PromoteLowF32x4(source),
+      () => allLanes(ordinaryLanes(SINGLE, source)),
+      () => lanewise(2, DOUBLE, (i) => call(m.lib.byName('f32.to.f64'), lane(SINGLE, source, i))),
     );
   }),
   row('CVTPD2PS', '66 0F 5A /r', 'xmm, xmm/m128', (m) => {
     const source = m.loadV(1);
-    finish(
+    const o = algebraOf(DOUBLE);
+    // As in CVTSD2SS
+    const inside = v128.or(
+      v128.and(o.ge(o.abs(source), o.constant(2 ** -125)), o.lt(o.abs(source), o.constant(2 ** 127))),
+      o.eq(source, o.constant(0)),
+    );
+    byHost(
       m,
-      lanewise(2, SINGLE, (i) => call(m.lib.byName('f64.to.f32'), lane(DOUBLE, source, i))),
+      v128.f32x4DemoteZeroF64x2(source),
+      () => i32.and(hostRounds(), allLanes(inside)),
+      () => lanewise(2, SINGLE, (i) => call(m.lib.byName('f64.to.f32'), lane(DOUBLE, source, i))),
     );
   }),
   row('CVTDQ2PS', 'NP 0F 5B /r', 'xmm, xmm/m128', (m) => {
     const source = m.loadV(1);
-    const result = m.let(v128.f32x4ConvertI32x4S(source));
-    m.f.if(i32.eqz(hostRounds()), () => {
-      m.f.set(
-        result,
-        lanewise(4, SINGLE, (i) => call(m.lib.byName('f32.fromI64'), lane32(source, i))),
-      );
-      commit(m);
-    });
-    m.storeV(0, result.get);
+    // So small that they are exact, or -2^31, which is its own magnitude
+    const small = v128.i32x4LeS(v128.i32x4Abs(source), vector(lanes32(() => 1 << 24)));
+    byHost(
+      m,
+      v128.f32x4ConvertI32x4S(source),
+      () => i32.or(hostRounds(), allLanes(small)),
+      () => lanewise(4, SINGLE, (i) => call(m.lib.byName('f32.fromI64'), lane32(source, i))),
+    );
   }),
   row('CVTDQ2PD', 'F3 0F E6 /r', 'xmm, xmm/m64', (m) => m.storeV(0, v128.f64x2ConvertLowI32x4S(lowSource(m, 1)))),
   ...[false, true].flatMap((truncate) => {
     const t = truncate ? 'T' : '';
+    const nearest = truncate ? i32.const(1) : i32.eqz(mxcsrRc());
     return [
       row(`CVT${t}PS2DQ`, `${truncate ? 'F3' : '66'} 0F 5B /r`, 'xmm, xmm/m128', (m) => {
         const source = m.loadV(1);
-        const rc = bind(m, rcOf(truncate));
-        finish(
+        const rounded = truncate ? source : bind(m, v128.f32x4Nearest(source));
+        byHost(
           m,
-          lanewise(4, SINGLE, (i) => call(m.lib.byName('f32.toI32'), lane(SINGLE, source, i), rc)),
+          v128.i32x4TruncSatF32x4S(rounded),
+          (whole) => i32.and(nearest, wholeLanes(SINGLE, source, rounded, v128.f32x4ConvertI32x4S(whole))),
+          () => lanewise(4, SINGLE, (i) => call(m.lib.byName('f32.toI32'), lane(SINGLE, source, i), rcOf(truncate))),
         );
       }),
       row(`CVT${t}PD2DQ`, `${truncate ? '66' : 'F2'} 0F E6 /r`, 'xmm, xmm/m128', (m) => {
         const source = m.loadV(1);
-        const rc = bind(m, rcOf(truncate));
-        finish(
+        const rounded = truncate ? source : bind(m, v128.f64x2Nearest(source));
+        byHost(
           m,
-          lanewise(2, SINGLE, (i) => call(m.lib.byName('f64.toI32'), lane(DOUBLE, source, i), rc)),
+          v128.i32x4TruncSatF64x2SZero(rounded),
+          (whole) => i32.and(nearest, wholeLanes(DOUBLE, source, rounded, v128.f64x2ConvertLowI32x4S(whole))),
+          () => lanewise(2, SINGLE, (i) => call(m.lib.byName('f64.toI32'), lane(DOUBLE, source, i), rcOf(truncate))),
         );
       }),
     ];

@@ -1,23 +1,31 @@
-import { call, type Expr, f32, f64, i32, i64, v128 } from '../../wasm/expr.ts';
+import { call, type Expr, f32, f64, I64, i32, i64, select, V128, v128 } from '../../wasm/expr.ts';
+import type { Label, Local } from '../../wasm/module.ts';
 import { S } from '../core/layout.ts';
 import { DOUBLE, type Format, RC, SINGLE } from '../float/format.ts';
 import { shape } from '../float/vector.ts';
 import { type Instruction, instruction } from './instruction.ts';
 import type { Semantics } from './semantics.ts';
+import {
+  algebraOf,
+  allLanes,
+  asBits,
+  asNumber,
+  hostIsExact,
+  hostRounds,
+  inexactIsOld,
+  type Operation,
+  ordinaryLanes,
+  signAndExponent,
+  sureOfOperand,
+  sureOfOrder,
+  sureOfResult,
+  unless,
+} from './sse-host.ts';
 import { bind, commit, imm8, loadLow, storeLow, vector } from './sse-operands.ts';
 
 /**
- * Floating-point arithmetic of SSE, SSE2, SSE3 and SSE4.1.
- *
- * Each form first tries the host's own instruction. That is exact, to the bit and to MXCSR, when
- *
- *   - RC is nearest, PE is already set and masked: then inexact results need no further notice;
- *   - the operands are zeros or normal (so neither DE nor DAZ, and no SNaN);
- *   - the result is finite and at least twice the smallest normal number. It then was not tiny even before the last
- *     rounding (so no UE, no FTZ), did not overflow, and no operand was a NaN or, but for division, an infinity. Or
- *     it is a zero that is exact: a sum (cancellation is always exact), a product or quotient of a zero.
- *
- * Everything else goes to the functions of float/library.ts, which also find out PE while it is not yet set.
+ * Floating-point arithmetic of SSE, SSE2, SSE3 and SSE4.1: the host's own instruction where that is exact (sse-host.ts),
+ * else functions of float/library.ts.
  */
 export const PREFIX = { ps: 'NP', pd: '66', ss: 'F3', sd: 'F2' } as const;
 export type Kind = keyof typeof PREFIX;
@@ -28,111 +36,6 @@ export const featureOf = (kind: Kind): string => (kind.endsWith('d') ? 'sse2' : 
 export const sourceOf = (kind: Kind): string =>
   ({ ps: 'xmm/m128', pd: 'xmm/m128', ss: 'xmm/m32', sd: 'xmm/m64' })[kind];
 
-/** Lane-wise words in which the conditions above are written, for a vector or for one number. */
-interface Algebra {
-  readonly constant: (value: number) => Expr;
-  readonly abs: (a: Expr) => Expr;
-  readonly eq: (a: Expr, b: Expr) => Expr;
-  readonly lt: (a: Expr, b: Expr) => Expr;
-  readonly ge: (a: Expr, b: Expr) => Expr;
-  readonly and: (a: Expr, b: Expr) => Expr;
-  readonly or: (a: Expr, b: Expr) => Expr;
-  /** All lanes: an i32. */
-  readonly all: (a: Expr) => Expr;
-  readonly add: (a: Expr, b: Expr) => Expr;
-  readonly sub: (a: Expr, b: Expr) => Expr;
-  readonly mul: (a: Expr, b: Expr) => Expr;
-  readonly div: (a: Expr, b: Expr) => Expr;
-  readonly sqrt: (a: Expr) => Expr;
-}
-
-function splat(format: Format, value: number): Expr {
-  const bytes = new Uint8Array(16);
-  const view = new DataView(bytes.buffer);
-  for (let i = 0; i < 16; i += format === DOUBLE ? 8 : 4) {
-    if (format === DOUBLE) view.setFloat64(i, value, true);
-    else view.setFloat32(i, value, true);
-  }
-  return vector(bytes);
-}
-
-const vectorAlgebra = (format: Format): Algebra => {
-  const double = format === DOUBLE;
-  return {
-    constant: (value) => splat(format, value),
-    abs: double ? v128.f64x2Abs : v128.f32x4Abs,
-    eq: double ? v128.f64x2Eq : v128.f32x4Eq,
-    lt: double ? v128.f64x2Lt : v128.f32x4Lt,
-    ge: double ? v128.f64x2Ge : v128.f32x4Ge,
-    and: v128.and,
-    or: v128.or,
-    all: v128.i32x4AllTrue,
-    add: double ? v128.f64x2Add : v128.f32x4Add,
-    sub: double ? v128.f64x2Sub : v128.f32x4Sub,
-    mul: double ? v128.f64x2Mul : v128.f32x4Mul,
-    div: double ? v128.f64x2Div : v128.f32x4Div,
-    sqrt: double ? v128.f64x2Sqrt : v128.f32x4Sqrt,
-  };
-};
-const scalarAlgebra = (format: Format): Algebra => {
-  const o = format === DOUBLE ? f64 : f32;
-  const { abs, eq, lt, ge, add, sub, mul, div, sqrt } = o;
-  return {
-    abs,
-    eq,
-    lt,
-    ge,
-    add,
-    sub,
-    mul,
-    div,
-    sqrt,
-    constant: o.const,
-    and: i32.and,
-    or: i32.or,
-    all: (a) => a,
-  };
-};
-
-const smallestNormal = (format: Format): number => 2 ** (1 - format.bias);
-const lasting = (bits: number): Expr => i32.and(i32.load(i32.const(0), S.MXCSR), i32.const(bits));
-/** RC = nearest, PM and PE set. */
-export const hostRounds = (): Expr => i32.eq(lasting(0x7020), i32.const(0x1020));
-/** A zero or a normal number or an infinity. */
-export const isOrdinary = (o: Algebra, format: Format, value: Expr): Expr =>
-  o.or(o.ge(o.abs(value), o.constant(smallestNormal(format))), o.eq(value, o.constant(0)));
-const isInRange = (o: Algebra, format: Format, result: Expr): Expr =>
-  o.and(
-    o.ge(o.abs(result), o.constant(2 * smallestNormal(format))),
-    o.lt(o.abs(result), o.constant(Number.POSITIVE_INFINITY)),
-  );
-export const algebra = (kind: Kind): Algebra =>
-  isPacked(kind) ? vectorAlgebra(formatOf(kind)) : scalarAlgebra(formatOf(kind));
-
-type Operation = 'add' | 'sub' | 'mul' | 'div';
-
-/** When a result of zero is exact. */
-const exactZero: Readonly<Record<Operation, (o: Algebra, a: Expr, b: Expr) => Expr | undefined>> = {
-  add: () => undefined,
-  sub: () => undefined,
-  mul: (o, a, b) => o.or(o.eq(a, o.constant(0)), o.eq(b, o.constant(0))),
-  div: (o, a) => o.eq(a, o.constant(0)),
-};
-
-export function hostIsExact(kind: Kind, operation: Operation, a: Expr, b: Expr, result: Expr): Expr {
-  const o = algebra(kind);
-  const format = formatOf(kind);
-  const zero = o.eq(result, o.constant(0));
-  const reason = exactZero[operation](o, a, b);
-  const good = o.or(isInRange(o, format, result), reason ? o.and(zero, reason) : zero);
-  return i32.and(hostRounds(), o.all(o.and(good, o.and(isOrdinary(o, format, a), isOrdinary(o, format, b)))));
-}
-
-/** Reads a scalar as WebAssembly's own type, and its bits. */
-export const asNumber = (format: Format, bits: Expr): Expr =>
-  format === DOUBLE ? f64.reinterpretI64(bits) : f32.reinterpretI32(i32.wrap(bits));
-export const asBits = (format: Format, value: Expr): Expr =>
-  format === DOUBLE ? i64.reinterpretF64(value) : i64.extendI32U(i32.reinterpretF32(value));
 export const widthOf = (format: Format): 4 | 8 => (format === DOUBLE ? 8 : 4);
 
 const TITLES: Readonly<Record<string, string>> = {
@@ -155,33 +58,44 @@ const arithmetic = (kind: Kind, operation: Operation, opcode: string): Instructi
     needs: 'sse',
     feature: featureOf(kind),
     execute(m) {
-      const o = algebra(kind);
       if (isPacked(kind)) {
         const b = m.loadV(1);
         const a = m.loadV(0);
-        const result = m.let(o[operation](a, b));
-        m.f.if(i32.eqz(hostIsExact(kind, operation, a, b, result.get)), () => {
-          m.f.set(result, call(m.lib.byName(`${shape(format)}.${operation}`), a, b));
-          commit(m);
-        });
-        m.storeV(0, result.get);
+        m.storeV(0, combine(m, format, operation, a, b));
         return;
       }
       const bytes = widthOf(format);
-      const bBits = loadLow(m, 1, bytes);
-      const aBits = loadLow(m, 0, bytes);
-      const b = bind(m, asNumber(format, bBits));
-      const a = bind(m, asNumber(format, aBits));
-      const result = bind(m, o[operation](a, b));
-      const bits = m.let(asBits(format, result));
-      m.f.if(i32.eqz(hostIsExact(kind, operation, a, b, result)), () => {
-        m.f.set(bits, call(m.lib.byName(`${format.name}.${operation}`), aBits, bBits));
-        commit(m);
-      });
-      storeLow(m, 0, bits.get, bytes);
+      const o = format === DOUBLE ? f64 : f32;
+      const b = loadLow(m, 1, bytes);
+      const a = loadLow(m, 0, bytes);
+      const result = m.let(asBits(format, o[operation](asNumber(format, a), asNumber(format, b))));
+      unless(
+        m,
+        (unsure) => {
+          m.f.brIf(unsure, i32.eqz(hostRounds()));
+          sureOfOperand(m, format, a, unsure);
+          sureOfOperand(m, format, b, unsure);
+          sureOfResult(m, format, result.get, unsure);
+        },
+        () => {
+          m.f.set(result, call(m.lib.byName(`${format.name}.${operation}`), a, b));
+          commit(m);
+        },
+      );
+      storeLow(m, 0, result.get, bytes);
     },
   });
 };
+
+/** Adds, subtracts … lanes with the host if that is exact, else by the library: a local. */
+function combine(m: Semantics, format: Format, operation: Operation, a: Expr, b: Expr): Expr {
+  const result = m.let(algebraOf(format)[operation](a, b));
+  m.f.if(i32.eqz(hostIsExact(format, operation, a, b, result.get)), () => {
+    m.f.set(result, call(m.lib.byName(`${shape(format)}.${operation}`), a, b));
+    commit(m);
+  });
+  return result.get;
+}
 
 const squareRoot = (kind: Kind): Instruction => {
   const format = formatOf(kind);
@@ -193,22 +107,16 @@ const squareRoot = (kind: Kind): Instruction => {
     needs: 'sse',
     feature: featureOf(kind),
     execute(m) {
-      const o = algebra(kind);
-      // A root is never tiny or too large, and that of a negative number is a NaN.
-      const exact = (a: Expr, result: Expr): Expr =>
-        i32.and(
-          hostRounds(),
-          o.all(
-            o.and(
-              isOrdinary(o, format, a),
-              o.and(o.ge(result, o.constant(0)), o.lt(result, o.constant(Number.POSITIVE_INFINITY))),
-            ),
-          ),
-        );
+      // A root is never tiny or too large, and that of a negative number is a NaN
       if (isPacked(kind)) {
+        const o = algebraOf(format);
         const a = m.loadV(1);
         const result = m.let(o.sqrt(a));
-        m.f.if(i32.eqz(exact(a, result.get)), () => {
+        const good = v128.and(
+          ordinaryLanes(format, a),
+          v128.and(o.ge(result.get, o.constant(0)), o.lt(result.get, o.constant(Number.POSITIVE_INFINITY))),
+        );
+        m.f.if(i32.eqz(i32.and(hostRounds(), allLanes(good))), () => {
           m.f.set(result, call(m.lib.byName(`${shape(format)}.sqrt`), a));
           commit(m);
         });
@@ -216,15 +124,22 @@ const squareRoot = (kind: Kind): Instruction => {
         return;
       }
       const bytes = widthOf(format);
-      const aBits = loadLow(m, 1, bytes);
-      const a = bind(m, asNumber(format, aBits));
-      const result = bind(m, o.sqrt(a));
-      const bits = m.let(asBits(format, result));
-      m.f.if(i32.eqz(exact(a, result)), () => {
-        m.f.set(bits, call(m.lib.byName(`${format.name}.sqrt`), aBits));
-        commit(m);
-      });
-      storeLow(m, 0, bits.get, bytes);
+      const a = loadLow(m, 1, bytes);
+      const result = m.let(asBits(format, (format === DOUBLE ? f64 : f32).sqrt(asNumber(format, a))));
+      unless(
+        m,
+        (unsure) => {
+          m.f.brIf(unsure, i32.eqz(hostRounds()));
+          // Positive and normal
+          const above = i32.sub(signAndExponent(format, a), i32.const(1));
+          m.f.brIf(unsure, i32.geU(above, i32.const(format.exponentMax - 1)));
+        },
+        () => {
+          m.f.set(result, call(m.lib.byName(`${format.name}.sqrt`), a));
+          commit(m);
+        },
+      );
+      storeLow(m, 0, result.get, bytes);
     },
   });
 };
@@ -240,8 +155,6 @@ const extreme = (kind: Kind, which: 'min' | 'max', opcode: string): Instruction 
     needs: 'sse',
     feature: featureOf(kind),
     execute(m) {
-      const o = algebra(kind);
-      const plain = (a: Expr, b: Expr): Expr => o.all(o.and(isOrdinary(o, format, a), isOrdinary(o, format, b)));
       if (isPacked(kind)) {
         const b = m.loadV(1);
         const a = m.loadV(0);
@@ -253,7 +166,8 @@ const extreme = (kind: Kind, which: 'min' | 'max', opcode: string): Instruction 
           f64max: v128.f64x2Pmax,
         }[`${format.name}${which}` as const];
         const result = m.let(host(b, a));
-        m.f.if(i32.eqz(plain(a, b)), () => {
+        const plain = allLanes(v128.and(ordinaryLanes(format, a), ordinaryLanes(format, b)));
+        m.f.if(i32.eqz(plain), () => {
           m.f.set(result, call(m.lib.byName(`${shape(format)}.${which}`), a, b));
           commit(m);
         });
@@ -261,10 +175,22 @@ const extreme = (kind: Kind, which: 'min' | 'max', opcode: string): Instruction 
         return;
       }
       const bytes = widthOf(format);
+      const o = format === DOUBLE ? f64 : f32;
       const b = loadLow(m, 1, bytes);
       const a = loadLow(m, 0, bytes);
-      const result = m.let(call(m.lib.byName(`${format.name}.${which}`), a, b));
-      commit(m);
+      const [p, q] = which === 'min' ? [a, b] : [b, a];
+      const result = m.let(select(o.lt(asNumber(format, p), asNumber(format, q)), a, b));
+      unless(
+        m,
+        (unsure) => {
+          sureOfOrder(m, format, a, unsure);
+          sureOfOrder(m, format, b, unsure);
+        },
+        () => {
+          m.f.set(result, call(m.lib.byName(`${format.name}.${which}`), a, b));
+          commit(m);
+        },
+      );
       storeLow(m, 0, result.get, bytes);
     },
   });
@@ -317,16 +243,6 @@ export function evenAndOdd(format: Format, a: Expr, b: Expr): [Expr, Expr] {
   return [pick(0), pick(1)];
 }
 
-/** Adds or subtracts lanes with the host if that is exact, else by the library. A local. */
-function combine(m: Semantics, kind: 'ps' | 'pd', operation: 'add' | 'sub', a: Expr, b: Expr): Expr {
-  const result = m.let(algebra(kind)[operation](a, b));
-  m.f.if(i32.eqz(hostIsExact(kind, operation, a, b, result.get)), () => {
-    m.f.set(result, call(m.lib.byName(`${shape(formatOf(kind))}.${operation}`), a, b));
-    commit(m);
-  });
-  return result.get;
-}
-
 const horizontal = (kind: 'ps' | 'pd', operation: 'add' | 'sub', opcode: string): Instruction => {
   const name = `H${TITLES[operation]}${kind.toUpperCase()}`;
   return instruction({
@@ -339,7 +255,7 @@ const horizontal = (kind: 'ps' | 'pd', operation: 'add' | 'sub', opcode: string)
       const b = m.loadV(1);
       const a = m.loadV(0);
       const [even, odd] = evenAndOdd(formatOf(kind), a, b);
-      m.storeV(0, combine(m, kind, operation, bind(m, even), bind(m, odd)));
+      m.storeV(0, combine(m, formatOf(kind), operation, bind(m, even), bind(m, odd)));
     },
   });
 };
@@ -358,13 +274,12 @@ const addSubtract = (kind: 'ps' | 'pd'): Instruction => {
     execute(m) {
       const b = m.loadV(1);
       const a = m.loadV(0);
-      const o = algebra(kind);
       const flipped = bind(
         m,
         v128.xor(b, vector(Uint8Array.from({ length: 16 }, (_, i) => (i % (2 * bytes) === bytes - 1 ? 0x80 : 0)))),
       );
-      const result = m.let(o.add(a, flipped));
-      m.f.if(i32.eqz(hostIsExact(kind, 'add', a, flipped, result.get)), () => {
+      const result = m.let(algebraOf(format).add(a, flipped));
+      m.f.if(i32.eqz(hostIsExact(format, 'add', a, flipped, result.get)), () => {
         m.f.set(result, call(m.lib.byName(`${shape(format)}.addsub`), a, b));
         commit(m);
       });
@@ -395,27 +310,67 @@ const roundToInteger = (kind: Kind, opcode: string): Instruction => {
     needs: 'sse',
     feature: 'sse4_1',
     execute(m) {
+      const control = m.load(2);
       const imm = imm8(m, 2);
       const rc = m.let(i32.and(imm, i32.const(RC.ZERO)));
       m.f.if(i32.and(imm, i32.const(4)), () =>
         m.f.set(rc, i32.and(i32.shrU(i32.load(i32.const(0), S.MXCSR), i32.const(13)), i32.const(3))),
       );
       const quiet = i32.and(i32.shrU(imm, i32.const(3)), i32.const(1));
-      if (isPacked(kind)) {
-        const a = m.loadV(1);
-        const result = bind(m, call(m.lib.byName(`${shape(format)}.roundInt`), a, rc.get, quiet));
-        commit(m);
-        m.storeV(0, result);
-        return;
-      }
       const bytes = widthOf(format);
-      const a = loadLow(m, 1, bytes);
-      const result = bind(m, call(m.lib.byName(`${format.name}.roundInt`), a, rc.get, quiet));
-      commit(m);
-      storeLow(m, 0, result, bytes);
+      const a = isPacked(kind) ? m.loadV(1) : loadLow(m, 1, bytes);
+      const known = control.isConst && (control.imm & 4) === 0 ? control.imm & 3 : undefined;
+      const name = isPacked(kind) ? shape(format) : format.name;
+      const slow = call(m.lib.byName(`${name}.roundInt`), a, rc.get, quiet);
+      const result = m.f.local(isPacked(kind) ? V128 : I64);
+      const byLibrary = (): void => {
+        m.f.set(result, slow);
+        commit(m);
+      };
+      if (known === undefined) byLibrary();
+      else {
+        const isQuiet = (control.imm & 8) !== 0;
+        unless(m, (unsure) => roundByHost(m, kind, known, isQuiet, a, result, unsure), byLibrary);
+      }
+      if (isPacked(kind)) m.storeV(0, result.get);
+      else storeLow(m, 0, result.get, bytes);
     },
   });
 };
+
+/** The host's four roundings in the order of RC. */
+const ROUNDINGS = {
+  f32: [f32.nearest, f32.floor, f32.ceil, f32.trunc],
+  f64: [f64.nearest, f64.floor, f64.ceil, f64.trunc],
+  f32x4: [v128.f32x4Nearest, v128.f32x4Floor, v128.f32x4Ceil, v128.f32x4Trunc],
+  f64x2: [v128.f64x2Nearest, v128.f64x2Floor, v128.f64x2Ceil, v128.f64x2Trunc],
+} as const;
+
+/** Zeros and normal numbers: NaNs may be signalling, and DAZ makes zeros of denormals. */
+function roundByHost(
+  m: Semantics,
+  kind: Kind,
+  rc: number,
+  isQuiet: boolean,
+  a: Expr,
+  result: Local,
+  unsure: Label,
+): void {
+  const format = formatOf(kind);
+  const round = (value: Expr): Expr =>
+    isPacked(kind) ? ROUNDINGS[format === DOUBLE ? 'f64x2' : 'f32x4'][rc]!(value) : ROUNDINGS[format.name][rc]!(value);
+  let same: Expr;
+  if (isPacked(kind)) {
+    m.f.brIf(unsure, i32.eqz(allLanes(ordinaryLanes(format, a))));
+    m.f.set(result, round(a));
+    same = allLanes(algebraOf(format).eq(result.get, a));
+  } else {
+    sureOfOrder(m, format, a, unsure);
+    m.f.set(result, asBits(format, round(asNumber(format, a))));
+    same = i64.eq(result.get, a);
+  }
+  if (!isQuiet) m.f.brIf(unsure, i32.eqz(i32.or(inexactIsOld(), same)));
+}
 
 /** DPPS, DPPD: products of the chosen lanes, their sum to the chosen lanes: in the library, as it checks in between. */
 const dotProduct = (kind: 'ps' | 'pd', opcode: string): Instruction => {

@@ -1,5 +1,6 @@
 import { call, type Expr, i32, i64, v128 } from '../../wasm/expr.ts';
 import { S } from '../core/layout.ts';
+import { RAISED } from '../float/format.ts';
 import type { Semantics } from './semantics.ts';
 
 /** Words that the vector instructions share: parts of XMM registers, MMX registers, constants, immediates. */
@@ -18,9 +19,11 @@ export function commit(m: Semantics): void {
     owed = true;
     return;
   }
-  const status = m.let(call(m.lib.byName('float.commit')));
-  m.f.if(status.get, () => m.leave(status.get));
-  m.f.release(status);
+  m.f.if(i32.load(i32.const(0), RAISED), () => {
+    const status = m.let(call(m.lib.byName('float.commit')));
+    m.f.if(status.get, () => m.leave(status.get));
+    m.f.release(status);
+  });
 }
 
 /** While a VEX form is generated from a legacy row: see sse-vex.ts. */

@@ -405,7 +405,7 @@ export class RegionSemantics extends Semantics {
     return result.get;
   }
 
-  /** The condition from flags of a known kind, or nothing if that is not simple. */
+  /** The condition from flags of a known kind, or nothing if that is not simple. EXPLICIT's are all in `b`. */
   #direct(code: number, known: number): Expr | undefined {
     const { a, b } = this.#frame;
     const bytes = 1 << (known >>> CC.SIZE_SHIFT);
@@ -444,8 +444,13 @@ export class RegionSemantics extends Semantics {
           default:
             return undefined;
         }
-      default:
-        return undefined;
+      default: {
+        const { OF, CF, ZF, SF, PF } = RFLAGS;
+        const less = i32.ne(test(SF), test(OF));
+        return either(
+          [test(OF), test(CF), test(ZF), test(CF | ZF), test(SF), test(PF), less, i32.or(test(ZF), less)][code >>> 1]!,
+        );
+      }
     }
   }
 
