@@ -482,7 +482,7 @@ export class Engine {
   // ---- what L0 does with the TLB --------------------------------------------------------------------------------------
 
   set tables(tables: SecondStageTables) {
-    this.processor.walker.tables = tables;
+    this.processor.walker.secondStage.tables = tables;
   }
 
   /** Puts a root in force from the next `run` on. Nothing is flushed: TLB entries carry the root's id. */

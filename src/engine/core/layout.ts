@@ -4,6 +4,7 @@
  *   0x0000_0000  guard: nothing, so that a zero pointer is caught by looking
  *   0x0000_1000  STATE: the vCPU that runs now (others are parked in their own blocks and copied in when they run)
  *   0x0000_2000  scratch: spill area of odd memory accesses, stepping records
+ *   0x0000_3800  WALKS; the caches of page walks: FRAMES, PIECES, TABLES
  *   0x0001_0000  TLB_EMPTY
  *   0x0003_0000  parked vCPUs
  *   …            TLB contexts
@@ -166,6 +167,21 @@ export const S = {
   CONTEXT: at(0x7b4),
   /** Address of the execute array in force. u32 */
   EXECUTE: at(0x7b8),
+  /** QUICK bits if generated code may walk the tables in force itself, else 0. u32 */
+  QUICK: at(0x7bc),
+  /** Bits that must be clear in the upper half of their entries. u32 */
+  QUICK_RESERVED: at(0x7c0),
+  /** Id of the second-stage root in force. u32 */
+  ROOT: at(0x7c4),
+} as const;
+
+/** In S.QUICK. */
+export const QUICK = {
+  /** Levels of the guest's tables: 4 or 5. */
+  LEVELS: 7,
+  /** Tables must be writable in the second stage: its accessed and dirty flags are in force. */
+  WRITES_TABLES: 1 << 3,
+  GIGABYTE_PAGES: 1 << 4,
 } as const;
 
 /** Segment register records at S.SEGMENTS. The order is the instruction encoding's, then LDTR and TR. */
@@ -219,6 +235,44 @@ export const vmcsSlot = (encoding: number): number =>
 export const SCRATCH = 0x2000;
 /** Records that run a counted number of instructions: see tiers/interpreter.ts. */
 export const STEP_RECORDS = 0x2100;
+
+/** What walks share, at fixed places. */
+export const WALKS = {
+  /** Another number after each flush of anything: what was learnt from paging structures before is to be forgotten. u32 */
+  EPOCH: 0x3800,
+  /** How often a translation was put into the TLB. i64 */
+  FILLS: 0x3808,
+} as const;
+
+/**
+ * Caches of the second stage: guest-physical frames, and pieces of 2 MiB of its larger pages. An entry: number of the frame
+ * or piece, root id, lower half of the SPTE (0: no entry), host page number; u32 each.
+ */
+export const FRAMES = { AT: 0x4000, ENTRIES: 1024, ENTRY_BYTES: 16, ROOT: 4, SPTE: 8, HOST: 12 } as const;
+export const PIECES = { AT: 0x8000, ENTRIES: 256, ENTRY_BYTES: 16, ROOT: 4, SPTE: 8, HOST: 12 } as const;
+
+/**
+ * The paging-structure cache: where a walk of 64-bit tables can begin, first tables of level 1, then of level 2.
+ * SDM 3A 4.10.3 "Paging-Structure Caches".
+ */
+export const TABLES = {
+  AT: 0x9000,
+  ENTRIES1: 256,
+  ENTRIES2: 64,
+  ENTRY_BYTES: 32,
+  /** Linear address as far as it names the table, and the address of the context: i64. */
+  TAG: 0,
+  EPOCH: 8,
+  /** Host address of the table. u32 */
+  HOST: 12,
+  /** Its guest-physical address. i64 */
+  PHYSICAL: 16,
+  /** TABLE_RIGHTS. u32 */
+  RIGHTS: 24,
+} as const;
+
+/** What the entries above a table allow: bits 1 and 2 as in an entry. */
+export const TABLE_RIGHTS = { EXECUTABLE: 1, WRITABLE: 2, USER: 4, ALL: 7 } as const;
 
 /** One decoded instruction. Addresses are absolute. */
 export const REC = {

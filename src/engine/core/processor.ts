@@ -564,6 +564,7 @@ export class Processor {
     const set = user ? TLB.USER : cr4 & CR4.SMAP && !(rflags & RFLAGS.AC) ? TLB.SUPERVISOR_SMAP : TLB.SUPERVISOR;
     this.aligning = user && (cr0 & CR0.AM) !== 0 && (rflags & RFLAGS.AC) !== 0;
     u32[S.TLB >>> 2] = this.aligning ? TLB_EMPTY : tlb.set(context, set);
+    this.walker.modeChanged(this.vcpu, this.aligning);
     u32[S.CONTEXT >>> 2] = tlb.address(context);
     u32[S.EXECUTE >>> 2] = tlb.set(context, user ? TLB.USER : TLB.SUPERVISOR) + TLB.EXECUTE;
     u32[S.JUMP_CACHE >>> 2] = tlb.jumps(context, user);

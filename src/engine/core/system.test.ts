@@ -22,7 +22,7 @@ describe('paging structures that cannot be written', () => {
     m.code('8b03 f4'); // mov eax, [rbx]
     m.setReg(3, 0x20_0000);
     m.write32(0x20_0000, 0x1234_5678);
-    const { lo } = m.engine.processor.walker.tables;
+    const { lo } = m.engine.processor.walker.secondStage.tables;
     for (const at of [512, 513]) lo[at] = lo[at]! & ~SPTE.W;
     expect(m.run()).toBe(EXIT.EPT_VIOLATION);
     // Without leave it is the same exit again

@@ -1,8 +1,9 @@
-import { CONTEXT_BYTES, FILLS, HAS_JUMPS, JUMP_CACHE, S, TLB } from '../core/layout.ts';
+import { TWO_32 } from '../../base/bits.ts';
+import { CONTEXT_BYTES, FILLS, HAS_JUMPS, JUMP_CACHE, S, TABLES, TLB, WALKS } from '../core/layout.ts';
 import type { EngineMemory } from '../core/memory.ts';
 
 /** In place of the one write entry of a host page: there may be several. */
-const SEVERAL = 0xffff_ffff;
+export const SEVERAL = 0xffff_ffff;
 const EMPTY = 0xffff_ffff;
 /** Groups of pages that the filter of a jump cache tells apart. */
 const FILTER_BITS = 8 * JUMP_CACHE.FILTER_BYTES;
@@ -27,20 +28,29 @@ export class TlbContexts {
   readonly #used: Float64Array;
   #last = 0;
   #tick = 0;
-  /** Another number after each flush of anything: what was learnt from paging structures before is to be forgotten. */
-  epoch = 0;
   /** Counters for the promises of DESIGN.md 6 and `info tlb`. */
-  readonly counters = {
-    contextSwitches: 0,
-    contextsMade: 0,
-    contextsRecycled: 0,
-    flushes: 0,
-    addressFlushes: 0,
-    fills: 0,
+  readonly counters: {
+    contextSwitches: number;
+    contextsMade: number;
+    contextsRecycled: number;
+    flushes: number;
+    addressFlushes: number;
+    readonly fills: number;
   };
 
   constructor(memory: EngineMemory) {
     this.#memory = memory;
+    const { u32 } = memory;
+    this.counters = {
+      contextSwitches: 0,
+      contextsMade: 0,
+      contextsRecycled: 0,
+      flushes: 0,
+      addressFlushes: 0,
+      get fills(): number {
+        return u32[WALKS.FILLS >>> 2]! + u32[(WALKS.FILLS + 4) >>> 2]! * TWO_32;
+      },
+    };
     this.count = memory.contextCount;
     this.#vcpu = new Int32Array(this.count).fill(-1);
     this.#vpid = new Int32Array(this.count);
@@ -154,9 +164,27 @@ export class TlbContexts {
     u32[has] = u32[has]! | HAS_JUMPS.LOCAL;
   }
 
+  /** What walks have learnt from paging structures is to be forgotten. */
+  forgetTables(): void {
+    const { u8, u32 } = this.#memory;
+    const epoch = (u32[WALKS.EPOCH >>> 2]! + 1) >>> 0;
+    u32[WALKS.EPOCH >>> 2] = epoch;
+    if (epoch !== 0) return;
+    // All epochs have been: nothing may be left of the one that comes again
+    u8.fill(0xff, TABLES.AT, TABLES.AT + (TABLES.ENTRIES1 + TABLES.ENTRIES2) * TABLES.ENTRY_BYTES);
+  }
+
+  /** Counts a fill. */
+  filled(): void {
+    const { u32 } = this.#memory;
+    const at = WALKS.FILLS >>> 2;
+    u32[at] = u32[at]! + 1;
+    if (u32[at] === 0) u32[at + 1] = u32[at + 1]! + 1;
+  }
+
   /** Empties one context. */
   flush(context: number): void {
-    this.epoch += 1;
+    this.forgetTables();
     this.flushJumps(context);
     const { u8, u32 } = this.#memory;
     const base = this.address(context);
@@ -199,7 +227,7 @@ export class TlbContexts {
       this.flush(context);
       return;
     }
-    this.epoch += 1;
+    this.forgetTables();
     this.#flushLocalJumps(context, true);
     this.#flushLocalJumps(context, false);
     if (count === 0) return;
@@ -283,7 +311,7 @@ export class TlbContexts {
   /** Drops one linear page in every context whose vCPU and VPID (and PCID, unless -1) match. */
   flushAddress(vcpu: number, vpid: number, pcid: number, low: number, high: number): void {
     this.counters.addressFlushes += 1;
-    this.epoch += 1;
+    this.forgetTables();
     for (let i = 0; i < this.count; i += 1) {
       if (this.#vcpu[i] !== vcpu || (vpid !== -1 && this.#vpid[i] !== vpid)) continue;
       if (pcid !== -1 && this.#pcid[i] !== pcid) continue;

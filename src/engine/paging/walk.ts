@@ -1,22 +1,13 @@
 import { CR0, CR4, EFER, RFLAGS } from '../../arch/registers.ts';
 import { BORN_DOUBLE } from '../../base/bits.ts';
-import type { SecondStageTables } from '../../contracts/second-stage.ts';
 import { SPTE, SPTE_PRESENT } from '../../contracts/second-stage.ts';
 import type { EngineHost, EngineVcpu } from '../core/cpu.ts';
 import { EXIT, X } from '../core/exits.ts';
-import { ALLOW, S, STATUS, TLB } from '../core/layout.ts';
+import { ALLOW, QUICK, S, STATUS, TABLE_RIGHTS, TABLES, TLB, WALKS } from '../core/layout.ts';
 import type { EngineMemory } from '../core/memory.ts';
 import { ACCESS, PFEC, TRANSLATE } from './access.ts';
+import { SecondStage } from './second-stage.ts';
 import type { TlbContexts } from './tlb.ts';
-
-/** Entries of the cache of guest-physical translations. */
-const GPA_CACHE = 1024;
-
-/** The same for its large pages, in pieces of 2 MiB. */
-const LARGE_CACHE = 64;
-/** Entries of the paging-structure cache: tables of level 1, then of level 2. */
-const TABLES1 = 256;
-const TABLES2 = 64;
 
 /** Told by whoever keeps decoded code. */
 export interface CodePages {
@@ -52,7 +43,7 @@ export class PageWalker {
   readonly #tlb: TlbContexts;
   readonly #host: EngineHost;
   readonly #code: CodePages;
-  tables: SecondStageTables;
+  readonly secondStage: SecondStage;
   /** MAXPHYADDR. */
   physicalBits = 46;
   /** 1 GiB pages exist. */
@@ -63,41 +54,51 @@ export class PageWalker {
   /** After a translation for writing: the page holds code, or is tracked; the store must be followed by `stored`. */
   oddPage = 0;
 
-  /** A data breakpoint is armed: data accesses leave no TLB entries, so that each one is seen. */
-  watching = false;
-
   journal: WalkJournal | undefined;
-
-  // Result of the second stage
-  #leafLow = BORN_DOUBLE;
-  readonly #gpaTag = new Float64Array(GPA_CACHE).fill(-1);
-  readonly #gpaLow = new Uint32Array(GPA_CACHE);
-  readonly #gpaHost = new Uint32Array(GPA_CACHE);
-  readonly #largeTag = new Float64Array(LARGE_CACHE).fill(-1);
-  readonly #largeLow = new Uint32Array(LARGE_CACHE);
-  readonly #largeHost = new Uint32Array(LARGE_CACHE);
-
-  // The paging-structure cache: where a walk of 64-bit tables can begin. SDM 3A 4.10.3 "Paging-Structure Caches"
-  readonly #tableTag = new Float64Array(TABLES1 + TABLES2).fill(-1);
-  readonly #tableAt = new Float64Array(TABLES1 + TABLES2);
-  readonly #tableHostAt = new Uint32Array(TABLES1 + TABLES2);
-  /** TABLE bits: what the entries above allow. */
-  readonly #tableRights = new Uint8Array(TABLES1 + TABLES2);
-  #tableEpoch = 0;
 
   constructor(memory: EngineMemory, tlb: TlbContexts, host: EngineHost, code: CodePages) {
     this.#memory = memory;
     this.#tlb = tlb;
     this.#host = host;
     this.#code = code;
-    this.tables = { lo: new Uint32Array(512), hi: new Uint32Array(512) };
+    this.secondStage = new SecondStage(memory);
+  }
+
+  /** A data breakpoint is armed: data accesses leave no TLB entries, so that each one is seen. */
+  get watching(): boolean {
+    return this.#watching;
+  }
+  set watching(watching: boolean) {
+    this.#watching = watching;
+    if (watching) this.#memory.u32[S.QUICK >>> 2] = 0;
+  }
+  #watching = false;
+
+  /**
+   * Tells generated code whether it may walk the tables in force by itself (quick-walk.ts): after a change of CR0, CR4,
+   * EFER, the root, or of whether accesses are looked at one by one (`careful`).
+   */
+  modeChanged(vcpu: EngineVcpu, careful: boolean): void {
+    const { u32 } = this.#memory;
+    const { root } = vcpu;
+    const cr4 = u32[S.CR4 >>> 2]!;
+    const efer = u32[S.EFER >>> 2]!;
+    const two = (u32[S.CR0 >>> 2]! & CR0.PG) !== 0 && (efer & EFER.LMA) !== 0 && !root.linear && !root.mbec;
+    let quick = 0;
+    if (two && !careful && !this.#watching && !this.journal) {
+      quick = cr4 & CR4.LA57 ? 5 : 4;
+      if (root.accessedDirty) quick |= QUICK.WRITES_TABLES;
+      if (this.gigabytePages) quick |= QUICK.GIGABYTE_PAGES;
+    }
+    u32[S.QUICK >>> 2] = quick;
+    u32[S.QUICK_RESERVED >>> 2] = this.#reservedHigh(true, (efer & EFER.NXE) !== 0);
+    u32[S.ROOT >>> 2] = root.id;
   }
 
   /** Forgets guest-physical translations: whenever L0 flushes anything but linear mappings. */
   flushPhysical(): void {
-    this.#gpaTag.fill(-1);
-    this.#largeTag.fill(-1);
-    this.#tableTag.fill(-1);
+    this.secondStage.flush();
+    this.#tlb.forgetTables();
   }
 
   /** After a store through an address for which `oddPage` was set. */
@@ -140,7 +141,7 @@ export class PageWalker {
 
   #fill(vcpu: EngineVcpu, low: number, high: number, access: number, set: number, base: number): number {
     const { u32 } = this.#memory;
-    this.#tlb.counters.fills += 1;
+    this.#tlb.filled();
     if (vcpu.root.linear) return this.#fillShadow(vcpu, low, high, access, base, set);
     const cr0 = u32[S.CR0 >>> 2]!;
     if (!(cr0 & CR0.PG)) {
@@ -198,19 +199,15 @@ export class PageWalker {
     let tableHost = 0;
     // What was found by a walk that is taken back has not set its accessed bits: under a journal walks begin at the top
     if (long && !this.journal) {
-      if (this.#tableEpoch !== this.#tlb.epoch) {
-        this.#tableEpoch = this.#tlb.epoch;
-        this.#tableTag.fill(-1);
-      }
-      const known = this.#knownTable(vcpu.context, low, high);
-      if (known >= 0) {
-        level = known < TABLES1 ? 1 : 2;
-        table = this.#tableAt[known]!;
-        tableHost = this.#tableHostAt[known]!;
-        const rights = this.#tableRights[known]!;
-        user = (rights & TABLE.USER) !== 0;
-        writable = (rights & TABLE.WRITABLE) !== 0;
-        executable = (rights & TABLE.EXECUTABLE) !== 0;
+      const known = this.#knownTable(low, high);
+      if (known !== 0) {
+        level = known < TABLES2_AT ? 1 : 2;
+        table = u32[known + (TABLES.PHYSICAL >>> 2)]! + u32[known + (TABLES.PHYSICAL >>> 2) + 1]! * 0x1_0000_0000;
+        tableHost = u32[known + (TABLES.HOST >>> 2)]!;
+        const rights = u32[known + (TABLES.RIGHTS >>> 2)]!;
+        user = (rights & TABLE_RIGHTS.USER) !== 0;
+        writable = (rights & TABLE_RIGHTS.WRITABLE) !== 0;
+        executable = (rights & TABLE_RIGHTS.EXECUTABLE) !== 0;
       }
     }
     // Of the tables of level 1 and 2, as far as the walk sees them
@@ -230,7 +227,10 @@ export class PageWalker {
       const at = table + index * (pae ? 8 : 4);
       if (level <= 2) {
         const above =
-          (user ? TABLE.USER : 0) | (writable ? TABLE.WRITABLE : 0) | (executable ? TABLE.EXECUTABLE : 0) | TABLE.SEEN;
+          (user ? TABLE_RIGHTS.USER : 0) |
+          (writable ? TABLE_RIGHTS.WRITABLE : 0) |
+          (executable ? TABLE_RIGHTS.EXECUTABLE : 0) |
+          SEEN;
         if (level === 1) above1 = above;
         else above2 = above;
       }
@@ -310,9 +310,9 @@ export class PageWalker {
     // The entries above have their accessed bits now
     if (long && depth > 1) {
       if (level === 1) {
-        this.#keepTable(0, vcpu.context, low, high, entries, depth - 1, above1);
-        if (above2 !== 0) this.#keepTable(1, vcpu.context, low, high, entries, depth - 2, above2);
-      } else if (level === 2) this.#keepTable(1, vcpu.context, low, high, entries, depth - 1, above2);
+        this.#keepTable(1, low, high, depth - 1, above1);
+        if (above2 !== 0) this.#keepTable(2, low, high, depth - 2, above2);
+      } else if (level === 2) this.#keepTable(2, low, high, depth - 1, above2);
     }
 
     const dirty = (this.#raw[depth - 1]! & 0x40) !== 0;
@@ -334,31 +334,36 @@ export class PageWalker {
     return true;
   }
 
-  /** Number in the cache of the lowest table that is known to translate an address, or -1. */
-  #knownTable(context: number, low: number, high: number): number {
-    const first = tableSlot(0, low, high);
-    if (this.#tableTag[first] === tableTag(0, context, low, high)) return first;
-    const second = tableSlot(1, low, high);
-    return this.#tableTag[second] === tableTag(1, context, low, high) ? second : -1;
+  /** u32 index of the cache's entry for the lowest table that is known to translate an address, or 0. */
+  #knownTable(low: number, high: number): number {
+    const first = tableAt(1, low, high);
+    if (this.#isTable(first, 1, low, high)) return first;
+    const second = tableAt(2, low, high);
+    return this.#isTable(second, 2, low, high) ? second : 0;
   }
 
-  /** `kind`: 0 a table of level 1, 1 of level 2. The walk has used its entry as number `depth`. */
-  #keepTable(
-    kind: number,
-    context: number,
-    low: number,
-    high: number,
-    entries: Float64Array,
-    depth: number,
-    above: number,
-  ): void {
-    const slot = tableSlot(kind, low, high);
-    const at = entries[2 * depth]!;
-    const host = entries[2 * depth + 1]!;
-    this.#tableTag[slot] = tableTag(kind, context, low, high);
-    this.#tableAt[slot] = at - (at % 4096);
-    this.#tableHostAt[slot] = host - (host % 4096);
-    this.#tableRights[slot] = above;
+  #isTable(at: number, level: number, low: number, high: number): boolean {
+    const { u32 } = this.#memory;
+    return (
+      u32[at] === tagLow(level, low, high) &&
+      u32[at + 1] === (u32[S.CONTEXT >>> 2]! | tagHigh(level, high)) >>> 0 &&
+      u32[at + (TABLES.EPOCH >>> 2)] === u32[WALKS.EPOCH >>> 2]
+    );
+  }
+
+  /** A table of `level` 1 or 2, of which the walk has used an entry as number `depth`. */
+  #keepTable(level: number, low: number, high: number, depth: number, above: number): void {
+    const { u32 } = this.#memory;
+    const at = tableAt(level, low, high);
+    const physical = this.#entries[2 * depth]!;
+    const table = physical - (physical % 4096);
+    u32[at] = tagLow(level, low, high);
+    u32[at + 1] = u32[S.CONTEXT >>> 2]! | tagHigh(level, high);
+    u32[at + (TABLES.EPOCH >>> 2)] = u32[WALKS.EPOCH >>> 2]!;
+    u32[at + (TABLES.HOST >>> 2)] = this.#entries[2 * depth + 1]! & ~0xfff;
+    u32[at + (TABLES.PHYSICAL >>> 2)] = table % 0x1_0000_0000;
+    u32[at + (TABLES.PHYSICAL >>> 2) + 1] = Math.floor(table / 0x1_0000_0000);
+    u32[at + (TABLES.RIGHTS >>> 2)] = above & TABLE_RIGHTS.ALL;
   }
 
   readonly #entries = new Float64Array(10);
@@ -386,8 +391,8 @@ export class PageWalker {
 
   /** Host address of a guest table entry, or -1 with an EPT violation in the exit record, or OPEN_BUS. */
   #tableHost(vcpu: EngineVcpu, physical: number, low: number, high: number, write: boolean): number {
-    const host = this.#secondStage(vcpu, physical);
-    const rights = this.#leafLow;
+    const host = this.secondStage.host(vcpu, physical);
+    const rights = this.secondStage.entry;
     if (host >= 0 && rights & SPTE.R && !(rights & SPTE.MMIO) && (!write || rights & SPTE.W || rights & SPTE.TRACKED)) {
       if (write && rights & SPTE.TRACKED) this.oddPage |= 2;
       return host;
@@ -410,8 +415,8 @@ export class PageWalker {
    */
   readPhysical(vcpu: EngineVcpu, physical: number): number {
     const { u32 } = this.#memory;
-    const host = this.#secondStage(vcpu, physical);
-    const rights = this.#leafLow;
+    const host = this.secondStage.host(vcpu, physical);
+    const rights = this.secondStage.entry;
     if (host >= 0 && rights & SPTE.R && !(rights & SPTE.MMIO)) return host;
     if (host >= 0 && rights & SPTE.MMIO) {
       if (u32[S.ALLOW >>> 2]! & ALLOW.MMIO) {
@@ -424,57 +429,6 @@ export class PageWalker {
     } else this.#violation(physical, 1 | (host >= 0 ? (rights & 7) << 3 : 0), 0, 0);
     u32[X.LINEAR_VALID >>> 2] = 0;
     return -1;
-  }
-
-  /**
-   * Walks the second stage. Returns the host address, or -1 where an entry is not present; #leafLow has the rights.
-   * MMIO entries return 0.
-   */
-  #secondStage(vcpu: EngineVcpu, physical: number): number {
-    const frame = Math.floor(physical / 4096);
-    const slot = frame & (GPA_CACHE - 1);
-    const tag = frame + vcpu.root.id * 0x100_0000_0000;
-    if (this.#gpaTag[slot] === tag) {
-      this.#leafLow = this.#gpaLow[slot]!;
-      return this.#gpaHost[slot]! * 4096 + (physical % 4096);
-    }
-    const region = Math.floor(physical / LARGE_BYTES);
-    const largeSlot = region & (LARGE_CACHE - 1);
-    const largeTag = region + vcpu.root.id * 0x8000_0000;
-    if (this.#largeTag[largeSlot] === largeTag) {
-      this.#leafLow = this.#largeLow[largeSlot]!;
-      return this.#largeHost[largeSlot]! * 4096 + (physical % LARGE_BYTES);
-    }
-    const { lo, hi } = this.tables;
-    let { table, levels: level } = vcpu.root;
-    let size = 2 ** (12 + 9 * (level - 1));
-    if (physical >= size * 512) {
-      this.#leafLow = 0;
-      return -1;
-    }
-    for (;;) {
-      const at = table * 512 + (Math.floor(physical / size) & 511);
-      const low = lo[at]!;
-      this.#leafLow = low;
-      if (!(low & SPTE_PRESENT)) return -1;
-      if (low & SPTE.MMIO) return 0;
-      if (low & SPTE.LEAF || level === 1) {
-        const page = hi[at]! + (Math.floor(physical / 4096) & (size / 4096 - 1));
-        if (level > 1) {
-          this.#largeTag[largeSlot] = largeTag;
-          this.#largeLow[largeSlot] = low;
-          this.#largeHost[largeSlot] = page - (frame & 511);
-          return page * 4096 + (physical % 4096);
-        }
-        this.#gpaTag[slot] = tag;
-        this.#gpaLow[slot] = low;
-        this.#gpaHost[slot] = page;
-        return page * 4096 + (physical % 4096);
-      }
-      table = hi[at]!;
-      level -= 1;
-      size /= 512;
-    }
   }
 
   #exit(reason: number): void {
@@ -496,8 +450,7 @@ export class PageWalker {
   #violation(physical: number, qualification: number, low: number, high: number): void {
     const { u32 } = this.#memory;
     // L0 may add rights without a flush: a refused translation is not kept (nested-mmu.md 7.4)
-    this.#gpaTag[Math.floor(physical / 4096) & (GPA_CACHE - 1)] = -1;
-    this.#largeTag[Math.floor(physical / LARGE_BYTES) & (LARGE_CACHE - 1)] = -1;
+    this.secondStage.forget(physical);
     this.#exit(EXIT.EPT_VIOLATION);
     this.#where(physical, low, high);
     u32[X.QUALIFICATION >>> 2] = qualification;
@@ -515,13 +468,13 @@ export class PageWalker {
   /** Second stage of the final address, its checks, and the TLB entries. */
   #finish(vcpu: EngineVcpu, low: number, high: number, access: number, set: number, base: number): number {
     const physical = this.#guestPhysical;
-    const host = this.#secondStage(vcpu, physical);
-    const rights = this.#leafLow;
+    const host = this.secondStage.host(vcpu, physical);
+    const rights = this.secondStage.entry;
     const guest = this.#guestRights;
     if (host >= 0 && rights & SPTE.MMIO) {
       const { u32 } = this.#memory;
       // A device can be read and written only by the instruction that L0 steps; who fetches from it makes that a fault
-      this.physical = (this.tables === undefined ? 0 : this.#mmioFrame(vcpu, physical)) * 4096 + (physical % 4096);
+      this.physical = this.secondStage.mmioFrame(vcpu, physical) * 4096 + (physical % 4096);
       if (u32[S.ALLOW >>> 2]! & ALLOW.MMIO) return TRANSLATE.MMIO;
       this.#misconfiguration(physical, low, high);
       // Hardware tells nothing here; L0 wants to know what kind of access its device page saw
@@ -550,20 +503,6 @@ export class PageWalker {
       } else if (this.#code.holds(host >>> 12)) this.oddPage = 1;
     }
     return host;
-  }
-
-  /** L1-physical frame of a device page: what L0 wrote into the marker. */
-  #mmioFrame(vcpu: EngineVcpu, physical: number): number {
-    const { lo, hi } = this.tables;
-    let { table, levels: level } = vcpu.root;
-    let size = 2 ** (12 + 9 * (level - 1));
-    for (;;) {
-      const at = table * 512 + (Math.floor(physical / size) & 511);
-      if (lo[at]! & SPTE.MMIO) return hi[at]!;
-      table = hi[at]!;
-      level -= 1;
-      size /= 512;
-    }
   }
 
   #install(
@@ -617,7 +556,7 @@ export class PageWalker {
 
   #fillShadow(vcpu: EngineVcpu, low: number, high: number, access: number, base: number, set: number): number {
     const { u32 } = this.#memory;
-    const { lo, hi } = this.tables;
+    const { lo, hi } = this.secondStage.tables;
     const cr4 = u32[S.CR4 >>> 2]!;
     let { table, levels: level } = vcpu.root;
     const user = (access & ACCESS.USER) !== 0;
@@ -678,16 +617,20 @@ const OPEN_BUS = -2;
 /** Another: a table can be read there and not written, and L0 has said to leave it. */
 const ROM = -3;
 
-const LARGE_BYTES = 0x20_0000;
+/** Beside TABLE_RIGHTS: there is a table. */
+const SEEN = 8;
+/** u32 index where the paging-structure cache begins to have tables of level 2. */
+const TABLES2_AT = (TABLES.AT + TABLES.ENTRIES1 * TABLES.ENTRY_BYTES) >>> 2;
 
-/** Rights of the entries above a table; SEEN: there are any. */
-const TABLE = { USER: 1, WRITABLE: 2, EXECUTABLE: 4, SEEN: 8 } as const;
-const tableSlot = (kind: number, low: number, high: number): number =>
-  kind === 0 ? ((low >>> 21) ^ high) & (TABLES1 - 1) : TABLES1 + (((low >>> 30) ^ (high << 2)) & (TABLES2 - 1));
-/** Context, kind and what is above the table's reach of a linear address, in less than 53 bits. */
-const tableTag = (kind: number, context: number, low: number, high: number): number =>
-  (2 * context + kind) * 2 ** 36 +
-  (kind === 0 ? (high & 0x1ff_ffff) * 2048 + (low >>> 21) : (high & 0x1ff_ffff) * 4 + (low >>> 30));
+/** u32 index of the cache's entry for the table of level 1 or 2 that translates an address. */
+const tableAt = (level: number, low: number, high: number): number =>
+  level === 1
+    ? (TABLES.AT >>> 2) + (((low >>> 21) ^ high) & (TABLES.ENTRIES1 - 1)) * (TABLES.ENTRY_BYTES >>> 2)
+    : TABLES2_AT + (((low >>> 30) ^ (high << 2)) & (TABLES.ENTRIES2 - 1)) * (TABLES.ENTRY_BYTES >>> 2);
+/** Its tag: the address without what the table translates; in the upper half the context's address is added. */
+const tagLow = (level: number, low: number, high: number): number =>
+  (level === 1 ? (high << 11) | (low >>> 21) : (high << 2) | (low >>> 30)) >>> 0;
+const tagHigh = (level: number, high: number): number => (level === 1 ? (high >>> 21) & 0xf : 0);
 
 /** What a translation allows the set it was made for, and the raw bits of the guest's entries. */
 const RIGHTS = { READ: 1, WRITE: 2, FETCH: 4, USER: 8, RAW_WRITE: 16, RAW_NX: 32 } as const;

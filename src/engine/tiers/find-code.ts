@@ -1,9 +1,10 @@
-import { type Callee, call, type Expr, I32, i32, i64 } from '../../wasm/expr.ts';
+import { type Callee, call, type Expr, I32, i32, i64, select } from '../../wasm/expr.ts';
 import type { FunctionBuilder, Label, Local, ModuleBuilder } from '../../wasm/module.ts';
 import { CODE_TABLE, HAS_JUMPS, JUMP_CACHE, REC, S, TLB } from '../core/layout.ts';
 import type { EngineMemory } from '../core/memory.ts';
 import { PSEUDO } from '../decode/decoder.ts';
 import { MODE } from '../decode/mode.ts';
+import { ACCESS } from '../paging/access.ts';
 
 /**
  * From a linear address to decoded code, in WebAssembly, as far as the TLB and the code cache know it already; all else is
@@ -33,14 +34,24 @@ export function jumpSlot(linear: Local): Expr {
 }
 
 /** () → record for S.NEXT_LINEAR, or 0 with S.ACCESS_STATUS. The jump cache has been asked. */
-export function defineLookup(m: ModuleBuilder, memory: EngineMemory, slow: Callee): Callee {
+export function defineLookup(m: ModuleBuilder, memory: EngineMemory, walk: Callee, slow: Callee): Callee {
   const f = m.func('lookup', [], [I32]);
   f.block((otherwise) => {
     const mode = f.let(i32.load(zero, S.MODE));
     // Outside 64-bit mode the code segment has a limit
     f.brIf(otherwise, i32.eqz(i32.and(mode.get, i32.const(MODE.LONG))));
     const linear = f.let(i64.load(zero, S.NEXT_LINEAR));
-    const host = fetchHost(f, linear, otherwise);
+    const host = f.local(I32);
+    f.block((found) => {
+      f.block((miss) => {
+        f.set(host, fetchHost(f, linear, miss).get);
+        f.br(found);
+      });
+      const user = i32.eq(i32.load(zero, S.CPL), i32.const(3));
+      const access = select(user, i32.const(ACCESS.FETCH | ACCESS.USER), i32.const(ACCESS.FETCH));
+      f.set(host, call(walk, linear.get, access));
+      f.brIf(otherwise, i32.eqz(host.get));
+    });
     const pageTables = i32.shl(i32.shrU(host.get, i32.const(12)), i32.const(2));
     const table = f.let(i32.load(pageTables, memory.codeHeads));
     f.loop((next) => {

@@ -7,6 +7,8 @@ import type { EngineMemory } from '../core/memory.ts';
 import { divideLong } from '../float/divide.ts';
 import { CC } from '../isa/flags.ts';
 import type { Library } from '../isa/semantics.ts';
+import { defineQuickAccesses } from '../paging/quick-access.ts';
+import { defineQuickWalk } from '../paging/quick-walk.ts';
 import { defineCross, defineLookup } from './find-code.ts';
 import { buildCompareElements, COMPARE_PARAMETERS } from './string-kernels.ts';
 
@@ -73,7 +75,7 @@ const IMPORTS: readonly [name: keyof CoreImports, params: number[], results: num
 ];
 
 const zero = i32.const(0);
-type Types = (typeof I32 | typeof I64)[];
+type Types = readonly (typeof I32 | typeof I64)[];
 
 /** Declares the imports and defines the functions in the core module. `more` adds others (floating point). */
 export function defineLibrary(
@@ -95,32 +97,16 @@ export function defineLibrary(
     return f;
   };
 
-  const loadSlow = define('loadSlow', [I64, I32], [I64], (f) => {
-    const [linear, bytes] = f.parameters;
-    f.do(i64.store(zero, linear!.get, S.EA));
-    f.do(i32.store(zero, call(js('load'), bytes!.get), S.ACCESS_STATUS));
-    f.ret(i64.load(zero, S.VALUE));
+  const quickWalk = defineQuickWalk(m, memory);
+  const quick = defineQuickAccesses((name, params, results) => define(name, params, results, () => {}), m, quickWalk, {
+    load: js('load'),
+    store: js('store'),
+    modify: js('modify'),
+    loadWide: js('loadWide'),
+    storeWide: js('storeWide'),
   });
-  const storeSlow = define('storeSlow', [I64, I64, I32], [I32], (f) => {
-    const [linear, value, bytes] = f.parameters;
-    f.do(i64.store(zero, linear!.get, S.EA));
-    f.do(i64.store(zero, value!.get, S.VALUE));
-    f.ret(call(js('store'), bytes!.get));
-  });
-  const modifySlow = define('modifySlow', [I64, I32], [I32], (f) => {
-    const [linear, bytes] = f.parameters;
-    f.do(i64.store(zero, linear!.get, S.EA));
-    f.ret(call(js('modify'), bytes!.get));
-  });
+  const { loadSlow, storeSlow, modifySlow, loadWide, storeWide } = quick;
   const commit = define('commit', [], [], (f) => f.do(call(js('commit'))));
-  const wide = (name: 'loadWide' | 'storeWide'): FunctionBuilder =>
-    define(name, [I64, I32], [I32], (f) => {
-      const [linear, bytes] = f.parameters;
-      f.do(i64.store(zero, linear!.get, S.EA));
-      f.ret(call(js(name), bytes!.get));
-    });
-  const loadWide = wide('loadWide');
-  const storeWide = wide('storeWide');
   const helper = define('helper', [I32, I32], [I32], (f) =>
     f.ret(call(js('helper'), ...f.parameters.map((p) => p.get))),
   );
@@ -142,9 +128,8 @@ export function defineLibrary(
   };
   define('regionLoad', [I64, I32], [I64], (f) => {
     const [linear, place] = f.parameters;
-    f.do(i64.store(zero, linear!.get, S.EA));
-    note(f, f.let(call(js('load'), accessOf(place!))), place!);
-    const value = f.let(i64.load(zero, S.VALUE));
+    const value = f.let(call(loadSlow, linear!.get, accessOf(place!)));
+    f.do(i32.store(zero, record(place!), S.EXIT_RECORD));
     f.if(i32.and(place!.get, i32.const(PLACE.SIGNED)), () => {
       const up = f.let(i64.extendI32U(i32.sub(i32.const(64), i32.shl(bytesOf(place!), i32.const(3)))));
       f.set(value, i64.shrS(i64.shl(value.get, up.get), up.get));
@@ -153,28 +138,25 @@ export function defineLibrary(
   });
   define('regionStore', [I64, I64, I32], [I32], (f) => {
     const [linear, value, place] = f.parameters;
-    f.do(i64.store(zero, linear!.get, S.EA));
-    f.do(i64.store(zero, value!.get, S.VALUE));
-    const status = f.let(call(js('store'), i32.or(accessOf(place!), i32.const(REGION_ACCESS))));
+    const access = i32.or(accessOf(place!), i32.const(REGION_ACCESS));
+    const status = f.let(call(storeSlow, linear!.get, value!.get, access));
     note(f, status, place!);
     f.ret(status.get);
   });
   define('regionModify', [I64, I32], [I32], (f) => {
     const [linear, place] = f.parameters;
-    f.do(i64.store(zero, linear!.get, S.EA));
     f.do(i32.store(zero, record(place!), S.EXIT_RECORD));
-    f.ret(call(js('modify'), i32.or(accessOf(place!), i32.const(REGION_ACCESS))));
+    f.ret(call(modifySlow, linear!.get, i32.or(accessOf(place!), i32.const(REGION_ACCESS))));
   });
-  const regionWide = (name: string, from: 'loadWide' | 'storeWide', flag: number): FunctionBuilder =>
+  const regionWide = (name: string, from: Callee, flag: number): FunctionBuilder =>
     define(name, [I64, I32], [I32], (f) => {
       const [linear, place] = f.parameters;
-      f.do(i64.store(zero, linear!.get, S.EA));
-      const status = f.let(call(js(from), i32.const(16 | flag)));
+      const status = f.let(call(from, linear!.get, i32.const(16 | flag)));
       note(f, status, place!);
       f.ret(status.get);
     });
-  regionWide('regionLoadWide', 'loadWide', 0);
-  regionWide('regionStoreWide', 'storeWide', REGION_ACCESS);
+  regionWide('regionLoadWide', loadWide, 0);
+  regionWide('regionStoreWide', storeWide, REGION_ACCESS);
   define('regionCanonical', [I64, I32], [I32], (f) => {
     const [target, place] = f.parameters;
     const shift = i64.load32U(zero, S.CANONICAL_SHIFT);
@@ -385,7 +367,7 @@ export function defineLibrary(
     mulHighU,
     mulHighS,
     linear,
-    lookup: defineLookup(m, memory, js('lookup')),
+    lookup: defineLookup(m, memory, quickWalk, js('lookup')),
     stepTo: js('stepTo'),
     cross: defineCross(m, js('cross')),
     hot: js('hot'),
