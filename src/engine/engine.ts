@@ -162,6 +162,7 @@ export class Engine {
     if (this.compiler && plan.accel === 'lockstep') {
       const lockstep = new Lockstep(cpu, this.code, this.interpreter, { from: plan.lockstepFrom ?? 0 });
       this.compiler.guard = (slot, f) => lockstep.guard(slot, f);
+      this.compiler.mayCall = false;
       this.lockstep = lockstep;
     }
     this.#wide = this.memory.u8.subarray(S.WIDE, S.WIDE + 64);

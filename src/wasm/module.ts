@@ -23,6 +23,12 @@ export interface Label {
   readonly depth: number;
 }
 
+/** Code cut out of a function, with the hints in it. */
+export interface Piece {
+  readonly bytes: Uint8Array;
+  readonly hints: readonly number[];
+}
+
 const VOID = 0x40;
 
 /** One function: structured statements are methods, expressions are `Expr`. */
@@ -34,6 +40,8 @@ export class FunctionBuilder implements Callee {
   readonly parameters: readonly Local[];
   readonly code = new Bytes(256);
   readonly #locals: ValType[] = [];
+  /** Branches that are likely or not: offset in `code`, 1 or 0. */
+  readonly #hints: number[] = [];
   #depth = 0;
   readonly #free = new Map<ValType, Local[]>();
 
@@ -118,8 +126,10 @@ export class FunctionBuilder implements Callee {
     this.code.byte(0x0b);
   }
 
-  if(condition: Expr, then: () => void, otherwise?: () => void): void {
+  /** @param likely  Whether the condition holds as a rule, where that is known: compilers put the other path out of the way. */
+  if(condition: Expr, then: () => void, otherwise?: () => void, likely?: boolean): void {
     emit(this.code, condition);
+    this.#hint(likely);
     this.code.byte(0x04);
     this.code.byte(VOID);
     this.#depth += 1;
@@ -148,8 +158,9 @@ export class FunctionBuilder implements Callee {
     this.code.u32(this.#depth - label.depth);
   }
 
-  brIf(label: Label, condition: Expr): void {
+  brIf(label: Label, condition: Expr, likely?: boolean): void {
     emit(this.code, condition);
+    this.#hint(likely);
     this.code.byte(0x0d);
     this.code.u32(this.#depth - label.depth);
   }
@@ -173,6 +184,31 @@ export class FunctionBuilder implements Callee {
 
   get depth(): number {
     return this.#depth;
+  }
+
+  /** The next instruction is a branch that is taken as a rule, or not. */
+  #hint(likely: boolean | undefined): void {
+    if (likely !== undefined) this.#hints.push(this.code.length, likely ? 1 : 0);
+  }
+
+  /** Takes out all code there is so far. */
+  cut(): Piece {
+    const piece = { bytes: this.code.done(), hints: this.#hints.slice() };
+    this.code.length = 0;
+    this.#hints.length = 0;
+    return piece;
+  }
+
+  /** Puts in code that was cut out at the same depth, or at one that differs by what encloses all of it. */
+  paste({ bytes, hints }: Piece): void {
+    for (let i = 0; i < hints.length; i += 2) this.#hints.push(this.code.length + hints[i]!, hints[i + 1]!);
+    this.code.raw(bytes);
+  }
+
+  /** Hints of `body`: offset from its start, and 1 or 0. */
+  hints(): readonly number[] {
+    const locals = this.body().length - this.code.length - 1;
+    return this.#hints.map((value, i) => (i % 2 === 0 ? locals + value : value));
   }
 
   /** Body as it stands in the code section. */
@@ -200,7 +236,12 @@ interface Import extends Callee {
   readonly name: string;
 }
 
-/** A module: imports first, then functions, then `finish`. Indices are assigned as things are declared. */
+/**
+ * A module: imports first, then functions, then `finish`. Indices are assigned as things are declared.
+ *
+ * Source  WebAssembly Core Specification 2.0, 5.5 "Modules"; the custom section with hints: WebAssembly proposal "Branch
+ *         Hinting". Who does not know it passes over it.
+ */
 export class ModuleBuilder {
   readonly #types: string[] = [];
   readonly #signatures: { params: readonly ValType[]; results: readonly ValType[] }[] = [];
@@ -343,6 +384,24 @@ export class ModuleBuilder {
           body.byte(0x0b);
           body.u32(functions.length);
           for (const { index } of functions) body.u32(index);
+        }
+      });
+    }
+    const hinted = this.#functions
+      .map((builder) => ({ builder, hints: builder.hints() }))
+      .filter((f) => f.hints.length > 0);
+    if (hinted.length > 0) {
+      section(0, (body) => {
+        body.name('metadata.code.branch_hint');
+        body.u32(hinted.length);
+        for (const { builder, hints } of hinted) {
+          body.u32(builder.index);
+          body.u32(hints.length / 2);
+          for (let i = 0; i < hints.length; i += 2) {
+            body.u32(hints[i]!);
+            body.u32(1);
+            body.byte(hints[i + 1]!);
+          }
         }
       });
     }

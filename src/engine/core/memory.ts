@@ -35,6 +35,11 @@ export interface MemoryPlan {
 
 /** Most regions of compiled code alive. */
 export const REGIONS_MAX = 4096;
+/** Most pages that they can have between them. */
+export const REGION_PAGES_MAX = 4096;
+
+/** A table of blocks by page offset: their numbers and 1. */
+export const REGION_MAP_BYTES = 2 * 4096;
 
 /** Most pages that lockstep can take back at once. */
 export const LOCKSTEP_PAGES = 4096;
@@ -88,8 +93,10 @@ export class EngineMemory {
   /** Execution counts by handler number, u32 each, or 0. */
   readonly profile: number;
   readonly ramBytes: number;
-  /** For each region of compiled code, by slot: blocks by page offset, a byte each. 0: there is no compiler. */
+  /** For each page of a region of compiled code: blocks by page offset, a u16 each. 0: there is no compiler. */
   readonly regionMaps: number;
+  /** For each region, by slot: not 0 while its code is that of the guest. A byte. */
+  readonly regionsAlive: number;
   /** LOCKSTEP, or 0. */
   readonly lockstep: number;
 
@@ -104,7 +111,8 @@ export class EngineMemory {
     // On 2 MiB, so that L0 can map RAM by large pages
     const maps = this.codeEnd + (plan.profile ? WASM_PAGE : 0);
     this.regionMaps = (plan.accel ?? 'interpreter') !== 'interpreter' ? Math.ceil(maps / 4096) * 4096 : 0;
-    const regionsEnd = this.regionMaps === 0 ? maps : this.regionMaps + REGIONS_MAX * 4096;
+    this.regionsAlive = this.regionMaps + REGION_PAGES_MAX * REGION_MAP_BYTES;
+    const regionsEnd = this.regionMaps === 0 ? maps : this.regionsAlive + REGIONS_MAX;
     this.lockstep = plan.accel === 'lockstep' ? regionsEnd : 0;
     const end = this.lockstep === 0 ? regionsEnd : this.lockstep + LOCKSTEP.BYTES;
     this.codeTables = (end + 63) & ~63;

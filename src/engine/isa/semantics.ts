@@ -415,7 +415,7 @@ export abstract class Semantics {
       i64.ne(tag, i64.and(last, PAGE_MASK)),
       i64.ne(i64.and(linear.get, PAGE_MASK), i64.and(last, PAGE_MASK)),
     );
-    this.f.if(isOut, otherwise);
+    this.f.if(isOut, otherwise, undefined, false);
     return this.tlbHost(entry, linear, array);
   }
 
@@ -450,6 +450,7 @@ export abstract class Semantics {
         this.afterSlowAccess();
         if (signed && bytes < 8) this.f.set(value, this.signExtend(value.get, bytes));
       },
+      true,
     );
     this.f.release(entry);
     return value.get;
@@ -485,6 +486,7 @@ export abstract class Semantics {
         this.afterSlowAccess();
         this.f.release(status);
       },
+      true,
     );
     this.f.release(entry);
   }
@@ -502,6 +504,7 @@ export abstract class Semantics {
         this.f.if(i32.eqz(host.get), () => this.leave(i32.load(i32.const(0), S.ACCESS_STATUS)));
         this.afterSlowAccess();
       },
+      true,
     );
     this.f.release(entry);
     return host;
@@ -509,7 +512,7 @@ export abstract class Semantics {
 
   /** After the stores through `writable`: passes on what went to the scratch place. */
   commit(host: Local): void {
-    this.f.if(i32.eq(host.get, i32.const(SCRATCH)), () => this.f.do(call(this.lib.commit)));
+    this.f.if(i32.eq(host.get, i32.const(SCRATCH)), () => this.f.do(call(this.lib.commit)), undefined, false);
   }
 
   // ---- vectors --------------------------------------------------------------------------------------------------
@@ -535,6 +538,7 @@ export abstract class Semantics {
         this.afterSlowAccess();
         this.f.set(value, v128.load(i32.const(0), S.WIDE));
       },
+      true,
     );
     return value.get;
   }
@@ -563,6 +567,7 @@ export abstract class Semantics {
         this.f.if(status.get, () => this.leave(status.get));
         this.afterSlowAccess();
       },
+      true,
     );
   }
 
@@ -654,7 +659,7 @@ export abstract class Semantics {
 
   /** Raises an exception if `condition` (i32). Error code 0 where the vector has one. */
   raiseIf(condition: Expr, vector: number, error = 0): void {
-    this.f.if(condition, () => this.raise(vector, error));
+    this.f.if(condition, () => this.raise(vector, error), undefined, false);
   }
 
   raise(vector: number, error = 0): void {

@@ -17,8 +17,12 @@ export interface CodePage {
   /** Record of the instruction at each offset, or 0: the table's. */
   readonly entries: Uint32Array;
   writes: number;
-  /** Compiled code of this page: whoever compiles sets it, and is told by `regions` when it no longer holds. */
+  /** Compiled code that this page has a part in: whoever compiles sets it, and is told by `regions` when it no longer holds. */
   region: object | undefined;
+  /** Where the page was, and the TLB set in force, when a run of it became hot: a hint. u32 halves. */
+  linearLow: number;
+  linearHigh: number;
+  tlbSet: number;
   /** Runs that became hot since the region was made. */
   fresh: number;
   /** How often a region of this page was lost to changed bytes. */
@@ -110,6 +114,9 @@ export class CodeCache implements CodePages {
       entries: u32.subarray(table >>> 2, (table + CODE_TABLE.ENTRIES_BYTES) >>> 2),
       writes: 0,
       region: undefined,
+      linearLow: 0,
+      linearHigh: 0,
+      tlbSet: 0,
       fresh: 0,
       losses: 0,
       next: this.#heads[hostPage],

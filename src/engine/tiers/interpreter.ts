@@ -1,5 +1,5 @@
 import { assert } from '../../base/assert.ts';
-import { call, callIndirect, type Expr, I32, i32, i64, select } from '../../wasm/expr.ts';
+import { type Callee, call, callIndirect, type Expr, I32, i32, i64, select } from '../../wasm/expr.ts';
 import { type FunctionBuilder, type Label, type Local, ModuleBuilder } from '../../wasm/module.ts';
 import { REC, S, STATUS } from '../core/layout.ts';
 import { jumpRelativeGeneral } from '../core/legacy-stack.ts';
@@ -11,6 +11,7 @@ import type { Operand } from '../isa/instruction.ts';
 import { type FormContext, type Library, Semantics } from '../isa/semantics.ts';
 import { HOT } from './hot.ts';
 import { type CoreImports, type CoreLibrary, defineLibrary, importLibrary } from './library.ts';
+import { defineHandlerCall, defineRegionLoop } from './region-loop.ts';
 
 /**
  * The interpreter: one WebAssembly function with a `loop` and a `br_table` over decoded records. Frequent forms stand in
@@ -220,11 +221,12 @@ export class Interpreter {
     this.#heat = heat;
     this.#memory = memory;
     const m = new ModuleBuilder();
-    this.#library = defineLibrary(m, memory, more);
+    this.#library = defineLibrary(m, memory, (into) => ({ ...more(into), handler: defineHandlerCall(into) }));
     const run = m.func('run', [], [I32], true);
     this.#buildMissing(m);
+    const regions = heat === 0 ? undefined : defineRegionLoop(m);
     for (const [i, variant] of hotVariants.entries()) this.#hot.set(variantName(variant), PSEUDO.COUNT + i);
-    this.#build(m, run, hotVariants);
+    this.#build(m, run, hotVariants, regions);
     this.mainBytes = run.code.length;
     m.table(TABLE_SLOTS);
     const instance = new WebAssembly.Instance(new WebAssembly.Module(m.finish()), {
@@ -282,6 +284,10 @@ export class Interpreter {
   handler(variant: Variant): number {
     const hot = variant.generalAddress ? undefined : this.#hot.get(variantName(variant));
     if (hot !== undefined) return hot;
+    return this.#pend(variant);
+  }
+
+  #pend(variant: Variant): number {
     const number = this.#next++;
     assert(number < REGION_SLOT, 'there are slots for all forms');
     this.#variants[number] = variant;
@@ -290,6 +296,18 @@ export class Interpreter {
     this.names[number] = `${variantName(variant)}${variant.generalAddress ? ' general' : ''} ${variant.form.text}`;
     return number;
   }
+
+  /** Handler number of a function that does what `number` stands for, also where that has its place in the main switch. */
+  outOfLine(number: number): number {
+    if (number >= this.hotCount) return number;
+    const known = this.#outOfLine.get(number);
+    if (known !== undefined) return known;
+    const made = this.#pend(this.#variants[number]!);
+    this.#outOfLine.set(number, made);
+    return made;
+  }
+  readonly #outOfLine = new Map<number, number>();
+
   /** Handlers that have not run yet. */
   readonly #pending = new Set<number>();
 
@@ -319,7 +337,7 @@ export class Interpreter {
     f.ret(callIndirect(I32, m.typeIndex([I32], [I32]), 0, i32.load16U(record!.get), record!.get));
   }
 
-  #build(m: ModuleBuilder, f: FunctionBuilder, hot: readonly Variant[]): void {
+  #build(m: ModuleBuilder, f: FunctionBuilder, hot: readonly Variant[], regions: Callee | undefined): void {
     const zero = i32.const(0);
     const lib = this.#library;
     const handlerType = m.typeIndex([I32], [I32]);
@@ -375,7 +393,7 @@ export class Interpreter {
         }
         f.loop((next) => {
           f.block((left) => {
-            this.#switch(f, hot, { look, enter, left }, next, record, status, handlerType, leave);
+            this.#switch(f, hot, { look, enter, left }, next, record, status, handlerType, leave, regions);
           });
           if (this.#heat !== 0) {
             f.if(i32.and(status.get, i32.const(STATUS.REGION)), () => {
@@ -444,6 +462,7 @@ export class Interpreter {
     status: Local,
     handlerType: number,
     leave: (value: number) => void,
+    regions: Callee | undefined,
   ): void {
     const zero = i32.const(0);
     const advance = (): void => {
@@ -520,6 +539,14 @@ export class Interpreter {
       fallback = label;
       nest(cases.length - 1);
     });
+    if (regions) {
+      f.if(i32.geU(i32.load16U(record.get), i32.const(REGION_SLOT)), () => {
+        // They charge what they run by themselves
+        refund();
+        f.set(status, call(regions, record.get));
+        f.br(labels.left);
+      });
+    }
     f.set(status, callIndirect(I32, handlerType, 0, i32.load16U(record.get), record.get));
     f.brIf(labels.left, status.get);
     advance();

@@ -14,11 +14,15 @@ export const KIND = {
   CALL: 4,
   /** Its target is a value. */
   INDIRECT: 5,
+  /** Its handler is called, with the guest's state where the interpreter has it. */
+  CALLED: 6,
 } as const;
 
 export interface Decoded {
   readonly kind: number;
   readonly variant: Variant;
+  /** Of CALLED: the handler that is a function. */
+  readonly handler: number;
   readonly flags: FlagUse;
 }
 
@@ -33,10 +37,12 @@ export interface FlagUse {
   leaves: boolean;
 }
 
-/** A piece of a run: starts where code can be entered, ends with a branch, another block, or what is not compiled. */
+/** A piece of a run: starts where code can be entered, ends with a branch, a call, another block, or what is not compiled. */
 export interface Block {
   /** First record. */
   readonly record: number;
+  /** Its page, by its place in the region's list of pages. */
+  readonly page: number;
   readonly offset: number;
   /** Instructions compiled. */
   count: number;
@@ -45,9 +51,9 @@ export interface Block {
   readonly heat: number;
 }
 
-/** Most instructions of a region. */
+/** Most instructions of one page in a region. */
 const INSTRUCTIONS_MAX = 600;
-/** Most blocks: twelve bits name one. */
+/** Most blocks of one page. */
 const BLOCKS_MAX = 400;
 
 /** How a page's records look to the compiler. */
@@ -67,7 +73,7 @@ export function flagsAreDead(reader: Reader, record: number, end: number): boole
   return false;
 }
 
-/** Handler number of a record, or what it was before it became an entry. */
+/** Record of the branch target in the same page, or 0. */
 export function targetOf(reader: Reader, page: CodePage, record: number): number {
   const extra = reader.memory.i32[(record + REC.EXTRA) >>> 2]!;
   return extra >= 0 && extra < 4096 ? page.entries[extra]! : 0;
@@ -87,14 +93,19 @@ export function follow(memory: EngineMemory, record: number): number {
 /**
  * The hot blocks of a page, in the order of their addresses.
  *
+ * @param number   The page's place in its region.
  * @param heatMin  Entered this often as a run, or found to follow a block that was.
  */
-export function findBlocks(reader: Reader, page: CodePage, heatMin: number): Block[] {
+export function findBlocks(reader: Reader, page: CodePage, number: number, heatMin: number): Block[] {
   const { memory } = reader;
-  const heatOf = (record: number): number => memory.i32[(record + REC.HEAT) >>> 2]!;
+  const { u8, u16, i32 } = memory;
+  const { entries } = page;
   const hot: number[] = [];
-  for (const record of page.entries) if (record !== 0 && heatOf(record) >= heatMin) hot.push(record);
-  hot.sort((a, b) => heatOf(b) - heatOf(a));
+  for (let at = 0; at < 4096; at += 1) {
+    const record = entries[at]!;
+    if (record !== 0 && i32[(record + REC.HEAT) >>> 2]! >= heatMin) hot.push(record);
+  }
+  hot.sort((a, b) => i32[(b + REC.HEAT) >>> 2]! - i32[(a + REC.HEAT) >>> 2]!);
   // Heads first: a block ends where another starts
   const heads = new Map<number, Block>();
   let instructions = 0;
@@ -106,28 +117,30 @@ export function findBlocks(reader: Reader, page: CodePage, heatMin: number): Blo
     }
     if (heads.size >= BLOCKS_MAX || instructions >= INSTRUCTIONS_MAX) return;
     if (!reader.decoded(record)) return;
-    const block: Block = { record, offset: memory.u16[(record + REC.OFFSET) >>> 1]!, count: 0, entry, heat };
+    const block: Block = { record, page: number, offset: u16[(record + REC.OFFSET) >>> 1]!, count: 0, entry, heat };
     heads.set(record, block);
     // Behind what is not compiled, and behind calls, the region is entered again
     let at = record;
     for (;;) {
       const decoded = reader.decoded(at);
       if (!decoded) {
-        const handler = memory.u16[at >>> 1]!;
-        if (handler >= PSEUDO.COUNT && memory.u16[(at + REC.REMAINING) >>> 1]! > 1) add(at + REC.BYTES, true, heat);
+        if (u16[at >>> 1]! >= PSEUDO.COUNT && u16[(at + REC.REMAINING) >>> 1]! > 1) add(at + REC.BYTES, true, heat);
         break;
       }
       instructions += 1;
       if (decoded.kind === KIND.CALL || decoded.variant.form.mnemonic === 'CALL') {
-        const back = page.entries[memory.u16[(at + REC.OFFSET) >>> 1]! + memory.u8[at + REC.LENGTH]!];
+        const back = entries[u16[(at + REC.OFFSET) >>> 1]! + u8[at + REC.LENGTH]!];
         if (back) add(back, true, heat);
+      } else if (decoded.kind === KIND.CALLED && !decoded.variant.form.instruction.terminator) {
+        const next = follow(memory, at + REC.BYTES);
+        if (next !== 0) add(next, true, heat);
       }
       if (decoded.kind !== KIND.PLAIN) break;
       at += REC.BYTES;
       if (heads.has(at)) break;
     }
   };
-  for (const record of hot) add(record, false, heatOf(record));
+  for (const record of hot) add(record, false, i32[(record + REC.HEAT) >>> 2]!);
   const blocks = [...heads.values()].sort((a, b) => a.offset - b.offset || a.record - b.record);
   for (const block of blocks) {
     let at = block.record;

@@ -1,19 +1,21 @@
 import { assert } from '../../../base/assert.ts';
 import { I32 } from '../../../wasm/expr.ts';
 import { FunctionBuilder, ModuleBuilder } from '../../../wasm/module.ts';
-import { PLACE_ENTRY_SHIFT, REC, S } from '../../core/layout.ts';
-import { type EngineMemory, REGIONS_MAX } from '../../core/memory.ts';
-import { PSEUDO, REGION_SLOT } from '../../decode/decoder.ts';
+import { PLACE_ENTRY_SHIFT, REC, S, TLB, TLB_EMPTY } from '../../core/layout.ts';
+import { type EngineMemory, REGION_MAP_BYTES, REGION_PAGES_MAX, REGIONS_MAX } from '../../core/memory.ts';
+import { PSEUDO, REGION_SLOT, type Variant } from '../../decode/decoder.ts';
+import { MODE } from '../../decode/mode.ts';
 import type { CodeCache, CodePage, Regions } from '../code-cache.ts';
 import { contextOf, type Interpreter } from '../interpreter.ts';
 import { type Decoded, type FlagUse, KIND, type Reader } from './blocks.ts';
 import { defineRegionCalls, type RegionCalls } from './calls.ts';
-import { type Plan, planRegion, RegionBuilder } from './region.ts';
+import { type PagePlan, type Plan, planPage, planRegion, RegionBuilder, type RegionPlace } from './region.ts';
 import { NotInline, RegionFrame, RegionSemantics, type Targets } from './region-semantics.ts';
 
 /** A live region. */
 interface Region {
-  readonly page: CodePage;
+  readonly pages: readonly CodePage[];
+  readonly maps: readonly number[];
   readonly slot: number;
   readonly bytes: number;
   /** Entry records and the handlers they had. */
@@ -23,8 +25,10 @@ interface Region {
 
 /** Runs of the engine after which waiting pages are compiled, however few. */
 const ROUNDS = 8;
-/** No further page is compiled at once when those before it have this many instructions: some 25 µs each. */
+/** No further region is compiled at once when those before it have this many instructions: some 25 µs each. */
 const PAUSE_INSTRUCTIONS = 400;
+/** Pages that jump to each other are one region while it has no more instructions than this. */
+const REGION_INSTRUCTIONS = 1200;
 /** Losses of a page's regions that count for its back-off. */
 const BACK_OFF_MAX = 10;
 
@@ -37,13 +41,13 @@ export interface CompilerOptions {
   readonly bytesMax: number;
 }
 
-export const COMPILER_DEFAULTS: CompilerOptions = { threshold: 32_000, batch: 16, bytesMax: 24 << 20 };
+export const COMPILER_DEFAULTS: CompilerOptions = { threshold: 32_000, batch: 64, bytesMax: 24 << 20 };
 
 /** Instructions whose code looks at registers where regions do not keep them. */
 const ELSEWHERE = new Set(['LAHF', 'SAHF']);
 
 /**
- * The compiler tier: pages whose runs are hot become regions, one WebAssembly function each.
+ * The compiler tier: hot runs become regions, one WebAssembly function for the pages that call each other.
  *
  * Owns    which pages are compiled, the handler slots of regions, their end when bytes change or room is needed.
  * Knows   nothing of how a region is generated (region.ts), nor of when runs are hot (the interpreter counts).
@@ -58,6 +62,8 @@ export class Compiler implements Regions, Reader {
   readonly #regions = new Map<number, Region>();
   readonly #free: number[] = [];
   #nextSlot = REGION_SLOT;
+  readonly #freeMaps: number[] = [];
+  #nextMap = 0;
   /** By handler number; null: stays out. */
   readonly #decoded: (Decoded | null | undefined)[] = [];
   readonly #originals = new Map<number, number>();
@@ -65,6 +71,8 @@ export class Compiler implements Regions, Reader {
   readonly counters = { compiled: 0, modules: 0, instructions: 0, bytes: 0, lost: 0, aged: 0, ms: 0, longestMs: 0 };
   /** The host's clock for `counters.ms`, if anyone wants to know. */
   clock: () => number = () => 0;
+  /** Regions may call handlers of instructions that are not for them. Not in lockstep: what those do cannot be taken back. */
+  mayCall = true;
   /** What stands in the handler table for a region's function, if it is not to run alone. */
   guard: ((slot: number, f: unknown) => unknown) | undefined;
 
@@ -96,8 +104,11 @@ export class Compiler implements Regions, Reader {
     const page = this.#code.pageAt(hostPage, u32[S.MODE >>> 2]!);
     if (!page || page.entries[u16[(record + REC.OFFSET) >>> 1]!] !== record) return;
     page.fresh += 1;
+    page.linearLow = u32[S.RIP_PAGE >>> 2]!;
+    page.linearHigh = u32[(S.RIP_PAGE >>> 2) + 1]!;
+    page.tlbSet = u32[S.TLB >>> 2]!;
     const region = page.region as Region | undefined;
-    if (page.fresh <= 0 || (region && page.fresh * 8 < region.records.length)) {
+    if (page.fresh <= 0 || (region && page.fresh * 8 * region.pages.length < region.records.length)) {
       // Not worth it yet: it counts again later
       i32[(record + REC.HEAT) >>> 2] = this.#options.threshold >>> 1;
       return;
@@ -117,17 +128,27 @@ export class Compiler implements Regions, Reader {
   /** Compiles what waits. */
   compile(): void {
     const start = this.clock();
+    const waiting = new Map<CodePage, PagePlan>();
+    for (const page of this.#queue) {
+      const region = page.region as Region | undefined;
+      if (region) {
+        // Its pages stay together
+        this.#drop(region);
+        for (const other of region.pages) this.#planned(other, waiting);
+      }
+      this.#planned(page, waiting);
+    }
     const plans: Plan[] = [];
     let instructions = 0;
-    for (const page of this.#queue) {
-      if (instructions >= PAUSE_INSTRUCTIONS) break;
-      this.#queue.delete(page);
-      if (this.#code.pageAt(page.hostPage, page.mode) !== page) continue;
-      if (page.region) this.#drop(page.region as Region);
-      const plan = planRegion(this, page, Math.max(1, this.#options.threshold >>> 3));
-      if (!plan) continue;
+    for (const first of waiting.values()) {
+      if (!waiting.has(first.page)) continue;
+      if (instructions >= PAUSE_INSTRUCTIONS) {
+        this.#queue.add(first.page);
+        continue;
+      }
+      const plan = planRegion(this, this.#group(first, waiting), this.#resolve);
       plans.push(plan);
-      for (const { count } of plan.blocks) instructions += count;
+      instructions += plan.instructions;
     }
     // What is left has waited already
     this.#rounds = this.#queue.size === 0 ? 0 : ROUNDS;
@@ -137,76 +158,134 @@ export class Compiler implements Regions, Reader {
     this.counters.longestMs = Math.max(this.counters.longestMs, took);
   }
 
+  #planned(page: CodePage, waiting: Map<CodePage, PagePlan>): void {
+    this.#queue.delete(page);
+    if (waiting.has(page) || this.#code.pageAt(page.hostPage, page.mode) !== page) return;
+    const plan = planPage(this, page, Math.max(1, this.#options.threshold >>> 3));
+    if (plan) waiting.set(page, plan);
+  }
+
+  /** Takes a page and those that it jumps to, and those that they jump to, out of `waiting`. */
+  #group(first: PagePlan, waiting: Map<CodePage, PagePlan>): PagePlan[] {
+    const group = [first];
+    waiting.delete(first.page);
+    let instructions = first.instructions;
+    for (const { page, leaving } of group) {
+      for (const record of leaving) {
+        const target = this.#resolve(page, record);
+        const other = target === 0 ? undefined : this.#pageOf(target, page.mode);
+        const plan = other && waiting.get(other);
+        if (!plan || instructions + plan.instructions > REGION_INSTRUCTIONS) continue;
+        instructions += plan.instructions;
+        waiting.delete(plan.page);
+        group.push(plan);
+      }
+    }
+    return group;
+  }
+
+  #pageOf(record: number, mode: number): CodePage | undefined {
+    const hostPage = this.memory.u32[(record + REC.PLACE) >>> 2]! & ((1 << PLACE_ENTRY_SHIFT) - 1);
+    return this.#code.pageAt(hostPage, mode);
+  }
+
+  /** Record that a branch of `page` to another page leads to, or 0: as the TLB had it, so only likely. */
+  readonly #resolve = (page: CodePage, record: number): number => {
+    const { u16, u32, i32 } = this.memory;
+    if (page.tlbSet === TLB_EMPTY) return 0;
+    const isEnd = u16[record >>> 1] === PSEUDO.PAGE_END;
+    const distance = isEnd ? u16[(record + REC.OFFSET) >>> 1]! : i32[(record + REC.EXTRA) >>> 2]!;
+    const sum = page.linearLow + distance;
+    const low = sum >>> 0;
+    const long = (page.mode & MODE.LONG) !== 0;
+    const high = long ? (page.linearHigh + Math.floor(sum / 0x1_0000_0000)) >>> 0 : 0;
+    const index = (low >>> 8) & ((TLB.ENTRIES - 1) * TLB.ENTRY_BYTES);
+    const entry = (page.tlbSet + TLB.EXECUTE + index) >>> 2;
+    if (u32[entry] !== (low & ~0xfff) >>> 0 || u32[entry + 1] !== high) return 0;
+    const host = (low + u32[entry + 2]!) >>> 0;
+    return this.#code.pageAt(host >>> 12, page.mode)?.entries[host & 0xfff] ?? 0;
+  };
+
   #build(plans: readonly Plan[]): void {
     const sizes: number[] = [];
-    const slots = plans.map(() => this.#slot());
+    const places = plans.map((plan) => this.#place(plan));
     const exports = this.#interpreter.module((m, lib) => {
       const calls = defineRegionCalls(m, lib);
       plans.forEach((plan, i) => {
         const f = m.func(`r${i}`, [I32], [I32], true);
-        new RegionBuilder(this, plan, lib, calls, f, this.#map(slots[i]!)).build();
+        new RegionBuilder(this, plan, lib, calls, f, places[i]!).build();
         sizes.push(f.code.length);
       });
     });
     this.counters.modules += 1;
-    for (const [i, plan] of plans.entries()) this.#install(plan, slots[i]!, exports[`r${i}`], sizes[i]!);
+    for (const [i, plan] of plans.entries()) this.#install(plan, places[i]!, exports[`r${i}`], sizes[i]!);
   }
 
-  /** A free slot; the oldest regions go if there is none, or no room. */
-  #slot(): number {
+  /** Room for a region; the oldest ones go if there is none. */
+  #place(plan: Plan): RegionPlace {
+    const wanted = plan.pages.length;
     while (
       this.#bytes > this.#options.bytesMax ||
-      (this.#free.length === 0 && this.#nextSlot === REGION_SLOT + REGIONS_MAX)
+      (this.#free.length === 0 && this.#nextSlot === REGION_SLOT + REGIONS_MAX) ||
+      this.#freeMaps.length + REGION_PAGES_MAX - this.#nextMap < wanted
     ) {
       this.counters.aged += 1;
       const [oldest] = this.#regions.values();
-      assert(oldest !== undefined, 'there are more slots than a batch needs');
+      assert(oldest !== undefined, 'there are more places than a batch needs');
       this.#drop(oldest);
     }
-    return this.#free.pop() ?? this.#nextSlot++;
+    const slot = this.#free.pop() ?? this.#nextSlot++;
+    const maps = plan.pages.map(
+      () => this.#freeMaps.pop() ?? this.memory.regionMaps + this.#nextMap++ * REGION_MAP_BYTES,
+    );
+    return { slot, maps, alive: this.#alive(slot), mayCall: this.mayCall };
   }
 
-  #map(slot: number): number {
-    return this.memory.regionMaps + (slot - REGION_SLOT) * 4096;
+  #alive(slot: number): number {
+    return this.memory.regionsAlive + slot - REGION_SLOT;
   }
 
-  #install({ page, blocks }: Plan, slot: number, f: unknown, bytes: number): void {
+  #install({ pages, blocks, instructions }: Plan, { slot, maps }: RegionPlace, f: unknown, bytes: number): void {
     const { u8, u16, u32 } = this.memory;
-    const map = this.#map(slot);
-    u8.fill(0, map, map + 4096);
+    for (const map of maps) u8.fill(0, map, map + REGION_MAP_BYTES);
     this.#interpreter.setHandler(slot, this.guard ? this.guard(slot, f) : f);
     const originals = new Map<number, number>();
-    blocks.forEach(({ record, offset, entry }, number) => {
+    blocks.forEach(({ record, page, offset, entry }, number) => {
       if (!entry) return;
       originals.set(record, u16[record >>> 1]!);
       this.#originals.set(record, u16[record >>> 1]!);
       u16[record >>> 1] = slot;
-      if (number < 255) u8[map + offset] = number + 1;
-      u32[(record + REC.PLACE) >>> 2] = (page.hostPage | (number << PLACE_ENTRY_SHIFT)) >>> 0;
+      u16[(maps[page]! + 2 * offset) >>> 1] = number + 1;
+      u32[(record + REC.PLACE) >>> 2] = (pages[page]!.hostPage | (number << PLACE_ENTRY_SHIFT)) >>> 0;
     });
-    const region: Region = { page, slot, bytes, originals, records: blocks.map(({ record }) => record) };
-    page.region = region;
-    page.fresh = 0;
+    u8[this.#alive(slot)] = 1;
+    const region: Region = { pages, maps, slot, bytes, originals, records: blocks.map(({ record }) => record) };
+    for (const page of pages) {
+      page.region = region;
+      page.fresh = 0;
+    }
     this.#regions.set(slot, region);
     this.#bytes += bytes;
     this.counters.compiled += 1;
     this.counters.bytes += bytes;
-    for (const { count } of blocks) this.counters.instructions += count;
+    this.counters.instructions += instructions;
   }
 
   // ---- the end of regions -------------------------------------------------------------------------------------------
 
   #drop(region: Region): void {
-    const { u16 } = this.memory;
+    const { u8, u16 } = this.memory;
     for (const [record, handler] of region.originals) {
       if (u16[record >>> 1] === region.slot) u16[record >>> 1] = handler;
       this.#originals.delete(record);
     }
+    u8[this.#alive(region.slot)] = 0;
     this.#regions.delete(region.slot);
     this.#interpreter.setHandler(region.slot, null);
     this.#free.push(region.slot);
+    for (const map of region.maps) this.#freeMaps.push(map);
     this.#bytes -= region.bytes;
-    region.page.region = undefined;
+    for (const page of region.pages) page.region = undefined;
   }
 
   lost(page: CodePage): void {
@@ -216,8 +295,12 @@ export class Compiler implements Regions, Reader {
     page.losses += 1;
     // Back-off: each loss doubles what it takes
     page.fresh = 1 - (1 << Math.min(page.losses, BACK_OFF_MAX));
-    // They have to earn it again
-    for (const record of region.records) this.memory.i32[(record + REC.HEAT) >>> 2] = 0;
+    // They have to earn it again; half of it where nothing has changed
+    const { i32, u32 } = this.memory;
+    for (const record of region.records) {
+      const changed = (u32[(record + REC.PLACE) >>> 2]! & ((1 << PLACE_ENTRY_SHIFT) - 1)) === page.hostPage;
+      i32[(record + REC.HEAT) >>> 2] = changed ? 0 : this.#options.threshold >>> 1;
+    }
   }
 
   flushed(): void {
@@ -225,6 +308,7 @@ export class Compiler implements Regions, Reader {
     this.#queue.clear();
   }
 
+  /** The handler that an entry of a region had. */
   original(record: number): number {
     return this.#originals.get(record) ?? PSEUDO.STALE;
   }
@@ -245,12 +329,21 @@ export class Compiler implements Regions, Reader {
 
   #sketchCalls: RegionCalls | undefined;
 
-  /** Generates the instruction once, for nothing, to see whether it can be. */
+  /** Generates the instruction once, for nothing, to see whether it can be: else its handler is called. */
   #try(handler: number, record: number): Decoded | null {
     const variant = this.#interpreter.variant(handler);
-    if (!variant || variant.generalAddress || variant.mode === 'general') return null;
+    if (!variant || variant.mode === 'general') return null;
+    return this.#tryInline(handler, variant, record) ?? this.#called(handler, variant);
+  }
+
+  #called(handler: number, variant: Variant): Decoded {
+    const flags: FlagUse = { reads: true, keeps: false, writes: false, leaves: true };
+    return { kind: KIND.CALLED, variant, handler: this.#interpreter.outOfLine(handler), flags };
+  }
+
+  #tryInline(handler: number, variant: Variant, record: number): Decoded | undefined {
     const { instruction, mnemonic } = variant.form;
-    if (ELSEWHERE.has(instruction.name)) return null;
+    if (variant.generalAddress || ELSEWHERE.has(instruction.name)) return undefined;
     let kind: number = KIND.PLAIN;
     const flags: FlagUse = { reads: false, keeps: false, writes: false, leaves: false };
     const call = mnemonic === 'CALL';
@@ -277,10 +370,10 @@ export class Compiler implements Regions, Reader {
         instruction.execute(semantics);
       });
     } catch (error) {
-      if (error instanceof NotInline) return null;
+      if (error instanceof NotInline) return undefined;
       throw error;
     }
-    if (instruction.terminator && kind === KIND.PLAIN) return null;
-    return { kind, variant, flags };
+    if (instruction.terminator && kind === KIND.PLAIN) return undefined;
+    return { kind, variant, handler, flags };
   }
 }

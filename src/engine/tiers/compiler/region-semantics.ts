@@ -80,12 +80,17 @@ export class RegionFrame {
     });
   }
 
-  /** Flags go where the core's functions look for them. */
-  spillFlags(): void {
+  /** What the region has changed goes where everyone else looks for it. */
+  spill(): void {
+    const { f } = this;
     const zero = i32.const(0);
-    this.f.do(i32.store(zero, this.kind.get, S.CC_KIND));
-    this.f.do(i64.store(zero, this.a.get, S.CC_A));
-    this.f.do(i64.store(zero, this.b.get, S.CC_B));
+    for (let i = 0; i < 16; i += 1) if (this.written & (1 << i)) f.do(i64.store(zero, this.gpr[i]!.get, gpr(i)));
+    if (this.flagsWritten) {
+      f.do(i32.store(zero, this.kind.get, S.CC_KIND));
+      f.do(i64.store(zero, this.a.get, S.CC_A));
+      f.do(i64.store(zero, this.b.get, S.CC_B));
+    }
+    f.do(i32.store(zero, this.budget.get, S.BUDGET));
   }
 }
 
@@ -225,7 +230,7 @@ export class RegionSemantics extends Semantics {
 
   #slowIf(failed: Expr): void {
     if (this.use) this.use.leaves = true;
-    this.f.brIf(this.#frame.slowExit, failed);
+    this.f.brIf(this.#frame.slowExit, failed, false);
   }
 
   override loadMemory(linear: Local, bytes: number, signed = false, stack = false, more = 0): Expr {
@@ -241,6 +246,7 @@ export class RegionSemantics extends Semantics {
         f.set(value, call(this.#frame.calls.load, linear.get, this.#place(bytes, stack, extends_)));
         this.#slowIf(i32.load(i32.const(0), S.ACCESS_STATUS));
       },
+      true,
     );
     f.release(entry);
     return value.get;
@@ -258,6 +264,7 @@ export class RegionSemantics extends Semantics {
       this.tlbHit(entry, linear, bytes, TLB.WRITE),
       () => f.do(storeOf(bytes)(this.tlbHost(entry, linear, TLB.WRITE), bound)),
       () => this.#slowIf(call(this.#frame.calls.store, linear.get, bound, this.#place(bytes, stack))),
+      true,
     );
     f.release(entry);
   }
@@ -275,6 +282,7 @@ export class RegionSemantics extends Semantics {
         f.set(host, call(this.#frame.calls.modify, linear.get, this.#place(bytes, false)));
         this.#slowIf(i32.eqz(host.get));
       },
+      true,
     );
     f.release(entry);
     return host;
@@ -291,6 +299,7 @@ export class RegionSemantics extends Semantics {
         this.#slowIf(call(this.#frame.calls.loadWide, linear.get, i32.const(this.#at)));
         f.set(value, v128.load(i32.const(0), S.WIDE));
       },
+      true,
     );
     f.release(entry);
     return value.get;
@@ -307,6 +316,7 @@ export class RegionSemantics extends Semantics {
         f.do(v128.store(i32.const(0), bound.get, S.WIDE));
         this.#slowIf(call(this.#frame.calls.storeWide, linear.get, i32.const(this.#at)));
       },
+      true,
     );
     f.release(entry);
   }
@@ -465,9 +475,10 @@ export class RegionSemantics extends Semantics {
     throw new NotInline();
   }
 
-  /** A block is charged whole, whatever of it has run. */
   override retired(): Expr {
-    throw new NotInline();
+    const { budget, memory } = this.#frame;
+    const left = i32.add(budget.get, i32.const(memory.u16[(this.#at + REC.REMAINING) >>> 1]!));
+    return i64.sub(i64.load(i32.const(0), S.RETIRED_AT_END), i64.extendI32S(left));
   }
 
   override helperInstead(): void {
@@ -515,28 +526,24 @@ export class RegionSemantics extends Semantics {
   }
 }
 
-/** Loads what the region uses: goes before its body. */
 const storeOf = (bytes: number): typeof i64.store =>
   bytes === 1 ? i64.store8 : bytes === 2 ? i64.store16 : bytes === 4 ? i64.store32 : i64.store;
 
-export function prologue(frame: RegionFrame, f: FunctionBuilder, record: Local, entry: Local): void {
+/** Loads what the region uses: goes before its body. */
+export function prologue(frame: RegionFrame, f: FunctionBuilder): void {
   const zero = i32.const(0);
   for (let i = 0; i < 16; i += 1) if (frame.used & (1 << i)) f.set(frame.gpr[i]!, i64.load(zero, gpr(i)));
   f.set(frame.kind, i32.load(zero, S.CC_KIND));
   f.set(frame.a, i64.load(zero, S.CC_A));
   f.set(frame.b, i64.load(zero, S.CC_B));
   f.set(frame.tlb, i32.load(zero, S.TLB));
-  // The run was charged by the dispatcher; its block charges itself
-  f.do(i32.store(zero, i32.add(i32.load(zero, S.BUDGET), i32.load16U(record.get, REC.REMAINING)), S.BUDGET));
-  f.set(entry, i32.shrU(i32.load(record.get, REC.PLACE), i32.const(20)));
+  f.set(frame.budget, i32.load(zero, S.BUDGET));
 }
 
-/** Stores what the region has changed. */
+/** Stores what the region has changed, and leaves. */
 export function epilogue(frame: RegionFrame): void {
   const { f } = frame;
-  const zero = i32.const(0);
-  for (let i = 0; i < 16; i += 1) if (frame.written & (1 << i)) f.do(i64.store(zero, frame.gpr[i]!.get, gpr(i)));
-  if (frame.flagsWritten) frame.spillFlags();
-  f.do(i32.store(zero, frame.record.get, S.EXIT_RECORD));
+  frame.spill();
+  f.do(i32.store(i32.const(0), frame.record.get, S.EXIT_RECORD));
   f.ret(i32.or(frame.status.get, i32.const(STATUS.REGION)));
 }

@@ -1,7 +1,9 @@
 import { assert } from '../../../base/assert.ts';
-import { I32, i32, i64 } from '../../../wasm/expr.ts';
-import type { FunctionBuilder, Label, Local } from '../../../wasm/module.ts';
-import { REC, S, STATUS } from '../../core/layout.ts';
+import { call, type Expr, I32, I64, i32, i64 } from '../../../wasm/expr.ts';
+import type { FunctionBuilder, Label, Local, Piece } from '../../../wasm/module.ts';
+import { JUMP_CACHE, PLACE_ENTRY_SHIFT, REC, S, STATUS } from '../../core/layout.ts';
+import { PSEUDO } from '../../decode/decoder.ts';
+import { MODE } from '../../decode/mode.ts';
 import type { Library } from '../../isa/semantics.ts';
 import type { CodePage } from '../code-cache.ts';
 import { contextOf } from '../interpreter.ts';
@@ -28,24 +30,78 @@ interface Level {
   current: number;
 }
 
-/** What came of a page: the entries, in the order of their numbers, for those that are entries. */
+/** What came of some pages: the entries, in the order of their numbers, for those that are entries. */
 export interface Plan {
-  readonly page: CodePage;
+  readonly pages: readonly CodePage[];
   readonly blocks: readonly Block[];
   readonly root: Item;
+  /** Branches that leave their page for a block of the plan: record → block number. */
+  readonly links: ReadonlyMap<number, number>;
+  readonly instructions: number;
+}
+
+/** Blocks of a page, and the records of their branches to other pages. */
+export interface PagePlan {
+  readonly page: CodePage;
+  readonly blocks: readonly Block[];
+  readonly leaving: readonly number[];
+  readonly instructions: number;
 }
 
 /** Chooses what of a page is compiled. Undefined: nothing. */
-export function planRegion(reader: Reader, page: CodePage, heatMin: number): Plan | undefined {
-  const blocks = findBlocks(reader, page, heatMin);
+export function planPage(reader: Reader, page: CodePage, heatMin: number): PagePlan | undefined {
+  const { u16, i32 } = reader.memory;
+  const blocks = findBlocks(reader, page, 0, heatMin);
   if (blocks.length === 0) return undefined;
+  const leaving: number[] = [];
+  let instructions = 0;
+  for (const { record, count } of blocks) {
+    instructions += count;
+    const last = record + (count - 1) * REC.BYTES;
+    const { kind } = reader.decoded(last)!;
+    if (kind === KIND.BRANCH || kind === KIND.CONDITIONAL || kind === KIND.CALL) {
+      const extra = i32[(last + REC.EXTRA) >>> 2]!;
+      if (extra < 0 || extra >= 4096) leaving.push(last);
+    }
+    if (kind === KIND.PLAIN && u16[(last + REC.BYTES) >>> 1] === PSEUDO.PAGE_END) leaving.push(last + REC.BYTES);
+  }
+  return { page, blocks, leaving, instructions };
+}
+
+/**
+ * Joins pages to a region.
+ *
+ * @param resolve  Record that a branch to another page leads to, or 0.
+ */
+export function planRegion(
+  reader: Reader,
+  plans: readonly PagePlan[],
+  resolve: (page: CodePage, record: number) => number,
+): Plan {
+  const pages = plans.map(({ page }) => page);
+  const blocks: Block[] = [];
+  let instructions = 0;
+  plans.forEach((plan, page) => {
+    instructions += plan.instructions;
+    for (const block of plan.blocks) blocks.push({ ...block, page });
+  });
   const numbers = new Map(blocks.map((block, i) => [block.record, i]));
+  const links = new Map<number, number>();
+  for (const { page, leaving } of plans) {
+    for (const record of leaving) {
+      const number = numbers.get(resolve(page, record));
+      if (number === undefined) continue;
+      links.set(record, number);
+      blocks[number]!.entry = true;
+    }
+  }
   const edges: (readonly [number, number])[] = [];
   blocks.forEach((block, from) => {
     const to = (record: number): void => {
       const number = record === 0 ? undefined : numbers.get(record);
       if (number !== undefined) edges.push([from, number]);
     };
+    const page = pages[block.page]!;
     const last = block.record + (block.count - 1) * REC.BYTES;
     const { kind } = reader.decoded(last)!;
     if (kind === KIND.CALL) {
@@ -65,10 +121,24 @@ export function planRegion(reader: Reader, page: CodePage, heatMin: number): Pla
   };
   heads(root, false);
   markDispatch(root, edges, (i) => blocks[i]!.entry);
-  return { page, blocks, root };
+  return { pages, blocks, root, links, instructions };
 }
 
-/** Generates the function of a region: (record) → status. */
+/** Where the module of a region finds what is not its own. */
+export interface RegionPlace {
+  /** Its handler number. */
+  readonly slot: number;
+  /** Address of the byte that says whether it is alive. */
+  readonly alive: number;
+  /** Address of each page's table: block number + 1 by page offset, u16. */
+  readonly maps: readonly number[];
+  /** Instructions may be called: else the interpreter has to run them. */
+  readonly mayCall: boolean;
+}
+
+/**
+ * Generates the function of a region: (record) → status. It is entered with nothing charged for the run at `record`.
+ */
 export class RegionBuilder implements Targets {
   readonly #reader: Reader;
   readonly #plan: Plan;
@@ -77,33 +147,91 @@ export class RegionBuilder implements Targets {
   readonly #entry: Local;
   readonly #numbers: ReadonlyMap<number, number>;
   readonly #levels: Level[] = [];
-  readonly #map: number;
+  readonly #place: RegionPlace;
+  readonly #lib: Library;
+  /** Of the instruction to call: its handler, its record, what is charged for the run that goes on behind it. */
+  readonly #handler: Local;
+  readonly #called: Local;
+  readonly #back: Local;
+  #page = 0;
+  #calls!: Label;
+  #anyCalls = false;
 
-  /** @param map  Address of the region's table: block number + 1 by page offset. */
-  constructor(reader: Reader, plan: Plan, lib: Library, calls: RegionCalls, f: FunctionBuilder, map: number) {
-    this.#map = map;
+  constructor(reader: Reader, plan: Plan, lib: Library, calls: RegionCalls, f: FunctionBuilder, place: RegionPlace) {
+    this.#place = place;
+    this.#lib = lib;
     this.#reader = reader;
     this.#plan = plan;
     this.#f = f;
     this.#frame = new RegionFrame(f, lib, calls, reader.memory);
     this.#entry = f.local(I32);
+    this.#handler = f.local(I32);
+    this.#called = f.local(I32);
+    this.#back = f.local(I32);
     this.#numbers = new Map(plan.blocks.map((block, i) => [block.record, i]));
   }
 
   build(): void {
     const f = this.#f;
-    this.#frame.ways(() => {
-      f.loop((top) => {
-        this.#level(this.#plan.root, top);
-        f.unreachable();
+    const record = f.parameters[0]!;
+    const body = this.#aside(() => {
+      f.block((calls) => {
+        this.#calls = calls;
+        this.#frame.ways(() => {
+          f.loop((top) => {
+            this.#level(this.#plan.root, top);
+            f.unreachable();
+          });
+        });
+        epilogue(this.#frame);
       });
     });
-    epilogue(this.#frame);
-    // What is loaded at the entry is known only now
-    const body = f.code.done();
-    f.code.length = 0;
-    prologue(this.#frame, f, f.parameters[0]!, this.#entry);
-    f.code.raw(body);
+    f.set(this.#entry, i32.shrU(i32.load(record.get, REC.PLACE), i32.const(PLACE_ENTRY_SHIFT)));
+    if (!this.#anyCalls) {
+      // What is loaded at the entry is known only now
+      prologue(this.#frame, f);
+      f.paste(body);
+      f.unreachable();
+      return;
+    }
+    f.loop((again) => {
+      prologue(this.#frame, f);
+      f.paste(body);
+      this.#call(again);
+    });
+    f.unreachable();
+  }
+
+  /** Code generated by `body`, to be put elsewhere: at the same depth, or deeper by what encloses both. */
+  #aside(body: () => void): Piece {
+    const f = this.#f;
+    assert(f.code.length === 0, 'nothing stands in front');
+    body();
+    return f.cut();
+  }
+
+  /** Runs the instruction at #called through its handler, and enters the region again behind it. */
+  #call(again: Label): void {
+    const f = this.#f;
+    const frame = this.#frame;
+    const zero = i32.const(0);
+    frame.spill();
+    const status = f.local(I32);
+    f.set(status, call(this.#lib.byName('handler'), this.#handler.get, this.#called.get));
+    f.do(i32.store(zero, this.#called.get, S.EXIT_RECORD));
+    f.if(i32.eq(status.get, i32.const(STATUS.ENTER)), () => {
+      // The end of a run: what follows charges for itself
+      f.set(this.#back, zero);
+      f.set(status, zero);
+    });
+    f.if(status.get, () => f.ret(i32.or(status.get, i32.const(STATUS.REGION))));
+    // Nothing to go on with: no block, or it has changed
+    f.if(i32.or(i32.ltS(this.#entry.get, zero), i32.eqz(i32.load8U(i32.const(this.#place.alive)))), () => {
+      f.do(i32.store(zero, i32.add(this.#called.get, i32.const(REC.BYTES)), S.EXIT_RECORD));
+      f.ret(i32.const(STATUS.RESUME | STATUS.REGION));
+    });
+    f.do(i32.store(zero, i32.add(i32.load(zero, S.BUDGET), this.#back.get), S.BUDGET));
+    f.br(again);
   }
 
   /** A sequence inside the loop at `loop`. */
@@ -145,10 +273,15 @@ export class RegionBuilder implements Targets {
     const frame = this.#frame;
     const { memory } = this.#reader;
     const block = this.#plan.blocks[number]!;
+    this.#page = block.page;
     const run = memory.u16[(block.record + REC.REMAINING) >>> 1]!;
-    f.set(frame.budget, i32.sub(i32.load(i32.const(0), S.BUDGET), i32.const(run)));
-    f.if(i32.ltS(frame.budget.get, i32.const(0)), () => frame.leave(i32.const(STATUS.GO), block.record));
-    f.do(i32.store(i32.const(0), frame.budget.get, S.BUDGET));
+    f.set(frame.budget, i32.sub(frame.budget.get, i32.const(run)));
+    const isShort = i32.ltS(frame.budget.get, i32.const(0));
+    const stop = (): void => {
+      this.#refund(run);
+      frame.leave(i32.const(STATUS.GO), block.record);
+    };
+    f.if(isShort, stop, undefined, false);
     frame.known = undefined;
     let at = block.record;
     let kind: number = KIND.PLAIN;
@@ -157,6 +290,10 @@ export class RegionBuilder implements Targets {
       const decoded = this.#reader.decoded(at);
       assert(decoded !== undefined, 'a block consists of what can be compiled');
       kind = decoded.kind;
+      if (kind === KIND.CALLED) {
+        this.#callOut(at, decoded.handler, decoded.variant.form.instruction.terminator === true);
+        return;
+      }
       f.scope(() => {
         const semantics = new RegionSemantics(frame, contextOf(decoded.variant), at, this);
         semantics.mnemonic = decoded.variant.form.mnemonic;
@@ -168,31 +305,53 @@ export class RegionBuilder implements Targets {
     if (kind === KIND.PLAIN) this.#flow(at);
   }
 
-  /** Goes on at a record of the run that has been charged, or at what follows its end. */
-  #flow(record: number): void {
-    const { memory } = this.#reader;
-    const number = this.#numbers.get(record);
-    if (number !== undefined) {
-      // It charges the rest of the run once more
-      this.#refund(memory.u16[(record + REC.REMAINING) >>> 1]!);
-      this.#jump(number);
-      return;
-    }
-    const after = follow(memory, record);
-    const other = after === record ? undefined : this.#numbers.get(after);
-    if (other === undefined) {
+  /** The instruction at `record` runs through its handler. */
+  #callOut(record: number, handler: number, ends: boolean): void {
+    const f = this.#f;
+    if (!this.#place.mayCall) {
       this.#frame.leave(i32.const(STATUS.RESUME), record);
       return;
     }
-    // What was charged for a run whose rest has changed since
+    this.#anyCalls = true;
+    const next = ends ? undefined : this.#next(record + REC.BYTES);
+    f.set(this.#handler, i32.const(handler));
+    f.set(this.#called, i32.const(record));
+    f.set(this.#entry, i32.const(next ? next.number : -1));
+    f.set(this.#back, i32.const(next ? next.back : 0));
+    f.br(this.#calls);
+  }
+
+  /** The block that goes on at a record of the run that has been charged, and what it will charge once more. */
+  #next(record: number): { number: number; back: number } | undefined {
+    const { memory } = this.#reader;
     const back = memory.u16[(record + REC.REMAINING) >>> 1]!;
-    if (back !== 0) this.#refund(back);
-    this.#jump(other);
+    const number = this.#numbers.get(record);
+    if (number !== undefined) return { number, back };
+    const after = follow(memory, record);
+    const other = after === record ? undefined : this.#numbers.get(after);
+    // What was charged for a run whose rest has changed since
+    return other === undefined ? undefined : { number: other, back };
+  }
+
+  /** Goes on at a record of the run that has been charged, or at what follows its end. */
+  #flow(record: number): void {
+    const next = this.#next(record);
+    if (next) {
+      if (next.back !== 0) this.#refund(next.back);
+      this.#jump(next.number);
+      return;
+    }
+    const { memory } = this.#reader;
+    const number = this.#plan.links.get(record);
+    if (number !== undefined && memory.u16[record >>> 1] === PSEUDO.PAGE_END) {
+      this.#across(number, i64.const(memory.u16[(record + REC.OFFSET) >>> 1]!));
+    }
+    this.#frame.leave(i32.const(STATUS.RESUME), record);
   }
 
   #refund(count: number): void {
-    const zero = i32.const(0);
-    this.#f.do(i32.store(zero, i32.add(i32.load(zero, S.BUDGET), i32.const(count)), S.BUDGET));
+    const { budget } = this.#frame;
+    this.#f.set(budget, i32.add(budget.get, i32.const(count)));
   }
 
   #jump(number: number): void {
@@ -214,14 +373,68 @@ export class RegionBuilder implements Targets {
     assert(false, 'the outermost level holds all blocks');
   }
 
+  /** A jump that made no edge when loops were found: from the outermost level. */
+  #jumpOver(number: number): void {
+    const f = this.#f;
+    const { item, labels, loop, current } = this.#levels[0]!;
+    const at = item.items!.findIndex(({ first, last }) => number >= first && number <= last);
+    const target = item.items![at]!;
+    const ahead = at > current && (target.dispatch || number === target.first);
+    if (!ahead || target.dispatch) f.set(this.#entry, i32.const(number));
+    f.br(ahead ? labels[at]! : loop);
+  }
+
+  /** Where the jump cache has its entry for a linear address, if it has one: a condition, and the entry's address. */
+  #cached(linear: Local): { hit: Expr; slot: Local } {
+    const zero = i32.const(0);
+    const folded = i32.wrap(i64.xor(linear.get, i64.shrU(linear.get, i64.const(12))));
+    const index = i32.shl(i32.and(folded, i32.const(JUMP_CACHE.ENTRIES - 1)), i32.const(4));
+    const slot = this.#f.let(i32.add(i32.load(zero, S.JUMP_CACHE), index));
+    const hit = i32.and(
+      i64.eq(i64.load(slot.get), linear.get),
+      i32.eq(i32.load(slot.get, JUMP_CACHE.TAG), i32.load(zero, S.JUMP_TAG)),
+    );
+    return { hit, slot };
+  }
+
+  #enterPage(linear: Local): void {
+    this.#f.do(i64.store(i32.const(0), i64.and(linear.get, i64.const(-4096)), S.RIP_PAGE));
+  }
+
+  /** To a block in another page, if that page is still where it was; else on behind this. */
+  #across(number: number, distance: Expr): void {
+    const f = this.#f;
+    f.scope(() => {
+      const linear = f.local(I64);
+      const sum = i64.add(i64.load(i32.const(0), S.RIP_PAGE), distance);
+      f.set(linear, this.#isLong ? sum : i64.and(sum, i64.halves(-1, 0)));
+      const { hit, slot } = this.#cached(linear);
+      const { record } = this.#plan.blocks[number]!;
+      const isThere = i32.and(hit, i32.eq(i32.load(slot.get, JUMP_CACHE.RECORD), i32.const(record)));
+      const go = (): void => {
+        this.#enterPage(linear);
+        this.#jumpOver(number);
+      };
+      f.if(isThere, go, undefined, true);
+    });
+  }
+
+  get #isLong(): boolean {
+    return (this.#plan.pages[0]!.mode & MODE.LONG) !== 0;
+  }
+
   taken(record: number): void {
-    const target = targetOf(this.#reader, this.#plan.page, record);
+    const linked = this.#plan.links.get(record);
+    if (linked !== undefined) {
+      this.#across(linked, i64.const(this.#reader.memory.i32[(record + REC.EXTRA) >>> 2]!));
+      this.#frame.leave(i32.const(STATUS.LINKED), record);
+      return;
+    }
+    const target = targetOf(this.#reader, this.#plan.pages[this.#page]!, record);
     const number = target === 0 ? undefined : this.#numbers.get(target);
     if (number === undefined) this.#frame.leave(i32.const(STATUS.LINKED), record);
-    else if (this.#reader.decoded(record)!.kind === KIND.CALL) {
-      this.#f.set(this.#entry, i32.const(number));
-      this.#f.br(this.#levels[0]!.loop);
-    } else this.#jump(number);
+    else if (this.#reader.decoded(record)!.kind === KIND.CALL) this.#jumpOver(number);
+    else this.#jump(number);
   }
 
   notTaken(record: number): void {
@@ -235,12 +448,26 @@ export class RegionBuilder implements Targets {
   indirect(record: number, target: Local, offset: Local): void {
     const f = this.#f;
     f.if(i64.ltU(offset.get, i64.const(4096)), () => {
-      f.set(this.#entry, i32.load8U(i32.wrap(offset.get), this.#map));
+      const at = i32.shl(i32.wrap(offset.get), i32.const(1));
+      f.set(this.#entry, i32.load16U(at, this.#place.maps[this.#page]!));
       f.if(this.#entry.get, () => {
         f.set(this.#entry, i32.sub(this.#entry.get, i32.const(1)));
         f.br(this.#levels[0]!.loop);
       });
     });
+    if (this.#plan.pages.length > 1) {
+      const { hit, slot } = this.#cached(target);
+      f.if(hit, () => {
+        const found = f.let(i32.load(slot.get, JUMP_CACHE.RECORD));
+        f.if(i32.eq(i32.load16U(found.get), i32.const(this.#place.slot)), () => {
+          this.#enterPage(target);
+          f.set(this.#entry, i32.shrU(i32.load(found.get, REC.PLACE), i32.const(PLACE_ENTRY_SHIFT)));
+          f.br(this.#levels[0]!.loop);
+        });
+        f.release(found);
+      });
+      f.release(slot);
+    }
     f.do(i64.store(i32.const(0), target.get, S.NEXT_LINEAR));
     this.#frame.leave(i32.const(STATUS.JUMP), record);
   }

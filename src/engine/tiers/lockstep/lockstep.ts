@@ -117,15 +117,17 @@ export class Lockstep {
   #run(record: number): number {
     const cpu = this.#cpu;
     const { u16, i32 } = cpu;
+    const rest = u16[(record + REC.REMAINING) >>> 1]!;
     if (this.replaying) {
       cpu.set(S.EXIT_RECORD, record);
+      i32[S.BUDGET >>> 2] = i32[S.BUDGET >>> 2]! - rest;
       return STATUS.REDO | STATUS.REGION;
     }
     const region = this.#regions[u16[record >>> 1]! - REGION_SLOT];
     assert(region !== undefined, 'a slot in use has its region');
     const { vcpu } = cpu;
     const slice = vcpu.slice;
-    const available = i32[S.BUDGET >>> 2]! + u16[(record + REC.REMAINING) >>> 1]!;
+    const available = i32[S.BUDGET >>> 2]!;
     if (vcpu.instructions + slice - available < this.#options.from) return region(record);
     if (this.#code.freeBytes < ROOM_BYTES) return this.#flush(record, available);
 

@@ -1,0 +1,65 @@
+import { type Callee, callIndirect, I32, i32, i64 } from '../../wasm/expr.ts';
+import type { FunctionBuilder, ModuleBuilder } from '../../wasm/module.ts';
+import { JUMP_CACHE, REC, S, STATUS } from '../core/layout.ts';
+import { REGION_SLOT } from '../decode/decoder.ts';
+import { MODE } from '../decode/mode.ts';
+
+/** (handler, record) → status: an instruction by its handler, which is a function, for code outside the core module. */
+export function defineHandlerCall(m: ModuleBuilder): FunctionBuilder {
+  const f = m.func('handler', [I32, I32], [I32]);
+  const [handler, record] = f.parameters;
+  f.ret(callIndirect(I32, m.typeIndex([I32], [I32]), 0, handler!.get, record!.get));
+  return f;
+}
+
+/**
+ * (record) → status with REGION: runs the region whose entry `record` is, and those that it jumps to, until one leaves for
+ * something else. The budget is not charged for the run at `record`, nor is it, after a GO, for the run there.
+ *
+ * Owns    chaining by return (DESIGN.md 4.4): regions know nothing of each other, so that none has to be patched.
+ */
+export function defineRegionLoop(m: ModuleBuilder): Callee {
+  const f = m.func('regions', [I32], [I32]);
+  const record = f.parameters[0]!;
+  const type = m.typeIndex([I32], [I32]);
+  const zero = i32.const(0);
+  const status = f.local(I32);
+  const linear = f.let(i64.const(0));
+  const slot = f.local(I32);
+  f.loop((again) => {
+    f.set(status, callIndirect(I32, type, 0, i32.load16U(record.get), record.get));
+    f.block((miss) => {
+      f.block((found) => {
+        f.block((jump) => {
+          f.set(linear, i64.load(zero, S.NEXT_LINEAR));
+          f.brIf(jump, i32.eq(status.get, i32.const(STATUS.JUMP | STATUS.REGION)));
+          f.brIf(miss, i32.ne(status.get, i32.const(STATUS.LINKED | STATUS.REGION)));
+          f.set(slot, i32.load(zero, S.EXIT_RECORD));
+          f.set(record, i32.load(slot.get, REC.LINK));
+          f.brIf(found, record.get);
+          f.set(linear, i64.add(i64.load(zero, S.RIP_PAGE), i64.load32S(slot.get, REC.EXTRA)));
+          f.if(i32.eqz(i32.and(i32.load(zero, S.MODE), i32.const(MODE.LONG))), () =>
+            f.set(linear, i64.and(linear.get, i64.halves(-1, 0))),
+          );
+        });
+        const folded = i32.wrap(i64.xor(linear.get, i64.shrU(linear.get, i64.const(12))));
+        const index = i32.shl(i32.and(folded, i32.const(JUMP_CACHE.ENTRIES - 1)), i32.const(4));
+        f.set(slot, i32.add(i32.load(zero, S.JUMP_CACHE), index));
+        f.brIf(miss, i64.ne(i64.load(slot.get), linear.get));
+        f.brIf(miss, i32.ne(i32.load(slot.get, JUMP_CACHE.TAG), i32.load(zero, S.JUMP_TAG)));
+        f.set(record, i32.load(slot.get, JUMP_CACHE.RECORD));
+        f.do(i64.store(zero, i64.and(linear.get, i64.const(-4096)), S.RIP_PAGE));
+        f.if(i32.eq(status.get, i32.const(STATUS.JUMP | STATUS.REGION)), () => {
+          // Not the last of its run: the instructions behind it do not run now
+          const rest = i32.sub(i32.load16U(i32.load(zero, S.EXIT_RECORD), REC.REMAINING), i32.const(1));
+          f.do(i32.store(zero, i32.add(i32.load(zero, S.BUDGET), rest), S.BUDGET));
+        });
+      });
+      f.brIf(again, i32.geU(i32.load16U(record.get), i32.const(REGION_SLOT)));
+      f.do(i32.store(zero, record.get, S.EXIT_RECORD));
+      f.ret(i32.const(STATUS.GO | STATUS.REGION));
+    });
+  });
+  f.ret(status.get);
+  return f;
+}
