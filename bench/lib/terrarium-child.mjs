@@ -11,6 +11,7 @@ import { pathToFileURL } from 'node:url';
 
 const options = JSON.parse(process.argv[2]);
 const load = (file) => import(pathToFileURL(join(options.dist, file)).href);
+(await load('tools/v8-flags.js')).prepareV8();
 const { Machine } = await load('machine/machine.js');
 const { snapshotCounters } = await load('inspect/counters.js');
 

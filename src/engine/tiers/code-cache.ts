@@ -19,10 +19,10 @@ export interface CodePage {
   writes: number;
   /** Compiled code that this page has a part in: whoever compiles sets it, and is told by `regions` when it no longer holds. */
   region: object | undefined;
-  /** Where the page was, and the TLB set in force, when a run of it became hot: a hint. u32 halves. */
+  /** Where the page was, and the execute array in force, when a run of it became hot: a hint. */
   linearLow: number;
   linearHigh: number;
-  tlbSet: number;
+  execute: number;
   /** Runs that became hot since the region was made. */
   fresh: number;
   /** How often a region of this page was lost to changed bytes. */
@@ -116,7 +116,7 @@ export class CodeCache implements CodePages {
       region: undefined,
       linearLow: 0,
       linearHigh: 0,
-      tlbSet: 0,
+      execute: 0,
       fresh: 0,
       losses: 0,
       next: this.#heads[hostPage],

@@ -3,6 +3,7 @@ import type { FunctionBuilder, ModuleBuilder } from '../../wasm/module.ts';
 import { JUMP_CACHE, REC, S, STATUS } from '../core/layout.ts';
 import { REGION_SLOT } from '../decode/decoder.ts';
 import { MODE } from '../decode/mode.ts';
+import { jumpSlot } from './find-code.ts';
 
 /** (handler, record) → status: an instruction by its handler, which is a function, for code outside the core module. */
 export function defineHandlerCall(m: ModuleBuilder): FunctionBuilder {
@@ -42,9 +43,7 @@ export function defineRegionLoop(m: ModuleBuilder): Callee {
             f.set(linear, i64.and(linear.get, i64.halves(-1, 0))),
           );
         });
-        const folded = i32.wrap(i64.xor(linear.get, i64.shrU(linear.get, i64.const(12))));
-        const index = i32.shl(i32.and(folded, i32.const(JUMP_CACHE.ENTRIES - 1)), i32.const(4));
-        f.set(slot, i32.add(i32.load(zero, S.JUMP_CACHE), index));
+        f.set(slot, jumpSlot(linear));
         f.brIf(miss, i64.ne(i64.load(slot.get), linear.get));
         f.brIf(miss, i32.ne(i32.load(slot.get, JUMP_CACHE.TAG), i32.load(zero, S.JUMP_TAG)));
         f.set(record, i32.load(slot.get, JUMP_CACHE.RECORD));

@@ -1,6 +1,7 @@
 /** The command `terrarium`: which subcommand, and what becomes of errors. */
 import { nearest } from '../../arch/cpu-models.ts';
 import { UserError } from '../../base/assert.ts';
+import { prepareV8 } from '../v8-flags.ts';
 import { MachineBug } from './machine-bug.ts';
 import { STATUS } from './status.ts';
 import { versionText } from './version.ts';
@@ -78,5 +79,6 @@ async function dispatch(argv: readonly string[]): Promise<number> {
       : `did you mean "terrarium ${close}"?`;
     throw new UserError(`there is no command "${name}": ${hint}`);
   }
+  prepareV8();
   return command.run(rest);
 }

@@ -1,7 +1,7 @@
 import { assert } from '../../../base/assert.ts';
 import { I32 } from '../../../wasm/expr.ts';
 import { FunctionBuilder, ModuleBuilder } from '../../../wasm/module.ts';
-import { PLACE_ENTRY_SHIFT, REC, S, TLB, TLB_EMPTY } from '../../core/layout.ts';
+import { PLACE_ENTRY_SHIFT, REC, S, TLB } from '../../core/layout.ts';
 import { type EngineMemory, REGION_MAP_BYTES, REGION_PAGES_MAX, REGIONS_MAX } from '../../core/memory.ts';
 import { PSEUDO, REGION_SLOT, type Variant } from '../../decode/decoder.ts';
 import { MODE } from '../../decode/mode.ts';
@@ -68,7 +68,17 @@ export class Compiler implements Regions, Reader {
   readonly #decoded: (Decoded | null | undefined)[] = [];
   readonly #originals = new Map<number, number>();
   #bytes = 0;
-  readonly counters = { compiled: 0, modules: 0, instructions: 0, bytes: 0, lost: 0, aged: 0, ms: 0, longestMs: 0 };
+  readonly counters = {
+    compiled: 0,
+    pages: 0,
+    modules: 0,
+    instructions: 0,
+    bytes: 0,
+    lost: 0,
+    aged: 0,
+    ms: 0,
+    longestMs: 0,
+  };
   /** The host's clock for `counters.ms`, if anyone wants to know. */
   clock: () => number = () => 0;
   /** Regions may call handlers of instructions that are not for them. Not in lockstep: what those do cannot be taken back. */
@@ -106,7 +116,7 @@ export class Compiler implements Regions, Reader {
     page.fresh += 1;
     page.linearLow = u32[S.RIP_PAGE >>> 2]!;
     page.linearHigh = u32[(S.RIP_PAGE >>> 2) + 1]!;
-    page.tlbSet = u32[S.TLB >>> 2]!;
+    page.execute = u32[S.EXECUTE >>> 2]!;
     const region = page.region as Region | undefined;
     if (page.fresh <= 0 || (region && page.fresh * 8 * region.pages.length < region.records.length)) {
       // Not worth it yet: it counts again later
@@ -130,14 +140,13 @@ export class Compiler implements Regions, Reader {
     const start = this.clock();
     const waiting = new Map<CodePage, PagePlan>();
     for (const page of this.#queue) {
-      const region = page.region as Region | undefined;
-      if (region) {
-        // Its pages stay together
-        this.#drop(region);
-        for (const other of region.pages) this.#planned(other, waiting);
-      }
+      this.#queue.delete(page);
+      if (this.#code.pageAt(page.hostPage, page.mode) !== page) continue;
+      if (page.region) this.#takeApart(page.region as Region, waiting);
       this.#planned(page, waiting);
     }
+    this.#attract(waiting);
+    const neighbours = this.#neighbours(waiting);
     const plans: Plan[] = [];
     let instructions = 0;
     for (const first of waiting.values()) {
@@ -146,7 +155,7 @@ export class Compiler implements Regions, Reader {
         this.#queue.add(first.page);
         continue;
       }
-      const plan = planRegion(this, this.#group(first, waiting), this.#resolve);
+      const plan = planRegion(this, this.#group(first, waiting, neighbours), this.#resolve);
       plans.push(plan);
       instructions += plan.instructions;
     }
@@ -158,6 +167,32 @@ export class Compiler implements Regions, Reader {
     this.counters.longestMs = Math.max(this.counters.longestMs, took);
   }
 
+  /** Pages that waiting ones jump to, and that will be hot soon, come along. */
+  #attract(waiting: Map<CodePage, PagePlan>): void {
+    const { i32 } = this.memory;
+    let instructions = 0;
+    for (const plan of waiting.values()) {
+      instructions += plan.instructions;
+      for (const record of plan.leaving) {
+        if (instructions >= PAUSE_INSTRUCTIONS) return;
+        const target = this.#resolve(plan.page, record);
+        if (target === 0 || i32[(target + REC.HEAT) >>> 2]! < this.#options.threshold >>> 1) continue;
+        const page = this.#pageOf(target, plan.page.mode);
+        if (!page || page.region || page.fresh < 0 || waiting.has(page)) continue;
+        page.linearLow = this.#linearLow;
+        page.linearHigh = this.#linearHigh;
+        page.execute = plan.page.execute;
+        this.#planned(page, waiting);
+      }
+    }
+  }
+
+  /** Ends a region; its pages wait to be compiled, together. */
+  #takeApart(region: Region, waiting: Map<CodePage, PagePlan>): void {
+    this.#drop(region);
+    for (const page of region.pages) this.#planned(page, waiting);
+  }
+
   #planned(page: CodePage, waiting: Map<CodePage, PagePlan>): void {
     this.#queue.delete(page);
     if (waiting.has(page) || this.#code.pageAt(page.hostPage, page.mode) !== page) return;
@@ -165,20 +200,34 @@ export class Compiler implements Regions, Reader {
     if (plan) waiting.set(page, plan);
   }
 
-  /** Takes a page and those that it jumps to, and those that they jump to, out of `waiting`. */
-  #group(first: PagePlan, waiting: Map<CodePage, PagePlan>): PagePlan[] {
+  /** Which of the waiting pages jump to which, or the other way round. */
+  #neighbours(waiting: ReadonlyMap<CodePage, PagePlan>): Map<PagePlan, Set<PagePlan>> {
+    const neighbours = new Map<PagePlan, Set<PagePlan>>();
+    for (const plan of waiting.values()) neighbours.set(plan, new Set());
+    for (const plan of waiting.values()) {
+      for (const record of plan.leaving) {
+        const target = this.#resolve(plan.page, record);
+        const page = target === 0 ? undefined : this.#pageOf(target, plan.page.mode);
+        const other = page && waiting.get(page);
+        if (!other || other === plan) continue;
+        neighbours.get(plan)!.add(other);
+        neighbours.get(other)!.add(plan);
+      }
+    }
+    return neighbours;
+  }
+
+  /** Takes a page, its neighbours and theirs out of `waiting`, as many as a region holds. */
+  #group(first: PagePlan, waiting: Map<CodePage, PagePlan>, neighbours: Map<PagePlan, Set<PagePlan>>): PagePlan[] {
     const group = [first];
     waiting.delete(first.page);
     let instructions = first.instructions;
-    for (const { page, leaving } of group) {
-      for (const record of leaving) {
-        const target = this.#resolve(page, record);
-        const other = target === 0 ? undefined : this.#pageOf(target, page.mode);
-        const plan = other && waiting.get(other);
-        if (!plan || instructions + plan.instructions > REGION_INSTRUCTIONS) continue;
-        instructions += plan.instructions;
-        waiting.delete(plan.page);
-        group.push(plan);
+    for (const plan of group) {
+      for (const other of neighbours.get(plan)!) {
+        if (!waiting.has(other.page) || instructions + other.instructions > REGION_INSTRUCTIONS) continue;
+        instructions += other.instructions;
+        waiting.delete(other.page);
+        group.push(other);
       }
     }
     return group;
@@ -192,7 +241,6 @@ export class Compiler implements Regions, Reader {
   /** Record that a branch of `page` to another page leads to, or 0: as the TLB had it, so only likely. */
   readonly #resolve = (page: CodePage, record: number): number => {
     const { u16, u32, i32 } = this.memory;
-    if (page.tlbSet === TLB_EMPTY) return 0;
     const isEnd = u16[record >>> 1] === PSEUDO.PAGE_END;
     const distance = isEnd ? u16[(record + REC.OFFSET) >>> 1]! : i32[(record + REC.EXTRA) >>> 2]!;
     const sum = page.linearLow + distance;
@@ -200,11 +248,17 @@ export class Compiler implements Regions, Reader {
     const long = (page.mode & MODE.LONG) !== 0;
     const high = long ? (page.linearHigh + Math.floor(sum / 0x1_0000_0000)) >>> 0 : 0;
     const index = (low >>> 8) & ((TLB.ENTRIES - 1) * TLB.ENTRY_BYTES);
-    const entry = (page.tlbSet + TLB.EXECUTE + index) >>> 2;
+    const entry = (page.execute + index) >>> 2;
+    this.#linearLow = (low & ~0xfff) >>> 0;
+    this.#linearHigh = high;
     if (u32[entry] !== (low & ~0xfff) >>> 0 || u32[entry + 1] !== high) return 0;
     const host = (low + u32[entry + 2]!) >>> 0;
     return this.#code.pageAt(host >>> 12, page.mode)?.entries[host & 0xfff] ?? 0;
   };
+
+  /** Where the page is that `#resolve` looked for last. */
+  #linearLow = 0;
+  #linearHigh = 0;
 
   #build(plans: readonly Plan[]): void {
     const sizes: number[] = [];
@@ -259,7 +313,14 @@ export class Compiler implements Regions, Reader {
       u32[(record + REC.PLACE) >>> 2] = (pages[page]!.hostPage | (number << PLACE_ENTRY_SHIFT)) >>> 0;
     });
     u8[this.#alive(slot)] = 1;
-    const region: Region = { pages, maps, slot, bytes, originals, records: blocks.map(({ record }) => record) };
+    const region: Region = {
+      pages,
+      maps,
+      slot,
+      bytes,
+      originals,
+      records: blocks.map(({ record }) => record),
+    };
     for (const page of pages) {
       page.region = region;
       page.fresh = 0;
@@ -267,6 +328,7 @@ export class Compiler implements Regions, Reader {
     this.#regions.set(slot, region);
     this.#bytes += bytes;
     this.counters.compiled += 1;
+    this.counters.pages += pages.length;
     this.counters.bytes += bytes;
     this.counters.instructions += instructions;
   }

@@ -505,12 +505,12 @@ export class RegionSemantics extends Semantics {
     this.#targets.notTaken(this.#at);
   }
 
-  /** Code in this page has a canonical address. */
   override checkTarget(target: Local): void {
     if (!this.long) return;
-    this.f.if(i64.geU(this.#offsetOf(target), i64.const(4096)), () =>
-      this.#slowIf(call(this.#frame.calls.canonical, target.get, i32.const(this.#at))),
-    );
+    const shift = i64.load32U(i32.const(0), S.CANONICAL_SHIFT);
+    const isOutside = i64.ne(i64.shrS(i64.shl(target.get, shift), shift), target.get);
+    const raise = (): void => this.#slowIf(call(this.#frame.calls.canonical, target.get, i32.const(this.#at)));
+    this.f.if(isOutside, raise, undefined, false);
   }
 
   #offsetOf(target: Local): Expr {

@@ -6,6 +6,7 @@ import { PSEUDO } from '../../decode/decoder.ts';
 import { MODE } from '../../decode/mode.ts';
 import type { Library } from '../../isa/semantics.ts';
 import type { CodePage } from '../code-cache.ts';
+import { jumpSlot } from '../find-code.ts';
 import { contextOf } from '../interpreter.ts';
 import {
   type Block,
@@ -387,9 +388,7 @@ export class RegionBuilder implements Targets {
   /** Where the jump cache has its entry for a linear address, if it has one: a condition, and the entry's address. */
   #cached(linear: Local): { hit: Expr; slot: Local } {
     const zero = i32.const(0);
-    const folded = i32.wrap(i64.xor(linear.get, i64.shrU(linear.get, i64.const(12))));
-    const index = i32.shl(i32.and(folded, i32.const(JUMP_CACHE.ENTRIES - 1)), i32.const(4));
-    const slot = this.#f.let(i32.add(i32.load(zero, S.JUMP_CACHE), index));
+    const slot = this.#f.let(jumpSlot(linear));
     const hit = i32.and(
       i64.eq(i64.load(slot.get), linear.get),
       i32.eq(i32.load(slot.get, JUMP_CACHE.TAG), i32.load(zero, S.JUMP_TAG)),
