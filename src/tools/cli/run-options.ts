@@ -512,7 +512,7 @@ export const RUN_OPTIONS: readonly OptionRow<RunOptions>[] = [
     names: ['profile'],
     argument: 'FILE[,every=N]',
     default: '',
-    help: `Samples the guest's instruction pointer every N (${PROFILE_EVERY}) instructions of a CPU, so that two runs give the same profile. At the end the hot functions, by level and CPL, go to stderr as a table, and all of them to FILE as collapsed stacks, which flamegraph.pl and speedscope read.`,
+    help: `Samples the guest's instruction pointer every N (${PROFILE_EVERY}) instructions of a CPU: with -rtc base=DATE two runs give the same profile, on any accelerator. At the end the hot functions, by level and CPL, go to stderr as a table, and all of them to FILE as collapsed stacks, which flamegraph.pl and speedscope read.`,
     take: takeProfile,
   },
   {
