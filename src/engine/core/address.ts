@@ -57,13 +57,13 @@ export function effectiveOffset(cpu: Processor, record: number): void {
  * Linear address of the memory operand of `record`, into S.EA.
  *
  * @param access  Bytes of the operand (0: unknown, checked as one byte), plus 0x100 for a write, 0x200 if S.VALUE is
- *                to be added to the offset.
+ *                to be added to the offset, 0x400 if that is done behind the wrap to the address size.
  */
 export function linear(cpu: Processor, record: number, access: number): number {
   effectiveOffset(cpu, record);
-  if (access & 0x200) {
+  if (access & 0x600) {
     const sum = cpu.low + cpu.get(S.VALUE);
-    const size = (cpu.aux(record) >>> AUX.ADDRESS_SIZE_SHIFT) & 3;
+    const size = access & 0x400 ? (cpu.long ? 2 : 1) : (cpu.aux(record) >>> AUX.ADDRESS_SIZE_SHIFT) & 3;
     cpu.low = size === 0 ? sum & 0xffff : sum >>> 0;
     cpu.high = size === 2 ? (cpu.high + cpu.get(S.VALUE + 4) + (sum >= TWO_32 ? 1 : 0)) >>> 0 : 0;
   }

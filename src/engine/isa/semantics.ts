@@ -321,12 +321,14 @@ export abstract class Semantics {
   /**
    * Linear address of `bytes` at `offset` (i64) in a memory operand of several elements, each of which is checked for
    * itself. Comes instead of `address`.
+   *
+   * @param behind  The operand is one block: what lies behind its start is not wrapped to the address size.
    */
-  elementAddress(offset: Expr, bytes: number, write = false): Local {
+  elementAddress(offset: Expr, bytes: number, write = false, behind = false): Local {
     assert(this.#address === undefined, `${this.form}: its elements have addresses, not the operand`);
     if (this.#context.generalAddress) {
       this.f.do(i64.store(i32.const(0), offset, S.VALUE));
-      this.#generalAddress(write, 0x200, bytes);
+      this.#generalAddress(write, behind ? 0x400 : 0x200, bytes);
       return this.let(i64.load(i32.const(0), S.EA));
     }
     const sum = i64.add(this.addressSum(), offset);

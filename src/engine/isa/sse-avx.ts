@@ -461,7 +461,7 @@ const maskedMove = (name: string, load: string, store: string, bytes: 4 | 8, fea
     ): void => {
       const bitmask = bytes === 4 ? v128.i32x4Bitmask : v128.i64x2Bitmask;
       const bit = i32.and(bitmask(mask[Math.floor(i / perHalf)]!), i32.const(1 << (i % perHalf)));
-      m.f.if(bit, () => then(m.elementAddress(i64.const(i * bytes), bytes, write)));
+      m.f.if(bit, () => then(m.elementAddress(i64.const(i * bytes), bytes, write, true)));
     };
     const maskOf = (m: Semantics): Expr[] => [loadHalf(m, 1, 0), loadHalf(m, 1, 1)];
     return [

@@ -107,4 +107,15 @@ describe('64-bit code', () => {
     m.run();
     expect([m.reg(4), m.reg(5), m.cpu.get(S.RIP)]).toEqual([AT.STACK, 0x1234, AT.CODE + 5]);
   });
+
+  // MEASURED on AMD family 26
+  it('ENTER pushes RBP before it reads the display: of two pages that are not there the stack is the one that faults', () => {
+    const m = new TestMachine().longMode();
+    m.code('c8 2000 02 f4'); // enter 32,2
+    m.setReg(4, 0x40_0000 + 0x1000);
+    m.setReg(5, 0x50_0000);
+    m.vcpu.intercepts.exceptions = 1 << 14;
+    expect(m.run()).toBe(EXIT.EXCEPTION);
+    expect(m.exit.qualification).toBe(0x40_0ff8);
+  });
 });

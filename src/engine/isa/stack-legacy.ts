@@ -50,6 +50,14 @@ function readDisplay(cpu: Processor, i: number, width: number, bytes: number): n
   return cpu.read(cpu.get(S.EA), cpu.get(S.EA + 4), bytes) ? STATUS.NEXT : cpu.accessStatus;
 }
 
+/** Can the stack take its `n`-th value from here? NEXT, or the status to leave with. */
+function probePush(cpu: Processor, width: number, bytes: number, n: number): number {
+  stackAt(cpu, width, -n * bytes);
+  const status = segmentLinear(cpu, SEG.SS, cpu.low, cpu.high, bytes, true);
+  if (status !== STATUS.NEXT) return status;
+  return cpu.probeWrite(cpu.get(S.EA), cpu.get(S.EA + 4), bytes) ? STATUS.NEXT : cpu.accessStatus;
+}
+
 /** ENTER imm16, imm8: pushes BP and the display, BP = frame, SP = frame - size. SDM 2A, Operation. */
 const enter: Helper = (cpu, record) => {
   const bytes = cpu.operandSize(record);
@@ -65,7 +73,9 @@ const enter: Helper = (cpu, record) => {
   const frameLow = cpu.low;
   const frameHigh = cpu.high;
   for (let i = 1; i < level; i += 1) {
-    const status = readDisplay(cpu, i, width, bytes);
+    // Faults come in the order of the pushes, each of what was read just before it
+    let status = probePush(cpu, width, bytes, i);
+    if (status === STATUS.NEXT) status = readDisplay(cpu, i, width, bytes);
     if (status !== STATUS.NEXT) return status;
     frame.push(cpu.low, cpu.high, bytes);
   }
