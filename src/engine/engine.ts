@@ -34,8 +34,8 @@ import { INSTRUCTIONS } from './isa/index.ts';
 import { ACCESS, TRANSLATE } from './paging/access.ts';
 import { CodeCache } from './tiers/code-cache.ts';
 import { COMPILER_DEFAULTS, Compiler } from './tiers/compiler/compiler.ts';
-import { HOT } from './tiers/hot.ts';
-import { Interpreter, RUN_BUDGET } from './tiers/interpreter.ts';
+import { FUSED, FUSED_JCC, HOT } from './tiers/hot.ts';
+import { type Fusion, Interpreter, RUN_BUDGET } from './tiers/interpreter.ts';
 import { Lockstep } from './tiers/lockstep/lockstep.ts';
 import type { StringKernels } from './tiers/string-kernels.ts';
 import { WARM } from './tiers/warm.ts';
@@ -146,10 +146,12 @@ export class Engine {
         redo: (record) => this.code.redo(record),
       },
       variantsOf(this.forms, HOT),
+      fusionsOf(this.forms),
       variantsOf(this.forms, WARM),
       library,
       compiles ? threshold : 0,
     );
+    this.code.fusions = this.interpreter;
     cpu.strings = this.interpreter.exports as unknown as StringKernels;
     if (compiles) {
       this.compiler = new Compiler(this.memory, this.interpreter, this.code, {
@@ -508,6 +510,22 @@ const AUX_SEGMENT = 7 << AUX.SEGMENT_SHIFT;
 
 /** Jump cache index hash: as in tiers/interpreter.ts. */
 const foldLinear = (low: number, high: number): number => low ^ ((low >>> 12) | (high << 20));
+
+/** The fusions of tiers/hot.ts: what they consist of has its place in the main switch. */
+function fusionsOf(table: FormTable): Fusion[] {
+  const find = (name: string): Variant | undefined => (HOT.includes(name) ? variantsOf(table, [name])[0] : undefined);
+  const fusions: Fusion[] = [];
+  for (const [name, codes] of Object.entries(FUSED_JCC)) {
+    const first = find(name);
+    if (first) for (const second of codes) fusions.push({ first, second });
+  }
+  for (const [name, other] of FUSED) {
+    const first = find(name);
+    const second = find(other);
+    if (first && second) fusions.push({ first, second });
+  }
+  return fusions;
+}
 
 /** The variants with these names that the table has, in the names' order. */
 function variantsOf(table: FormTable, names: readonly string[]): Variant[] {

@@ -39,6 +39,14 @@ export interface Regions {
   original(record: number): number;
 }
 
+/** What the interpreter does for the cache: an instruction and the one behind it may have one handler. */
+export interface Fusions {
+  /** The handler that stands for both, or that of the first. */
+  fused(first: number, second: number): number;
+  /** The handler of the first alone. */
+  plain(handler: number): number;
+}
+
 /**
  * Decoded code, by host page and mode word, and what invalidates it.
  *
@@ -60,6 +68,8 @@ export class CodeCache implements CodePages {
   decoder!: Decoder;
   tlb!: TlbContexts;
   regions: Regions | undefined;
+  /** Who makes one of two handlers. */
+  fusions!: Fusions;
   readonly counters = { decoded: 0, pages: 0, stale: 0, droppedPages: 0, flushes: 0, crossings: 0 };
 
   constructor(memory: EngineMemory) {
@@ -182,6 +192,7 @@ export class CodeCache implements CodePages {
       this.#memory.u32[(record + REC.PLACE) >>> 2] = page.hostPage;
       this.#memory.i32[(record + REC.HEAT) >>> 2] = 0;
       page.entries[at] = record;
+      if (count > starts[runs]!) this.#fuse(record);
       count += 1;
       at += this.decoder.length;
       record += REC.BYTES;
@@ -207,6 +218,13 @@ export class CodeCache implements CodePages {
       for (let i = starts[run]!; i < end; i += 1) u16[(first + i * REC.BYTES + REC.REMAINING) >>> 1] = end - i;
     }
     return first;
+  }
+
+  /** A record and the one before it may run as one: if so, that gets the handler for both. */
+  #fuse(second: number): void {
+    const { u16 } = this.#memory;
+    const first = second - REC.BYTES;
+    u16[first >>> 1] = this.fusions.fused(u16[first >>> 1]!, u16[second >>> 1]!);
   }
 
   #pseudo(record: number, handler: number, offset: number, link: number): void {
@@ -262,6 +280,8 @@ export class CodeCache implements CodePages {
       const copy = STEP_RECORDS + i * REC.BYTES;
       u16[(copy + REC.REMAINING) >>> 1] = count - i;
       if (u16[copy >>> 1]! >= REGION_SLOT) u16[copy >>> 1] = this.regions!.original(record + i * REC.BYTES);
+      // The step may end between two that run as one
+      u16[copy >>> 1] = this.fusions.plain(u16[copy >>> 1]!);
     }
     const last = STEP_RECORDS + (count - 1) * REC.BYTES;
     const end = u16[(last + REC.OFFSET) >>> 1]! + u8[last + REC.LENGTH]!;
@@ -274,7 +294,7 @@ export class CodeCache implements CodePages {
     const { u8, u16 } = this.#memory;
     if (u16[record >>> 1]! < REGION_SLOT) return record;
     u8.copyWithin(STEP_RECORDS, record, record + REC.BYTES);
-    u16[STEP_RECORDS >>> 1] = this.regions!.original(record);
+    u16[STEP_RECORDS >>> 1] = this.fusions.plain(this.regions!.original(record));
     const next = record + REC.BYTES;
     this.#pseudo(STEP_RECORDS + REC.BYTES, PSEUDO.GOTO, u16[(next + REC.OFFSET) >>> 1]!, next);
     u16[(STEP_RECORDS + REC.BYTES + REC.REMAINING) >>> 1] = u16[(next + REC.REMAINING) >>> 1]!;
@@ -317,7 +337,11 @@ export class CodeCache implements CodePages {
 
   #stale(page: CodePage, at: number, record: number): void {
     if (page.region) this.regions!.lost(page);
-    this.#memory.u16[record >>> 1] = PSEUDO.STALE;
+    const { u16 } = this.#memory;
+    // One that ran as one with this
+    const before = record - REC.BYTES;
+    if (before >= this.#memory.code) u16[before >>> 1] = this.fusions.plain(u16[before >>> 1]!);
+    u16[record >>> 1] = PSEUDO.STALE;
     page.entries[at] = 0;
     this.counters.stale += 1;
   }

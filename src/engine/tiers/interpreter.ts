@@ -9,6 +9,7 @@ import { MODE } from '../decode/mode.ts';
 import { CC } from '../isa/flags.ts';
 import type { Operand } from '../isa/instruction.ts';
 import { type FormContext, type Library, Semantics } from '../isa/semantics.ts';
+import { COMPARES, knownCondition } from './conditions.ts';
 import { HOT } from './hot.ts';
 import { type CoreImports, type CoreLibrary, defineLibrary, importLibrary } from './library.ts';
 import { defineHandlerCall, defineRegionLoop } from './region-loop.ts';
@@ -97,18 +98,6 @@ class FunctionSemantics extends Semantics {
   }
 }
 
-/** Condition pairs after a comparison: O, B, E, BE, S, P, L, LE and their opposites. */
-export const COMPARES: readonly ([(a: Expr, b: Expr) => Expr, (a: Expr, b: Expr) => Expr] | undefined)[] = [
-  undefined,
-  [i64.ltU, i64.geU],
-  [i64.eq, i64.ne],
-  [i64.leU, i64.gtU],
-  undefined,
-  undefined,
-  [i64.ltS, i64.geS],
-  [i64.leS, i64.gtS],
-];
-
 /** Where the main switch's code can go. */
 interface Labels {
   readonly look: Label;
@@ -180,6 +169,32 @@ class SwitchSemantics extends Semantics {
   }
 }
 
+/** Semantics of an instruction whose flags the next one, a Jcc, asks for: both are one case of the switch. */
+class FusedSemantics extends SwitchSemantics {
+  #known: { kind: number; a: Expr; b: Expr } | undefined;
+
+  protected override setLazyFlags(kind: number, a: Expr, b: Expr): void {
+    const second = this.let(b).get;
+    this.#known = { kind, a: this.let(a).get, b: second };
+    super.setLazyFlags(kind, this.#known.a, second);
+  }
+
+  override condition(code: number): Expr {
+    assert(this.#known !== undefined, `${this.form}: it sets the flags`);
+    const { kind, a, b } = this.#known;
+    const result = knownCondition(code, kind, a, b);
+    assert(result !== undefined, `${this.form}: condition ${code} is simple`);
+    return result;
+  }
+}
+
+/** Two instructions that have one case of the main switch between them. */
+export interface Fusion {
+  readonly first: Variant;
+  /** What is behind it: another, or a Jcc with this condition. */
+  readonly second: Variant | number;
+}
+
 /** What `run` returns besides STATUS values. */
 export const RUN_BUDGET = 8;
 
@@ -187,6 +202,11 @@ export interface InterpreterExports {
   /** Runs from S.NEXT_LINEAR until something leaves: a STATUS, or RUN_BUDGET. The record is in S.EXIT_RECORD. */
   run(): number;
 }
+
+const isJcc = ({ form }: Variant): boolean => /^J[A-Z]+$/.test(form.mnemonic) && !NOT_JCC.has(form.mnemonic);
+/** In place of a handler: a Jcc with the condition that is added. */
+const JCC = REGION_SLOT;
+const NOT_JCC = new Set(['JMP', 'JCXZ', 'JECXZ', 'JRCXZ']);
 
 /** Name of a variant, as in the HOT table. */
 export const variantName = ({ form, size, memory, mode }: Variant): string =>
@@ -214,6 +234,7 @@ export class Interpreter {
     memory: EngineMemory,
     imports: Omit<CoreImports, 'missing'>,
     hotVariants: readonly Variant[],
+    fusions: readonly Fusion[],
     warmVariants: readonly Variant[],
     more: (m: ModuleBuilder) => Record<string, FunctionBuilder>,
     heat = 0,
@@ -226,7 +247,7 @@ export class Interpreter {
     this.#buildMissing(m);
     const regions = heat === 0 ? undefined : defineRegionLoop(m);
     for (const [i, variant] of hotVariants.entries()) this.#hot.set(variantName(variant), PSEUDO.COUNT + i);
-    this.#build(m, run, hotVariants, regions);
+    this.#build(m, run, hotVariants, fusions, regions);
     this.mainBytes = run.code.length;
     m.table(TABLE_SLOTS);
     const instance = new WebAssembly.Instance(new WebAssembly.Module(m.finish()), {
@@ -243,16 +264,40 @@ export class Interpreter {
     this.#libraryTable = new WebAssembly.Table({ element: 'anyfunc', initial: functions.size });
     let slot = 0;
     for (const name of functions.keys()) this.#libraryTable.set(slot++, instance.exports[name]);
-    this.#next = PSEUDO.COUNT + hotVariants.length;
+    this.#firstFused = PSEUDO.COUNT + hotVariants.length;
+    this.#next = this.#firstFused + fusions.length;
     this.hotCount = this.#next;
     for (const name of Object.keys(PSEUDO)) this.names.push(name);
     this.names.length = PSEUDO.COUNT;
     for (const variant of hotVariants) this.names.push(variantName(variant));
-    this.#variants = [...new Array<undefined>(PSEUDO.COUNT), ...hotVariants];
+    fusions.forEach(({ first, second }, i) => {
+      const isBranch = typeof second === 'number';
+      this.names.push(`${variantName(first)}, ${isBranch ? `Jcc ${second}` : variantName(second)}`);
+      const behind = isBranch ? JCC + second : this.#hot.get(variantName(second))!;
+      this.#fused.set(this.#hot.get(variantName(first))! * TABLE_SLOTS + behind, this.#firstFused + i);
+    });
+    this.#variants = [...new Array<undefined>(PSEUDO.COUNT), ...hotVariants, ...fusions.map(({ first }) => first)];
     for (const variant of warmVariants) this.#hot.set(variantName(variant), this.handler(variant));
   }
 
   readonly #variants: (Variant | undefined)[];
+  /** Handlers from here to `hotCount` are of fused instructions; by the first handler × TABLE_SLOTS + what is behind it. */
+  readonly #firstFused: number;
+  readonly #fused = new Map<number, number>();
+
+  /** The handler with which the record before that of `second` runs both, or the one that it has. */
+  fused(first: number, second: number): number {
+    const variant = this.#variants[second];
+    if (!variant || variant.mode !== 'long') return first;
+    const behind = variant.size !== 2 && isJcc(variant) ? JCC + (variant.form.opcode & 15) : second;
+    return this.#fused.get(first * TABLE_SLOTS + behind) ?? first;
+  }
+
+  /** Handler of the instruction alone. */
+  plain(handler: number): number {
+    if (handler < this.#firstFused || handler >= this.hotCount) return handler;
+    return this.#hot.get(variantName(this.#variants[handler]!))!;
+  }
 
   /** What a handler number stands for; nothing for pseudo handlers. */
   variant(handler: number): Variant | undefined {
@@ -337,7 +382,13 @@ export class Interpreter {
     f.ret(callIndirect(I32, m.typeIndex([I32], [I32]), 0, i32.load16U(record!.get), record!.get));
   }
 
-  #build(m: ModuleBuilder, f: FunctionBuilder, hot: readonly Variant[], regions: Callee | undefined): void {
+  #build(
+    m: ModuleBuilder,
+    f: FunctionBuilder,
+    hot: readonly Variant[],
+    fusions: readonly Fusion[],
+    regions: Callee | undefined,
+  ): void {
     const zero = i32.const(0);
     const lib = this.#library;
     const handlerType = m.typeIndex([I32], [I32]);
@@ -393,7 +444,7 @@ export class Interpreter {
         }
         f.loop((next) => {
           f.block((left) => {
-            this.#switch(f, hot, { look, enter, left }, next, record, status, handlerType, leave, regions);
+            this.#switch(f, hot, fusions, { look, enter, left }, next, record, status, handlerType, leave, regions);
           });
           if (this.#heat !== 0) {
             f.if(i32.and(status.get, i32.const(STATUS.REGION)), () => {
@@ -456,6 +507,7 @@ export class Interpreter {
   #switch(
     f: FunctionBuilder,
     hot: readonly Variant[],
+    fusions: readonly Fusion[],
     labels: Labels,
     next: Label,
     record: Local,
@@ -518,6 +570,28 @@ export class Interpreter {
         else f.unreachable();
       };
     });
+    for (const { first, second } of fusions) {
+      cases.push(() =>
+        f.scope(() => {
+          const next = (): void => f.set(record, i32.add(record.get, i32.const(REC.BYTES)));
+          const context = contextOf(first);
+          if (typeof second === 'number') {
+            const both = new FusedSemantics(f, this.#library, context, record, status, labels);
+            first.form.instruction.execute(both);
+            next();
+            both.branchIf(both.condition(second));
+            f.unreachable();
+          } else {
+            const one = new SwitchSemantics(f, this.#library, context, record, status, labels);
+            first.form.instruction.execute(one);
+            next();
+            const rest = new SwitchSemantics(f, this.#library, contextOf(second), record, status, labels);
+            second.form.instruction.execute(rest);
+            advance();
+          }
+        }),
+      );
+    }
     const targets: Label[] = [];
     if (this.#memory.profile !== 0) {
       const count = i32.add(i32.const(this.#memory.profile), i32.shl(i32.load16U(record.get), i32.const(2)));

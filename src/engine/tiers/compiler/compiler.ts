@@ -28,7 +28,7 @@ const ROUNDS = 8;
 /** No further region is compiled at once when those before it have this many instructions: some 25 µs each. */
 const PAUSE_INSTRUCTIONS = 400;
 /** Pages that jump to each other are one region while it has no more instructions than this. */
-const REGION_INSTRUCTIONS = 1200;
+const REGION_INSTRUCTIONS = 300;
 /** Losses of a page's regions that count for its back-off. */
 const BACK_OFF_MAX = 10;
 
@@ -41,7 +41,7 @@ export interface CompilerOptions {
   readonly bytesMax: number;
 }
 
-export const COMPILER_DEFAULTS: CompilerOptions = { threshold: 32_000, batch: 64, bytesMax: 24 << 20 };
+export const COMPILER_DEFAULTS: CompilerOptions = { threshold: 20_000, batch: 64, bytesMax: 24 << 20 };
 
 /** Instructions whose code looks at registers where regions do not keep them. */
 const ELSEWHERE = new Set(['LAHF', 'SAHF']);

@@ -4,7 +4,7 @@ import { GPR, gpr, PLACE, REC, REGION_ACCESS, S, STATUS, TLB } from '../../core/
 import type { EngineMemory } from '../../core/memory.ts';
 import { CC, RFLAGS } from '../../isa/flags.ts';
 import { type FormContext, type Library, Semantics } from '../../isa/semantics.ts';
-import { COMPARES } from '../interpreter.ts';
+import { COMPARES, knownCondition } from '../conditions.ts';
 import type { FlagUse } from './blocks.ts';
 import type { RegionCalls } from './calls.ts';
 
@@ -403,7 +403,7 @@ export class RegionSemantics extends Semantics {
     if (this.use) this.use.reads = true;
     const { known, a, b, kind, calls } = this.#frame;
     const asked = call(calls.condition, i32.const(code), kind.get, a.get, b.get);
-    if (known !== undefined) return this.#direct(code, known) ?? asked;
+    if (known !== undefined) return knownCondition(code, known, a.get, b.get) ?? asked;
     const compare = COMPARES[code >>> 1];
     if (!compare) return asked;
     const result = this.f.local(I32);
@@ -413,55 +413,6 @@ export class RegionSemantics extends Semantics {
       () => this.f.set(result, asked),
     );
     return result.get;
-  }
-
-  /** The condition from flags of a known kind, or nothing if that is not simple. EXPLICIT's are all in `b`. */
-  #direct(code: number, known: number): Expr | undefined {
-    const { a, b } = this.#frame;
-    const bytes = 1 << (known >>> CC.SIZE_SHIFT);
-    const negate = (code & 1) !== 0;
-    const test = (bit: number): Expr => i64.ne(i64.and(b.get, i64.const(bit)), i64.const(0));
-    const either = (yes: Expr): Expr => (negate ? i32.eqz(yes) : yes);
-    const zero = i64.const(0);
-    switch (known & CC.CLASS_MASK) {
-      case CC.SUB: {
-        const compare = COMPARES[code >>> 1];
-        if (compare) return compare[code & 1]!(a.get, b.get);
-        if (code >>> 1 !== 4) return undefined;
-        return (negate ? i64.geS : i64.ltS)(this.signExtend(i64.sub(a.get, b.get), bytes), zero);
-      }
-      case CC.ADD:
-        if (code >>> 1 === 1) return (negate ? i64.geU : i64.ltU)(a.get, b.get);
-        if (code >>> 1 === 2) return (negate ? i64.ne : i64.eq)(a.get, zero);
-        if (code >>> 1 === 4) return (negate ? i64.geS : i64.ltS)(a.get, zero);
-        return undefined;
-      case CC.RESULT:
-        switch (code >>> 1) {
-          case 0:
-            return either(test(0x800));
-          case 1:
-            return either(test(1));
-          case 2:
-            return (negate ? i64.ne : i64.eq)(a.get, zero);
-          case 3:
-            return either(i32.or(i64.eq(a.get, zero), test(1)));
-          case 4:
-            return (negate ? i64.geS : i64.ltS)(a.get, zero);
-          case 6:
-            return either(i32.ne(i64.ltS(a.get, zero), test(0x800)));
-          case 7:
-            return either(i32.or(i64.eq(a.get, zero), i32.ne(i64.ltS(a.get, zero), test(0x800))));
-          default:
-            return undefined;
-        }
-      default: {
-        const { OF, CF, ZF, SF, PF } = RFLAGS;
-        const less = i32.ne(test(SF), test(OF));
-        return either(
-          [test(OF), test(CF), test(ZF), test(CF | ZF), test(SF), test(PF), less, i32.or(test(ZF), less)][code >>> 1]!,
-        );
-      }
-    }
   }
 
   // ---- leaving ------------------------------------------------------------------------------------------------------
