@@ -9,6 +9,7 @@ import { type ControlName, controlMask, ENTRY, VMFUNC } from '../../src/arch/vmx
 import { EXIT_REASONS as R } from '../../src/arch/vmx/exit-reasons.ts';
 import { FIELD, VMCS_FIELD_COUNT, type VmcsField } from '../../src/arch/vmx/fields.ts';
 import { S, SEG, segment } from '../../src/engine/core/layout.ts';
+import { rowAddress } from '../../src/hypervisor/nested/vmx/vmcs12.ts';
 import { AT, L1Machine, USER_PAGE } from './l1-machine.ts';
 import { fillValid } from './valid-vmcs12.ts';
 
@@ -188,6 +189,83 @@ describe('bitmaps', () => {
     again();
     m.write32(AT.OTHER_VMCS, m.nested.caps.offer.revision | 0x8000_0000);
     expect(reasonOf(vmread)).toBe(R.VMREAD);
+  });
+
+  describe('VMCS shadowing without an exit', () => {
+    const { revision } = m.nested.caps.offer;
+    const VMREAD_RIP = [0xb8, 0x1e, 0x68, 0, 0, 0x0f, 0x78, 0xc1]; // mov eax, GUEST_RIP; vmread rcx, rax
+    const VMWRITE_RSP = [0xb8, 0x1c, 0x68, 0, 0, 0x0f, 0x79, 0xc1]; // mov eax, GUEST_RSP; vmwrite rax, rcx
+    const left = (): number => m.vcpu.exits[R.VMREAD]! + m.vcpu.exits[R.VMWRITE]!;
+    const shadow = () => m.nested.cache.take(AT.OTHER_VMCS);
+
+    const markShadow = (): void => m.write32(AT.OTHER_VMCS, (revision | 0x8000_0000) >>> 0);
+    const onceMore = (): void => {
+      again();
+      markShadow();
+    };
+
+    beforeEach(() => {
+      markShadow();
+      turnOn('SECONDARY.VMCS_SHADOWING');
+      set('VMREAD_BITMAP', PAGE.A);
+      set('VMWRITE_BITMAP', PAGE.B);
+      set('VMCS_LINK_POINTER', AT.OTHER_VMCS);
+      shadow().set(FIELD.GUEST_RIP, 0x1234_5678, 0x9abc);
+      shadow().set(FIELD.GUEST_RSP, 0);
+    });
+
+    test('VMREAD and VMWRITE of L2 reach the shadow VMCS, which is in its region', () => {
+      const before = left();
+      expect(reasonOf([...VMREAD_RIP, ...VMWRITE_RSP])).toBe(R.VMCALL);
+      expect(registerOf(1)).toBe(0x1234_5678);
+      expect(left()).toBe(before);
+      expect([shadow().lo(FIELD.GUEST_RSP), shadow().hi(FIELD.GUEST_RSP)]).toEqual([0x1234_5678, 0x9abc]);
+      expect(m.read32(rowAddress(AT.OTHER_VMCS, FIELD.GUEST_RSP))).toBe(0x1234_5678);
+      expect(get('GUEST_RIP')).toBe(AT.L2 + VMREAD_RIP.length + VMWRITE_RSP.length);
+    });
+
+    test('each bitmap is looked at when the instruction runs, and stands for its own instruction', () => {
+      m.bytes(PAGE.B + (0x681c >>> 3), [1 << (0x681c & 7)]);
+      expect(reasonOf(VMREAD_RIP)).toBe(R.VMCALL);
+      onceMore();
+      expect(reasonOf([...VMREAD_RIP, ...VMWRITE_RSP])).toBe(R.VMWRITE);
+      onceMore();
+      m.bytes(PAGE.B, new Array(4096).fill(0));
+      m.bytes(PAGE.A + (0x681e >>> 3), [1 << (0x681e & 7)]);
+      expect(reasonOf(VMWRITE_RSP)).toBe(R.VMCALL);
+      onceMore();
+      expect(reasonOf([...VMWRITE_RSP, ...VMREAD_RIP])).toBe(R.VMREAD);
+    });
+
+    test('a bitmap where there is no memory has all bits set', () => {
+      set('VMREAD_BITMAP', 0xf000_0000);
+      expect(reasonOf(VMREAD_RIP)).toBe(R.VMREAD);
+    });
+
+    test('what is no field fails, and a link pointer of ones is no VMCS', () => {
+      const outcome = (code: number[]): number => {
+        expect(reasonOf([...code, 0x9c, 0x59])).toBe(R.VMCALL); // pushf; pop rcx
+        return registerOf(1) & 0x8d5;
+      };
+      expect(outcome([0xb8, 0xfe, 0x6f, 0, 0, 0x0f, 0x78, 0xc1])).toBe(0x40); // VMfailValid
+      onceMore();
+      set('VMCS_LINK_POINTER', 0xffff_ffff, 0xffff_ffff);
+      expect(outcome(VMREAD_RIP)).toBe(1); // VMfailInvalid
+    });
+
+    test('L1 reads what L2 wrote, and L2 what L1 wrote, when L1 has let the shadow VMCS go', () => {
+      expect(reasonOf([...VMREAD_RIP, ...VMWRITE_RSP])).toBe(R.VMCALL);
+      const v = shadow();
+      expect(v.lo(FIELD.GUEST_RSP)).toBe(0x1234_5678);
+      v.set(FIELD.GUEST_RIP, 0x2222);
+      onceMore();
+      expect(reasonOf(VMREAD_RIP)).toBe(R.VMCALL);
+      expect(registerOf(1)).toBe(0x2222);
+      // As an ordinary VMCS it has the same fields
+      m.write32(AT.OTHER_VMCS, revision);
+      expect(shadow().lo(FIELD.GUEST_RIP)).toBe(0x2222);
+      expect(shadow().isShadow).toBe(false);
+    });
   });
 });
 

@@ -173,6 +173,9 @@ export const S = {
   QUICK_RESERVED: at(0x7c0),
   /** Id of the second-stage root in force. u32 */
   ROOT: at(0x7c4),
+  /** Pages whose bits say, by encoding, which VMREADs and VMWRITEs leave although S.VMCS has the field, or 0: none. u32 */
+  VMREAD_BITMAP: at(0x7c8),
+  VMWRITE_BITMAP: at(0x7cc),
 } as const;
 
 /** In S.QUICK. */

@@ -63,8 +63,9 @@ const row = (name: string, form: string, operands: string, helper: Helper, featu
   });
 
 /**
- * VMREAD and VMWRITE: a field that L0 has laid open (S.VMCS, which is 0 outside VMX root operation) is read and written
- * here; all else leaves. SDM 3C 30.3 "VMREAD", "VMWRITE", Operation, as far as it goes without an error.
+ * VMREAD and VMWRITE: a field that L0 has laid open (S.VMCS: of the current VMCS, or in non-root operation of the shadow
+ * VMCS) is read and written here, unless a bitmap has its bit; all else leaves. SDM 3C 30.3 "VMREAD", "VMWRITE", Operation,
+ * as far as it goes without an error.
  */
 const vmcsAccess = (name: string, form: string, operands: string, field: number, body: FieldAccess): Instruction => {
   const leaves = vmx(name === 'VMREAD' ? EXIT.VMREAD : EXIT.VMWRITE);
@@ -83,8 +84,13 @@ const vmcsAccess = (name: string, form: string, operands: string, field: number,
       const encoding = m.let(m.loadU(field));
       const isOther = i64.ne(i64.and(encoding.get, i64.const(~VMCS_MAP.ENCODING_BITS)), i64.const(0));
       m.f.if(i32.or(i32.or(i32.eqz(block.get), i32.load(zero, S.CPL)), isOther), () => m.helperInstead(leaves));
-      const bits = (shift: number, mask: number): Expr =>
-        i32.and(i32.shrU(i32.wrap(encoding.get), i32.const(shift)), i32.const(mask));
+      const low = i32.wrap(encoding.get);
+      const bits = (shift: number, mask: number): Expr => i32.and(i32.shrU(low, i32.const(shift)), i32.const(mask));
+      // Without a bitmap some byte of low memory is looked at, and does not count
+      const bitmap = m.let(i32.load(zero, name === 'VMREAD' ? S.VMREAD_BITMAP : S.VMWRITE_BITMAP));
+      const byte = i32.load8U(i32.add(bitmap.get, i32.shrU(low, i32.const(3))));
+      const isWanted = i32.and(i32.shrU(byte, i32.and(low, i32.const(7))), i32.ne(bitmap.get, zero));
+      m.f.if(isWanted, () => m.helperInstead(leaves));
       const slot = i32.or(i32.or(bits(1, 0x3f), bits(4, 0xc0)), bits(5, 0x300));
       const map = i32.add(i32.load(zero, S.VMCS_MAP), i32.shl(slot, i32.const(1)));
       const cell = m.let(i32.load16U(map, name === 'VMREAD' ? VMCS_MAP.READ : VMCS_MAP.WRITE));

@@ -27,7 +27,7 @@ import {
   writeOperand,
 } from './operands.ts';
 import { vmEntry } from './vm-entry.ts';
-import { REGION, rowAddress, SHADOW_VMCS } from './vmcs12.ts';
+import { REGION, SHADOW_VMCS, type Vmcs12 } from './vmcs12.ts';
 
 const FEATURE_CONTROL = 0x3a;
 /** Locked, and VMX outside SMX enabled: SDM 3C 23.7. */
@@ -73,9 +73,9 @@ function inRoot(n: NestedVmx, reason: number): boolean {
     case EXIT.VMPTRST:
       return vmptrst(n);
     case EXIT.VMREAD:
-      return n.v.address < 0 ? failInvalid(n) : vmread(n, -1);
+      return n.v.address < 0 ? failInvalid(n) : vmread(n, n.v);
     case EXIT.VMWRITE:
-      return n.v.address < 0 ? failInvalid(n) : vmwrite(n, -1);
+      return n.v.address < 0 ? failInvalid(n) : vmwrite(n, n.v);
     case EXIT.INVEPT:
       return invept(n);
     case EXIT.INVVPID:
@@ -124,13 +124,14 @@ function vmclear(n: NestedVmx): boolean {
   if (!isRegionAddress(n)) return fail(n, 2);
   const address = operandAddress();
   if (address === n.vmxonPointer) return fail(n, 3);
+  const isCurrent = address === n.v.address;
   const v = n.cache.find(address);
   if (v === undefined) n.memory.write32(address + REGION.LAUNCHED, 0);
   else {
     n.cache.clear(v);
-    if (v === n.v) n.setCurrent(n.cache.none);
     n.vcpu.mmu.releaseVmcs12();
   }
+  if (isCurrent) n.setCurrent(n.cache.none);
   return succeed(n);
 }
 
@@ -174,25 +175,13 @@ let isHighAccess = false;
 export const existingFields = (caps: VmxCapabilities): Uint8Array =>
   Uint8Array.from({ length: VMCS_FIELD_COUNT }, (_, row) => (fieldExists(row, caps.exists) ? 1 : 0));
 
-/**
- * VMREAD of the current VMCS, or of the shadow VMCS at `shadow` (VMCS shadowing, executed by L2).
- *
- * @param shadow  -1, or the region's address; the caller has checked that it may be used.
- */
-export function vmread(n: NestedVmx, shadow: number): boolean {
-  const { cpu, v, memory } = n;
+/** VMREAD of the current VMCS, or, executed by L2, of the shadow VMCS. */
+export function vmread(n: NestedVmx, v: Vmcs12): boolean {
+  const { cpu } = n;
   const row = fieldOf(n, reg2(n));
   if (row < 0) return fail(n, 12);
-  let lo: number;
-  let hi: number;
-  if (shadow < 0) {
-    lo = v.lo(row);
-    hi = v.hi(row);
-  } else {
-    const active = n.cache.find(shadow);
-    lo = active ? active.lo(row) : memory.read32(rowAddress(shadow, row));
-    hi = active ? active.hi(row) : memory.read32(rowAddress(shadow, row) + 4);
-  }
+  let lo = v.lo(row);
+  let hi = v.hi(row);
   if (isHighAccess) {
     lo = hi;
     hi = 0;
@@ -207,8 +196,8 @@ export function vmread(n: NestedVmx, shadow: number): boolean {
   return succeed(n);
 }
 
-export function vmwrite(n: NestedVmx, shadow: number): boolean {
-  const { cpu, v, memory } = n;
+export function vmwrite(n: NestedVmx, v: Vmcs12): boolean {
+  const { cpu } = n;
   const bytes = operandBytes(n);
   let lo: number;
   let hi: number;
@@ -223,18 +212,11 @@ export function vmwrite(n: NestedVmx, shadow: number): boolean {
   const row = fieldOf(n, reg2(n));
   if (row < 0) return fail(n, 12);
   if (!n.caps.offer.vmwriteAnyField && fieldKind(row) === 'exit information') return fail(n, 13);
-  const into = shadow < 0 ? v : n.cache.find(shadow);
   if (isHighAccess) {
     hi = lo;
-    lo = into ? into.lo(row) : memory.read32(rowAddress(shadow, row));
+    lo = v.lo(row);
   }
-  const low = (lo & FIELD_MASKS[2 * row]!) >>> 0;
-  const high = (hi & FIELD_MASKS[2 * row + 1]!) >>> 0;
-  if (into) into.set(row, low, high);
-  else {
-    memory.write32(rowAddress(shadow, row), low);
-    memory.write32(rowAddress(shadow, row) + 4, high);
-  }
+  v.set(row, (lo & FIELD_MASKS[2 * row]!) >>> 0, (hi & FIELD_MASKS[2 * row + 1]!) >>> 0);
   return succeed(n);
 }
 
@@ -262,9 +244,10 @@ function invvpid(n: NestedVmx): boolean {
   return done === 'ok' ? succeed(n) : fail(n, 28);
 }
 
-/** Address of the VMCS that the link pointer names, or -1. */
-export function linkedVmcs(n: NestedVmx): number {
+/** The VMCS that the link pointer names, if any. */
+export function linkedVmcs(n: NestedVmx): Vmcs12 | undefined {
   const { v } = n;
-  if (v.lo(FIELD.VMCS_LINK_POINTER) === 0xffff_ffff && v.hi(FIELD.VMCS_LINK_POINTER) === 0xffff_ffff) return -1;
-  return v.number(FIELD.VMCS_LINK_POINTER);
+  if (v.lo(FIELD.VMCS_LINK_POINTER) === 0xffff_ffff && v.hi(FIELD.VMCS_LINK_POINTER) === 0xffff_ffff) return undefined;
+  const address = v.number(FIELD.VMCS_LINK_POINTER);
+  return n.cache.find(address) ?? n.cache.shadow(address);
 }

@@ -35,7 +35,7 @@ import type { Vm } from '../../vm/vm.ts';
 import { apicAccess, apicWriteEmulation, readAccessPage, writeAccessPage } from './apic-access.ts';
 import * as events from './events.ts';
 import { GuestPhysical } from './guest-physical.ts';
-import { existingFields, rootExit } from './instructions.ts';
+import { existingFields, linkedVmcs, rootExit } from './instructions.ts';
 import { TscOfL2 } from './l2-tsc.ts';
 import { l2Exit, wantsMsr } from './routes.ts';
 import { vmExitForEpt } from './vm-exit.ts';
@@ -164,11 +164,24 @@ export class NestedVmx implements NestedLayer, NestedPort {
     this.openVmcs();
   }
 
-  /** Tells the engine which VMCS L1 reads and writes; after each change of level or of the current VMCS. */
+  /** Tells the engine which VMCS the running level reads and writes; after each change of level or of the current VMCS. */
   openVmcs(): void {
     const { state } = this.vcpu;
     state.setU32(S.VMCS_MAP, this.#vmcsMap);
-    state.setU32(S.VMCS, this.vmxOn && !this.guestMode && this.v.address >= 0 ? this.v.cells : 0);
+    let cells = 0;
+    let reads = 0;
+    let writes = 0;
+    if (!this.guestMode) {
+      if (this.vmxOn && this.v.address >= 0) cells = this.v.cells;
+    } else if ((this.secondary & SECONDARY.VMCS_SHADOWING) !== 0) {
+      reads = this.memory.offset(this.v.number(FIELD.VMREAD_BITMAP));
+      writes = this.memory.offset(this.v.number(FIELD.VMWRITE_BITMAP));
+      // In a hole all bits are set: what L0 finds there when it is asked
+      if (reads >= 0 && writes >= 0) cells = linkedVmcs(this)?.cells ?? 0;
+    }
+    state.setU32(S.VMCS, cells);
+    state.setU32(S.VMREAD_BITMAP, reads);
+    state.setU32(S.VMWRITE_BITMAP, writes);
   }
 
   attach(vcpu: Vcpu): void {

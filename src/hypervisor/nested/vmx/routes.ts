@@ -177,7 +177,7 @@ function vmcsAccess(n: NestedVmx, reason: number): boolean {
   }
   if (cpu.cpl !== 0) return raise(n, VECTOR.GP);
   const shadow = linkedVmcs(n);
-  if (shadow < 0) return failInvalid(n);
+  if (shadow === undefined) return failInvalid(n);
   return isWrite ? vmwrite(n, shadow) : vmread(n, shadow);
 }
 

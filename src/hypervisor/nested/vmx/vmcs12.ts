@@ -9,6 +9,10 @@
  *            4  VMX-abort indicator
  *            8  launch state: 1 after a VMLAUNCH
  *           64  8 bytes for each row of arch/vmx/fields.ts
+ *
+ * A shadow VMCS is never entered, and nobody asks what of it has changed: it stays in its region, where generated code reaches
+ * it as well, so that a hypervisor that fills one and lets it go again before each entry copies nothing. (Stores into a region
+ * that go past the processor's instructions are undefined, SDM 3C 24.11.1, and so is what else a page with a region is for.)
  */
 import { GUEST_CHECKS, VMX_CHECKS } from '../../../arch/vmx/entry-checks.ts';
 import {
@@ -30,6 +34,8 @@ export const SHADOW_VMCS = 0x8000_0000;
 
 /** Address of a row in a region. */
 export const rowAddress = (region: number, row: number): number => region + REGION.FIELDS + 8 * row;
+/** Bytes of a region, which starts on a page. */
+const REGION_BYTES = 4096;
 
 /** What must be recomputed because a field changed. */
 export const DIRTY = { CONTROLS: 1, HOST_IMAGE: 2, ALL: 3 } as const;
@@ -59,12 +65,17 @@ assert(cellOf(VMCS_FIELD_COUNT) <= VMCS_CELLS.DIRTY, 'all fields have cells');
 
 const DIRTY_WORDS = VMCS_CELLS.DIRTY_BYTES / 4;
 
+/** Where the block of a shadow VMCS begins: its cells are the region's. */
+const CELLS_IN_REGION = rowAddress(0, 0) - cellOf(0);
+assert(CELLS_IN_REGION + VMCS_CELLS.DIRTY + VMCS_CELLS.DIRTY_BYTES <= REGION_BYTES, 'a region has room for the block');
+
 export class Vmcs12 implements VmcsReader {
   /** L1-physical address of the current VMCS, or -1: there is none (FFFFFFFF_FFFFFFFFH). */
   address = -1;
   launched = false;
-  /** The current VMCS is a shadow VMCS: VM entry refuses it. */
+  /** VM entry refuses it. */
   isShadow = false;
+  readonly #isInRegion: boolean;
   dirty: number = DIRTY.ALL;
   /** Address of the VMCS_CELLS block. */
   readonly cells: number;
@@ -86,8 +97,14 @@ export class Vmcs12 implements VmcsReader {
   readonly #staging = new Uint8Array(REGION.FIELDS + 8 * VMCS_FIELD_COUNT);
   readonly #stagingWords = new DataView(this.#staging.buffer);
 
-  /** @param cells  Address of a VMCS_CELLS block in linear memory. */
-  constructor(memory: GuestPhysical, cells: number, revision: number) {
+  /**
+   * @param cells  Address of a VMCS_CELLS block in linear memory.
+   * @param region  The block is in the region of the shadow VMCS at this L1-physical address, or -1.
+   */
+  constructor(memory: GuestPhysical, cells: number, revision: number, region = -1) {
+    this.#isInRegion = region >= 0;
+    this.isShadow = this.#isInRegion;
+    this.address = region;
     this.#l1 = memory;
     this.#revision = revision;
     this.memory = memory.words;
@@ -169,7 +186,7 @@ export class Vmcs12 implements VmcsReader {
 
   /** Puts it into its region. */
   flush(): void {
-    if (this.address < 0) return;
+    if (this.address < 0 || this.#isInRegion) return;
     const words = this.#stagingWords;
     words.setUint32(REGION.REVISION, (this.#revision | (this.isShadow ? SHADOW_VMCS : 0)) >>> 0, true);
     words.setUint32(REGION.ABORT, this.#l1.read32(this.address + REGION.ABORT), true);
@@ -179,4 +196,10 @@ export class Vmcs12 implements VmcsReader {
     }
     this.#l1.ram.copyIn(this.address as L1Physical, this.#staging);
   }
+}
+
+/** The shadow VMCS at that address, or undefined where there is no RAM. */
+export function shadowVmcs(memory: GuestPhysical, region: number, revision: number): Vmcs12 | undefined {
+  const at = memory.offset(region);
+  return at < 0 ? undefined : new Vmcs12(memory, at + CELLS_IN_REGION, revision, region);
 }
