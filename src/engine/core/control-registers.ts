@@ -3,7 +3,7 @@ import { CR0, CR0_DEFINED, CR3_HIGH, CR3_PCID, CR4, EFER } from '../../arch/regi
 import { AR } from './address.ts';
 import { EXIT, X } from './exits.ts';
 import type { Helper } from './helpers.ts';
-import { AUX, gpr, REC, S, SEG, STATUS } from './layout.ts';
+import { AUX, gpr, REC, S, SEG, STATUS, WALKS } from './layout.ts';
 import type { Processor } from './processor.ts';
 import { rightsOf } from './segments.ts';
 
@@ -144,6 +144,22 @@ export function setEfer(cpu: Processor, low: number, high: number): number {
   if (changed & EFER.NXE) flushLinear(cpu);
   cpu.contextChanged();
   return STATUS.NEXT;
+}
+
+/**
+ * TLB entries hold rights with PKRU applied: a new one empties them, unless no page has had a key whose rights change.
+ */
+export function setPkru(cpu: Processor, value: number): void {
+  const changed = cpu.get(S.PKRU) ^ value;
+  cpu.set(S.PKRU, value);
+  if (!(cpu.cr4 & CR4.PKE)) return;
+  const keys = cpu.get(WALKS.KEYS);
+  for (let key = 0; key < 16; key += 1) {
+    if ((keys >>> key) & (changed >>> (2 * key)) & 1 || (keys >>> key) & (changed >>> (2 * key + 1)) & 1) {
+      flushLinear(cpu);
+      return;
+    }
+  }
 }
 
 // ---- instructions ----------------------------------------------------------------------------------------------------

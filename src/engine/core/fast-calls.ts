@@ -17,9 +17,9 @@ import { loadFlags } from './transfers.ts';
 const [RCX, RDX, RSP, R11] = [gpr(1), gpr(2), gpr(4), gpr(11)];
 
 /** Access rights: present, S, accessed; execute/read or read/write; 4-KByte granularity; L or D/B. */
-const CODE64 = 0xa09b;
+export const CODE64 = 0xa09b;
 const CODE32 = 0xc09b;
-const DATA32 = 0xc093;
+export const DATA32 = 0xc093;
 
 /** Flat CS and SS of level `cpl`. `long`: 64-bit code. */
 function loadFlat(cpu: Processor, cs: number, ss: number, cpl: number, long: boolean): void {
@@ -60,7 +60,7 @@ export const syscall: Helper = (cpu, record) => {
 };
 
 /** What SYSRET takes from R11. SDM 2B: (R11 & 3C7FD7H) | 2. */
-const SYSRET_FLAGS = 0x3c_7fd7;
+export const SYSRET_FLAGS = 0x3c_7fd7;
 
 export const sysret: Helper = (cpu, record) => {
   const intel = cpu.features.vendor === 'intel';

@@ -93,14 +93,3 @@ export const sti: Helper = (cpu, record) => {
   if (flag === RFLAGS.IF) setShadow(cpu, record, SHADOW.STI);
   return cpu.goOn(record);
 };
-
-/** STAC and CLAC. SDM 2B "STAC—Set AC Flag in EFLAGS Register". */
-function setAc(cpu: Processor, record: number, value: number): number {
-  if (cpu.cpl !== 0) return cpu.fault(VECTOR.UD);
-  cpu.set(S.RFLAGS, (cpu.get(S.RFLAGS) & ~RFLAGS.AC) | value);
-  cpu.modeChanged();
-  return cpu.goOn(record);
-}
-
-export const stac: Helper = (cpu, record) => setAc(cpu, record, RFLAGS.AC);
-export const clac: Helper = (cpu, record) => setAc(cpu, record, 0);

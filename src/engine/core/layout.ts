@@ -243,6 +243,8 @@ export const STEP_RECORDS = 0x2100;
 export const WALKS = {
   /** Another number after each flush of anything: what was learnt from paging structures before is to be forgotten. u32 */
   EPOCH: 0x3800,
+  /** Bit n: a page of protection key n has been put into the TLB. u32 */
+  KEYS: 0x3804,
   /** How often a translation was put into the TLB. i64 */
   FILLS: 0x3808,
 } as const;
@@ -363,7 +365,9 @@ export const JUMP_CACHE = {
   ENTRIES: 4096,
   BYTES: 64 * 1024,
   RECORD: 8,
+  /** Mode word, and from this bit on the cache's generation. */
   TAG: 12,
+  GENERATION_SHIFT: 12,
   /** HAS_JUMPS bits. u32 */
   HAS: 64 * 1024,
   /** Flushing is a new one: entries of another are no hits. u32 */

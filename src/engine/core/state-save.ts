@@ -3,7 +3,7 @@ import { VECTOR } from '../../arch/exceptions.ts';
 import { CR0, CR4, EFER, FCW_INIT, FSW_TOP_SHIFT, MXCSR_MASK, MXCSR_RESET, XCR0 } from '../../arch/registers.ts';
 import { ACCESS, TRANSLATE } from '../paging/access.ts';
 import { linear } from './address.ts';
-import { flushLinear } from './control-registers.ts';
+import { setPkru } from './control-registers.ts';
 import type { Helper } from './helpers.ts';
 import { AUX, gpr, REC, S, STATUS } from './layout.ts';
 import type { Processor } from './processor.ts';
@@ -396,12 +396,6 @@ export const xrstor: Helper = (cpu, record) => {
     if (loaded & XCR0.AVX) takeVector(cpu, S.YMMH, avxAt);
     else cpu.u8.fill(0, S.YMMH, S.YMMH + 16 * xmmCount(cpu));
   }
-  if (mask & XCR0.PKRU) {
-    const pkru = loaded & XCR0.PKRU ? area32[pkruAt / 4]! : 0;
-    if (pkru !== cpu.get(S.PKRU)) {
-      cpu.set(S.PKRU, pkru);
-      if (cpu.cr4 & CR4.PKE) flushLinear(cpu);
-    }
-  }
+  if (mask & XCR0.PKRU) setPkru(cpu, loaded & XCR0.PKRU ? area32[pkruAt / 4]! : 0);
   return STATUS.NEXT;
 };

@@ -175,7 +175,7 @@ export function loadRealCode(cpu: Processor, selector: number): void {
 /** Flags that IRET of any size and level changes; IF, IOPL, VIF, VIP, VM depend. */
 const IRET16 =
   RFLAGS.CF | RFLAGS.PF | RFLAGS.AF | RFLAGS.ZF | RFLAGS.SF | RFLAGS.TF | RFLAGS.DF | RFLAGS.OF | RFLAGS.NT;
-const IRET32 = IRET16 | RFLAGS.RF | RFLAGS.AC | RFLAGS.ID;
+export const IRET32 = IRET16 | RFLAGS.RF | RFLAGS.AC | RFLAGS.ID;
 
 /**
  * Loads RFLAGS from a popped image. RF is kept only while breakpoints are armed: nobody else can see it, and the next

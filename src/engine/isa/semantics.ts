@@ -362,6 +362,11 @@ export abstract class Semantics {
     return i32.load(i32.const(0), S.TLB);
   }
 
+  /** Another TLB set comes into force: an i32. */
+  setTlb(set: Expr): void {
+    this.f.do(i32.store(i32.const(0), set, S.TLB));
+  }
+
   /** Added to the number of bytes of slow accesses that write. */
   get storeAccess(): number {
     return 0;
@@ -402,23 +407,6 @@ export abstract class Semantics {
   /** Reads an element of a gather or of a masked move: #AC is not checked (for gathers: MEASURED on AMD family 25). */
   loadElement(linear: Local, bytes: number): Expr {
     return this.loadMemory(linear, bytes, false, false, UNALIGNED_ACCESS);
-  }
-
-  /**
-   * Host address (i32) of `bytes` (a local i32, not 0) at `linear`, which the TLB has for the page that all of them lie
-   * in; else `otherwise`, which leaves.
-   */
-  withinPage(linear: Local, bytes: Local, write: boolean, otherwise: () => void): Expr {
-    const array = write ? TLB.WRITE : 0;
-    const entry = this.let(this.tlbEntry(linear.get));
-    const last = i64.add(linear.get, i64.extendI32U(i32.sub(bytes.get, i32.const(1))));
-    const tag = i64.load(entry.get, array);
-    const isOut = i32.or(
-      i64.ne(tag, i64.and(last, PAGE_MASK)),
-      i64.ne(i64.and(linear.get, PAGE_MASK), i64.and(last, PAGE_MASK)),
-    );
-    this.f.if(isOut, otherwise, undefined, false);
-    return this.tlbHost(entry, linear, array);
   }
 
   /** Writes the low bytes of `value` at a host address. */
@@ -686,6 +674,16 @@ export abstract class Semantics {
    */
   rarely(condition: Expr, rare: () => void, usual?: () => void): void {
     this.f.if(condition, rare, usual);
+  }
+
+  /** Registers and flags are where functions of the core and helpers look for them. */
+  settled(): void {}
+
+  /** The instruction has done a part and begins again: in 64-bit mode. */
+  again(): void {
+    const own = i64.sub(this.nextRip(), i64.load8U(this.record, REC.LENGTH));
+    this.f.do(i64.store(i32.const(0), own, S.NEXT_LINEAR));
+    this.leave(i32.const(STATUS.JUMP));
   }
 
   /** A field of the record's AUX word: an i32. */

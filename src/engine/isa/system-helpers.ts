@@ -8,8 +8,8 @@ import { EXIT } from '../core/exits.ts';
 import { SHADOW, setShadow } from '../core/flags.ts';
 import type { Helper } from '../core/helpers.ts';
 import { intercepts } from '../core/intercepts.ts';
-import { gpr, S, SEG, STATUS, segment } from '../core/layout.ts';
-import { isMemory, opcodeOf, readRm, regField, rmField, writeGpr, writeRm } from '../core/operands.ts';
+import { gpr, S, SEG, STATUS } from '../core/layout.ts';
+import { isMemory, opcodeOf, readRm, regField, rmField, setBase, writeGpr, writeRm } from '../core/operands.ts';
 import type { Processor } from '../core/processor.ts';
 import {
   type Inspection,
@@ -270,34 +270,11 @@ export const invd: Helper = (cpu, record) =>
 
 // ---- bases -----------------------------------------------------------------------------------------------------------
 
-export const swapgs: Helper = (cpu) => {
-  if (!cpu.long) return cpu.fault(VECTOR.UD);
-  if (cpu.cpl !== 0) return cpu.fault(VECTOR.GP, 0);
-  const cell = segment(SEG.GS) + SEG.BASE;
-  const low = cpu.get(cell);
-  const high = cpu.get(cell + 4);
-  cpu.copy64(cell, S.KERNEL_GS_BASE);
-  cpu.copy64(S.SEG_BASE + 8 * SEG.GS, S.KERNEL_GS_BASE);
-  cpu.set64(S.KERNEL_GS_BASE, low, high);
-  return STATUS.NEXT;
-};
-
-/** RDFSBASE, RDGSBASE, WRFSBASE, WRGSBASE: F3 0F AE /0 to /3. */
-export const accessBase: Helper = (cpu, record) => {
-  if (!cpu.long || !(cpu.cr4 & CR4.FSGSBASE)) return cpu.fault(VECTOR.UD);
-  const digit = regField(cpu, record) & 7;
-  const seg = digit & 1 ? SEG.GS : SEG.FS;
+/** WRFSBASE and WRGSBASE of a base that is not canonical in 48 bits: F3 0F AE /2, /3. */
+export const writeBase: Helper = (cpu, record) => {
   const register = gpr(rmField(cpu, record));
-  const wide = cpu.operandSize(record) === 8;
-  const cell = segment(seg) + SEG.BASE;
-  if (digit < 2) {
-    cpu.set64(register, cpu.get(cell), wide ? cpu.get(cell + 4) : 0);
-    return STATUS.NEXT;
-  }
-  const low = cpu.get(register);
-  const high = wide ? cpu.get(register + 4) : 0;
+  const high = cpu.operandSize(record) === 8 ? cpu.get(register + 4) : 0;
   if (!cpu.canBeBase(high)) return cpu.fault(VECTOR.GP, 0);
-  cpu.set64(cell, low, high);
-  cpu.set64(S.SEG_BASE + 8 * seg, low, high);
+  setBase(cpu, regField(cpu, record) & 1 ? SEG.GS : SEG.FS, cpu.get(register), high);
   return STATUS.NEXT;
 };

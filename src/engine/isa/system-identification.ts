@@ -1,7 +1,7 @@
 import { VECTOR } from '../../arch/exceptions.ts';
 import { CR4, XCR0 } from '../../arch/registers.ts';
 import { i32, i64, select } from '../../wasm/expr.ts';
-import { flushLinear } from '../core/control-registers.ts';
+import { setPkru } from '../core/control-registers.ts';
 import { INTERCEPT } from '../core/cpu.ts';
 import { EXIT, type ExitReason, X } from '../core/exits.ts';
 import type { Helper } from '../core/helpers.ts';
@@ -18,7 +18,8 @@ import type { Semantics } from './semantics.ts';
  * SDM 1 5.20 "System Instructions"; interception: SDM 3C 25.1.2, 25.1.3.
  */
 
-const ECX = gpr(1);
+const [RAX, RCX, RDX] = [0, 1, 2];
+const ECX = gpr(RCX);
 
 /** Leaves always: L0 has the answer. */
 const always =
@@ -138,26 +139,16 @@ export function setXcr0(cpu: Processor, low: number, high: number): number {
   return STATUS.NEXT;
 }
 
-const rdpkru: Helper = (cpu) => {
-  if (!(cpu.cr4 & CR4.PKE)) return cpu.fault(VECTOR.UD);
-  if (cpu.get(ECX) !== 0) return cpu.fault(VECTOR.GP, 0);
-  setEdxEax(cpu, cpu.get(S.PKRU), 0);
-  return STATUS.NEXT;
-};
-
-/** TLB entries hold rights with PKRU applied: a new one empties them. */
-export function setPkru(cpu: Processor, value: number): void {
-  if (cpu.get(S.PKRU) === value) return;
-  cpu.set(S.PKRU, value);
-  if (cpu.cr4 & CR4.PKE) flushLinear(cpu);
-}
-
 const wrpkru: Helper = (cpu) => {
-  if (!(cpu.cr4 & CR4.PKE)) return cpu.fault(VECTOR.UD);
-  if (cpu.get(ECX) !== 0 || cpu.get(gpr(2)) !== 0) return cpu.fault(VECTOR.GP, 0);
   setPkru(cpu, cpu.get(gpr(0)));
   return STATUS.NEXT;
 };
+
+/** #UD and #GP(0) of RDPKRU and WRPKRU: `registers` must be 0. */
+function checkPkru(m: Semantics, ...registers: number[]): void {
+  m.raiseIf(i32.eqz(i32.and(i32.load(i32.const(0), S.CR4), i32.const(CR4.PKE))), VECTOR.UD);
+  for (const register of registers) m.raiseIf(i32.wrap(m.reg(register)), VECTOR.GP);
+}
 
 /** RDRAND, RDSEED: L0 gives the number, so that runs repeat. Destination register and operand size in X.INFO. */
 const random =
@@ -229,14 +220,27 @@ export const IDENTIFICATION: readonly Instruction[] = [
     'xsave',
   ),
   row('XSETBV', 'SDM 2D 6.1 "XSETBV—Set Extended Control Register"', { 'NP 0F 01 D1': 'XSETBV' }, xsetbv, 'xsave'),
-  row(
-    'RDPKRU',
-    'SDM 2B 4.3 "RDPKRU—Read Protection Key Rights for User Pages"',
-    { 'NP 0F 01 EE': 'RDPKRU' },
-    rdpkru,
-    'pku',
-  ),
-  row('WRPKRU', 'SDM 2D 6.1 "WRPKRU—Write Data to User Page Key Register"', { 'NP 0F 01 EF': 'WRPKRU' }, wrpkru, 'pku'),
+  instruction({
+    name: 'RDPKRU',
+    source: 'SDM 2B 4.3 "RDPKRU—Read Protection Key Rights for User Pages"',
+    forms: { 'NP 0F 01 EE': 'RDPKRU' },
+    feature: 'pku',
+    execute(m) {
+      checkPkru(m, RCX);
+      m.setReg(RAX, i64.load32U(i32.const(0), S.PKRU));
+      m.setReg(RDX, i64.const(0));
+    },
+  }),
+  instruction({
+    name: 'WRPKRU',
+    source: 'SDM 2B 4.3 "WRPKRU—Write Data to User Page Key Register"',
+    forms: { 'NP 0F 01 EF': 'WRPKRU' },
+    feature: 'pku',
+    execute(m) {
+      checkPkru(m, RCX, RDX);
+      m.f.if(i32.ne(i32.wrap(m.reg(RAX)), i32.load(i32.const(0), S.PKRU)), () => m.helperInstead(wrpkru));
+    },
+  }),
   row(
     'RDRAND',
     'SDM 2B 4.3 "RDRAND—Read Random Number"',

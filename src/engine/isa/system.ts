@@ -1,11 +1,14 @@
-import { RFLAGS } from '../../arch/registers.ts';
-import { i32, i64 } from '../../wasm/expr.ts';
+import { VECTOR } from '../../arch/exceptions.ts';
+import { CR4, RFLAGS } from '../../arch/registers.ts';
+import { type Expr, i32, i64, select } from '../../wasm/expr.ts';
+import type { Local } from '../../wasm/module.ts';
 import { clts, movFromCr, movToCr } from '../core/control-registers.ts';
 import { WINDOW } from '../core/cpu.ts';
-import { clac, cli, SHADOW, stac, sti } from '../core/flags.ts';
+import { cli, SHADOW, sti } from '../core/flags.ts';
 import type { Helper } from '../core/helpers.ts';
-import { S, SEG, STATUS } from '../core/layout.ts';
+import { AUX, S, SEG, STATUS, segment, TLB } from '../core/layout.ts';
 import { type Instruction, instruction } from './instruction.ts';
+import type { Semantics } from './semantics.ts';
 import * as h from './system-helpers.ts';
 
 /**
@@ -32,6 +35,7 @@ const row = (
   });
 
 const terminator = true;
+const zero = i32.const(0);
 
 export const SYSTEM_INSTRUCTIONS: readonly Instruction[] = [
   row('MOV', 'SDM 2B 4.3 "MOV—Move"', { '8E /r': 'MOV Sreg, r/m16' }, h.moveToSegment, { terminator }),
@@ -109,7 +113,17 @@ export const SYSTEM_INSTRUCTIONS: readonly Instruction[] = [
   row('MOV', 'SDM 2B 4.3 "MOV—Move to/from Control Registers"', { '0F 22 /r': 'MOV CRn, r/my' }, movToCr, {
     terminator,
   }),
-  row('MOV', 'SDM 2B 4.3 "MOV—Move to/from Control Registers"', { '0F 20 /r': 'MOV r/my, CRn' }, movFromCr),
+  instruction({
+    name: 'MOV',
+    source: 'SDM 2B 4.3 "MOV—Move to/from Control Registers"',
+    forms: { '0F 20 /r': 'MOV r/my, CRn' },
+    execute(m) {
+      const isOther = i32.or(i32.load(zero, S.CPL), i32.ne(m.aux(AUX.REG_SHIFT, 4), i32.const(2)));
+      m.f.if(isOther, () => m.helperInstead(movFromCr));
+      // Whatever the prefixes say
+      m.storeRegister(m.registerAddress(0), i64.load(zero, S.CR2), m.long ? 8 : 4);
+    },
+  }),
   row('CLTS', 'SDM 2A 3.2 "CLTS—Clear Task-Switched Flag in CR0"', { '0F 06': 'CLTS' }, clts, { terminator }),
   row('SMSW', 'SDM 2B 4.3 "SMSW—Store Machine Status Word"', { '0F 01 /4': 'SMSW r/mv' }, h.smsw),
   row('LMSW', 'SDM 2A 3.2 "LMSW—Load Machine Status Word"', { '0F 01 /6': 'LMSW r/m16' }, h.lmsw, { terminator }),
@@ -120,8 +134,8 @@ export const SYSTEM_INSTRUCTIONS: readonly Instruction[] = [
     forms: { FA: 'CLI' },
     execute(m) {
       // Level 0 may always: real mode is level 0, virtual-8086 mode level 3
-      m.f.if(i32.load(i32.const(0), S.CPL), () => m.helperInstead(cli));
-      m.f.do(i32.store(i32.const(0), i32.and(i32.load(i32.const(0), S.RFLAGS), i32.const(~RFLAGS.IF)), S.RFLAGS));
+      m.f.if(i32.load(zero, S.CPL), () => m.helperInstead(cli));
+      m.f.do(i32.store(zero, i32.and(i32.load(zero, S.RFLAGS), i32.const(~RFLAGS.IF)), S.RFLAGS));
     },
   }),
   instruction({
@@ -130,7 +144,6 @@ export const SYSTEM_INSTRUCTIONS: readonly Instruction[] = [
     forms: { FB: 'STI' },
     terminator,
     execute(m) {
-      const zero = i32.const(0);
       const flags = m.let(i32.load(zero, S.RFLAGS));
       m.f.if(i32.or(i32.load(zero, S.CPL), m.intercepted(WINDOW)), () => m.helperInstead(sti));
       m.f.if(i32.eqz(i32.and(flags.get, i32.const(RFLAGS.IF))), () => {
@@ -141,13 +154,28 @@ export const SYSTEM_INSTRUCTIONS: readonly Instruction[] = [
       m.leave(i32.const(STATUS.ENTER));
     },
   }),
-  row('STAC', 'SDM 2B 4.3 "STAC—Set AC Flag in EFLAGS Register"', { 'NP 0F 01 CB': 'STAC' }, stac, {
-    terminator,
+  instruction({
+    name: 'STAC',
+    source: 'SDM 2B 4.3 "STAC—Set AC Flag in EFLAGS Register"',
+    forms: { 'NP 0F 01 CB': 'STAC' },
     feature: 'smap',
+    execute(m) {
+      m.raiseIf(i32.load(zero, S.CPL), VECTOR.UD);
+      m.f.do(i32.store(zero, i32.or(i32.load(zero, S.RFLAGS), i32.const(RFLAGS.AC)), S.RFLAGS));
+      m.setTlb(tlbSet(TLB.SUPERVISOR));
+    },
   }),
-  row('CLAC', 'SDM 2A 3.2 "CLAC—Clear AC Flag in EFLAGS Register"', { 'NP 0F 01 CA': 'CLAC' }, clac, {
-    terminator,
+  instruction({
+    name: 'CLAC',
+    source: 'SDM 2A 3.2 "CLAC—Clear AC Flag in EFLAGS Register"',
+    forms: { 'NP 0F 01 CA': 'CLAC' },
     feature: 'smap',
+    execute(m) {
+      m.raiseIf(i32.load(zero, S.CPL), VECTOR.UD);
+      m.f.do(i32.store(zero, i32.and(i32.load(zero, S.RFLAGS), i32.const(~RFLAGS.AC)), S.RFLAGS));
+      const isSmap = i32.and(i32.load(zero, S.CR4), i32.const(CR4.SMAP));
+      m.setTlb(select(isSmap, tlbSet(TLB.SUPERVISOR_SMAP), tlbSet(TLB.SUPERVISOR)));
+    },
   }),
 
   row('INVLPG', 'SDM 2A 3.2 "INVLPG—Invalidate TLB Entries"', { '0F 01 /7:m': 'INVLPG m' }, h.invlpg, { terminator }),
@@ -160,19 +188,55 @@ export const SYSTEM_INSTRUCTIONS: readonly Instruction[] = [
   ),
   row('WBINVD', 'SDM 2D 6.1 "WBINVD—Write Back and Invalidate Cache"', { '0F 09': 'WBINVD' }, h.wbinvd),
   row('INVD', 'SDM 2A 3.2 "INVD—Invalidate Internal Caches"', { '0F 08': 'INVD' }, h.invd),
-  row('SWAPGS', 'SDM 2B 4.3 "SWAPGS—Swap GS Base Register"', { '0F 01 F8 o64': 'SWAPGS' }, h.swapgs),
-  row(
-    'RDFSBASE/RDGSBASE',
-    'SDM 2B 4.3 "RDFSBASE/RDGSBASE—Read FS/GS Segment Base"',
-    { 'F3 0F AE /0:r o64': 'RDFSBASE r/my', 'F3 0F AE /1:r o64': 'RDGSBASE r/my' },
-    h.accessBase,
-    { feature: 'fsgsbase' },
-  ),
-  row(
-    'WRFSBASE/WRGSBASE',
-    'SDM 2D 6.1 "WRFSBASE/WRGSBASE—Write FS/GS Segment Base"',
-    { 'F3 0F AE /2:r o64': 'WRFSBASE r/my', 'F3 0F AE /3:r o64': 'WRGSBASE r/my' },
-    h.accessBase,
-    { feature: 'fsgsbase' },
-  ),
+  instruction({
+    name: 'SWAPGS',
+    source: 'SDM 2B 4.3 "SWAPGS—Swap GS Base Register"',
+    forms: { '0F 01 F8 o64': 'SWAPGS' },
+    execute(m) {
+      m.raiseIf(i32.load(zero, S.CPL), VECTOR.GP);
+      const old = m.let(i64.load(zero, segment(SEG.GS) + SEG.BASE));
+      setBase(m, SEG.GS, m.let(i64.load(zero, S.KERNEL_GS_BASE)));
+      m.f.do(i64.store(zero, old.get, S.KERNEL_GS_BASE));
+    },
+  }),
+  ...[SEG.FS, SEG.GS].flatMap((seg) => {
+    const name = seg === SEG.FS ? 'FS' : 'GS';
+    const unlessEnabled = (m: Semantics): void =>
+      m.raiseIf(i32.eqz(i32.and(i32.load(zero, S.CR4), i32.const(CR4.FSGSBASE))), VECTOR.UD);
+    return [
+      instruction({
+        name: `RD${name}BASE`,
+        source: 'SDM 2B 4.3 "RDFSBASE/RDGSBASE—Read FS/GS Segment Base"',
+        forms: { [`F3 0F AE /${seg - SEG.FS}:r o64`]: `RD${name}BASE r/my` },
+        feature: 'fsgsbase',
+        execute(m) {
+          unlessEnabled(m);
+          m.store(0, i64.load(zero, segment(seg) + SEG.BASE));
+        },
+      }),
+      instruction({
+        name: `WR${name}BASE`,
+        source: 'SDM 2D 6.1 "WRFSBASE/WRGSBASE—Write FS/GS Segment Base"',
+        forms: { [`F3 0F AE /${2 + seg - SEG.FS}:r o64`]: `WR${name}BASE r/my` },
+        feature: 'fsgsbase',
+        execute(m) {
+          unlessEnabled(m);
+          const base = m.let(m.loadU(0));
+          // What is canonical in 48 bits is so in all widths that a processor can have
+          const extended = i64.shrS(i64.shl(base.get, i64.const(16)), i64.const(16));
+          m.f.if(i64.ne(extended, base.get), () => m.helperInstead(h.writeBase));
+          setBase(m, seg, base);
+        },
+      }),
+    ];
+  }),
 ];
+
+/** Address of a set of the TLB context in force: an i32. */
+const tlbSet = (set: number): Expr => i32.add(i32.load(zero, S.CONTEXT), i32.const(set * TLB.SET_BYTES));
+
+/** Base of FS or GS in 64-bit mode: of the segment register, and as addresses use it. */
+function setBase(m: Semantics, seg: number, base: Local): void {
+  m.f.do(i64.store(zero, base.get, segment(seg) + SEG.BASE));
+  m.f.do(i64.store(zero, base.get, S.SEG_BASE + 8 * seg));
+}

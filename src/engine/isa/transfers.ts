@@ -1,9 +1,18 @@
+import { call, type Expr, i32 } from '../../wasm/expr.ts';
 import { bound, callFarHelper, int1, int3, intN, into, jumpFarHelper, returnFarHelper } from '../core/far.ts';
 import { syscall, sysenter, sysexit, sysret } from '../core/fast-calls.ts';
+import { AUX, STATUS } from '../core/layout.ts';
 import { iret } from '../core/transfers.ts';
 import { type Instruction, instruction } from './instruction.ts';
+import type { Semantics } from './semantics.ts';
 
 /** Far transfers, interrupts and fast system calls. SDM 1 5.1.7 "Control Transfer Instructions", 5.20. */
+
+/** What the function of quick-transfers.ts does; behind it comes the helper, where that does not. */
+function quickly(m: Semantics, name: string, ...parameters: Expr[]): void {
+  m.settled();
+  m.f.if(call(m.lib.byName(name), ...parameters), () => m.leave(i32.const(STATUS.JUMP)));
+}
 
 export const JMP_FAR = instruction({
   name: 'JMP',
@@ -41,6 +50,7 @@ export const IRET = instruction({
   forms: { CF: 'IRET' },
   terminator: true,
   execute(m) {
+    if (m.long && m.size === 8) quickly(m, 'quickIret');
     m.helper(iret);
   },
 });
@@ -101,6 +111,7 @@ export const SYSCALL = instruction({
   feature: 'syscall',
   terminator: true,
   execute(m) {
+    if (m.long) quickly(m, 'quickSyscall', m.nextRip());
     m.helper(syscall);
   },
 });
@@ -112,6 +123,7 @@ export const SYSRET = instruction({
   feature: 'syscall',
   terminator: true,
   execute(m) {
+    if (m.long) m.f.if(m.auxHas(AUX.REX_W), () => quickly(m, 'quickSysret'));
     m.helper(sysret);
   },
 });

@@ -1,5 +1,5 @@
 import { type Callee, call, type Expr, I32, I64, i32, i64, memoryCopy, select } from '../../wasm/expr.ts';
-import type { FunctionBuilder, Local, ModuleBuilder } from '../../wasm/module.ts';
+import type { FunctionBuilder, Local } from '../../wasm/module.ts';
 import { S, TLB } from '../core/layout.ts';
 import { ACCESS } from './access.ts';
 
@@ -26,6 +26,8 @@ export interface QuickAccesses {
   readonly modifySlow: FunctionBuilder;
   readonly loadWide: FunctionBuilder;
   readonly storeWide: FunctionBuilder;
+  /** (linear, ACCESS without FETCH) → host address by the TLB set in force or a quick walk; 0 if neither has it. */
+  readonly quickPage: FunctionBuilder;
 }
 
 const zero = i32.const(0);
@@ -44,11 +46,24 @@ export function defineQuickAccesses(
     params: readonly (typeof I32 | typeof I64)[],
     results: readonly (typeof I32 | typeof I64)[],
   ) => FunctionBuilder,
-  m: ModuleBuilder,
   walk: Callee,
   slow: SlowAccesses,
 ): QuickAccesses {
-  const over = definePageOver(m, walk);
+  const quickPage = define('quickPage', [I64, I32], [I32]);
+  {
+    const f = quickPage;
+    const [linear, access] = f.parameters as [Local, Local];
+    const index = i32.and(i32.wrap(i64.shrU(linear.get, i64.const(8))), i32.const((TLB.ENTRIES - 1) * TLB.ENTRY_BYTES));
+    const array = select(i32.and(access.get, i32.const(ACCESS.WRITE)), i32.const(TLB.WRITE), zero);
+    const entry = f.let(i32.add(i32.add(i32.load(zero, S.TLB), index), array));
+    f.if(i64.eq(i64.load(entry.get), i64.and(linear.get, PAGE_MASK)), () =>
+      f.ret(i32.add(i32.wrap(linear.get), i32.load(entry.get, TLB.ADDEND))),
+    );
+    f.ret(call(walk, linear.get, access.get));
+  }
+  /** Not 0: the next page is in the same 4 GiB, at whose end a segment may end. */
+  const goesOn = (linear: Local): Expr => i32.ltU(i32.wrap(linear.get), i32.const(0xffff_f000));
+  const nextPage = (linear: Local): Expr => i64.add(i64.and(linear.get, PAGE_MASK), i64.const(4096));
   const offsetOf = (linear: Local): Expr => i32.and(i32.wrap(linear.get), i32.const(0xfff));
   const bytesOf = (access: Local): Expr => i32.and(access.get, i32.const(0xff));
   const isInPage = (linear: Local, access: Local): Expr =>
@@ -73,9 +88,9 @@ export function defineQuickAccesses(
         });
       },
       () => {
-        f.set(host, call(over, linear.get, accessBits(false)));
+        f.if(goesOn(linear), () => f.set(host, call(quickPage, linear.get, accessBits(false))));
         f.if(host.get, () => {
-          const second = f.let(call(over, i64.add(i64.and(linear.get, PAGE_MASK), i64.const(4096)), accessBits(false)));
+          const second = f.let(call(quickPage, nextPage(linear), accessBits(false)));
           f.if(second.get, () => {
             f.do(i32.store(zero, zero, S.ACCESS_STATUS));
             // The last eight bytes of one page, the first eight of the other
@@ -121,9 +136,9 @@ export function defineQuickAccesses(
         });
       },
       () => {
-        f.set(host, call(over, linear.get, accessBits(true)));
+        f.if(goesOn(linear), () => f.set(host, call(quickPage, linear.get, accessBits(true))));
         f.if(host.get, () => {
-          const second = f.let(call(over, i64.add(i64.and(linear.get, PAGE_MASK), i64.const(4096)), accessBits(true)));
+          const second = f.let(call(quickPage, nextPage(linear), accessBits(true)));
           f.if(second.get, () => {
             const left = f.let(bytesOf(access));
             f.loop((again) => {
@@ -172,22 +187,5 @@ export function defineQuickAccesses(
     f.ret(call(slow[name], access.get));
     return f;
   };
-  return { loadSlow, storeSlow, modifySlow, loadWide: wide('loadWide'), storeWide: wide('storeWide') };
-}
-
-/** (linear, ACCESS without FETCH) → host address by the TLB or a quick walk; 0 if neither has it. */
-function definePageOver(m: ModuleBuilder, walk: Callee): Callee {
-  const f = m.func('pageOver', [I64, I32], [I32]);
-  const [linear, access] = f.parameters as [Local, Local];
-  // While accesses are looked at one by one there is nothing to find; at a border of 4 GiB a segment may end
-  const isLast = i32.geU(i32.wrap(linear.get), i32.const(0xffff_f000));
-  f.if(i32.or(i32.eqz(i32.load(zero, S.QUICK)), isLast), () => f.ret(zero));
-  const index = i32.and(i32.wrap(i64.shrU(linear.get, i64.const(8))), i32.const((TLB.ENTRIES - 1) * TLB.ENTRY_BYTES));
-  const array = select(i32.and(access.get, i32.const(ACCESS.WRITE)), i32.const(TLB.WRITE), zero);
-  const entry = f.let(i32.add(i32.add(i32.load(zero, S.TLB), index), array));
-  f.if(i64.eq(i64.load(entry.get), i64.and(linear.get, PAGE_MASK)), () =>
-    f.ret(i32.add(i32.wrap(linear.get), i32.load(entry.get, TLB.ADDEND))),
-  );
-  f.ret(call(walk, linear.get, access.get));
-  return f;
+  return { loadSlow, storeSlow, modifySlow, loadWide: wide('loadWide'), storeWide: wide('storeWide'), quickPage };
 }

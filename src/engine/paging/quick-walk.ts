@@ -261,8 +261,10 @@ function judge(f: FunctionBuilder, leaf: Leaf): { mayRead: Local; mayWrite: Loca
   // Protection keys that forbid nothing are the usual ones
   f.if(isUserPage.get, () =>
     f.if(has(cr4, CR4.PKE), () => {
-      const key = i32.wrap(i64.and(i64.shrU(entry.get, i64.const(58)), i64.const(0x1e)));
-      f.brIf(no, i32.and(i32.shrU(i32.load(zero, S.PKRU), key), i32.const(3)));
+      const key = f.let(i32.and(i32.wrap(i64.shrU(entry.get, i64.const(59))), i32.const(15)));
+      f.brIf(no, i32.and(i32.shrU(i32.load(zero, S.PKRU), i32.shl(key.get, i32.const(1))), i32.const(3)));
+      const keys = i32.or(i32.load(zero, WALKS.KEYS), i32.shl(i32.const(1), key.get));
+      f.do(i32.store(zero, keys, WALKS.KEYS));
     }),
   );
   const mayRead = f.local(I32);

@@ -9,7 +9,6 @@ const EMPTY = 0xffff_ffff;
 const FILTER_BITS = 8 * JUMP_CACHE.FILTER_BYTES;
 /** Generations of a jump cache, above the mode word in a tag; all ones is no tag. */
 const GENERATIONS = 0xf_ffff;
-const GENERATION_SHIFT = 12;
 
 /**
  * The TLBs: one context for each (vCPU, VPID tag, root, PCID) seen lately. Making another one current is a store of its
@@ -269,7 +268,7 @@ export class TlbContexts {
   /** What entries of a jump cache carry besides their address: the mode word and the generation. */
   jumpTag(context: number, user: boolean, mode: number): number {
     const generation = this.#memory.u32[(this.jumps(context, user) + JUMP_CACHE.GENERATION) >>> 2]!;
-    return (mode | (generation << GENERATION_SHIFT)) >>> 0;
+    return (mode | (generation << JUMP_CACHE.GENERATION_SHIFT)) >>> 0;
   }
 
   /** Sets of a context that have had entries since its last flush, as bits. */

@@ -278,7 +278,9 @@ export class PageWalker {
     const mayFetch = executable && (userAccess ? user : !(user && cr4 & CR4.SMEP));
     let keyFault = false;
     if (user && long && cr4 & CR4.PKE) {
-      const rights = u32[S.PKRU >>> 2]! >>> (2 * ((entryHigh >>> 27) & 15));
+      const key = (entryHigh >>> 27) & 15;
+      const rights = u32[S.PKRU >>> 2]! >>> (2 * key);
+      u32[WALKS.KEYS >>> 2] = u32[WALKS.KEYS >>> 2]! | (1 << key);
       if (rights & 1) {
         keyFault = !(access & ACCESS.FETCH);
         mayRead = false;

@@ -4,6 +4,8 @@ import { type Callee, call, I32, I64, i32, i64, select } from '../../wasm/expr.t
 import { type FunctionBuilder, type Local, ModuleBuilder } from '../../wasm/module.ts';
 import { PLACE, REC, REGION_ACCESS, S, STACK_ACCESS, STATUS } from '../core/layout.ts';
 import type { EngineMemory } from '../core/memory.ts';
+import { defineQuickStrings } from '../core/quick-strings.ts';
+import { defineQuickTransfers } from '../core/quick-transfers.ts';
 import { divideLong } from '../float/divide.ts';
 import { CC } from '../isa/flags.ts';
 import type { Library } from '../isa/semantics.ts';
@@ -98,14 +100,16 @@ export function defineLibrary(
   };
 
   const quickWalk = defineQuickWalk(m, memory);
-  const quick = defineQuickAccesses((name, params, results) => define(name, params, results, () => {}), m, quickWalk, {
+  const declare = (name: string, params: Types, results: Types): FunctionBuilder =>
+    define(name, params, results, () => {});
+  const quick = defineQuickAccesses(declare, quickWalk, {
     load: js('load'),
     store: js('store'),
     modify: js('modify'),
     loadWide: js('loadWide'),
     storeWide: js('storeWide'),
   });
-  const { loadSlow, storeSlow, modifySlow, loadWide, storeWide } = quick;
+  const { loadSlow, storeSlow, modifySlow, loadWide, storeWide, quickPage } = quick;
   const commit = define('commit', [], [], (f) => f.do(call(js('commit'))));
   const helper = define('helper', [I32, I32], [I32], (f) =>
     f.ret(call(js('helper'), ...f.parameters.map((p) => p.get))),
@@ -346,6 +350,8 @@ export function defineLibrary(
     f.ret(i32.or(i64.geS(q.get, i64.const(0)), i32.and(i64.eq(q.get, limit), i64.ne(sign.get, i64.const(0)))));
   });
 
+  defineQuickTransfers(declare, m, flags, quickPage, quickWalk);
+  defineQuickStrings(declare, quickPage);
   define('compareElements', [...COMPARE_PARAMETERS], [I32], buildCompareElements);
 
   for (const [name, f] of Object.entries(more(m))) {

@@ -216,6 +216,11 @@ export class RegionSemantics extends Semantics {
     return this.#frame.tlb.get;
   }
 
+  override setTlb(set: Expr): void {
+    super.setTlb(set);
+    this.f.set(this.#frame.tlb, i32.load(i32.const(0), S.TLB));
+  }
+
   override get storeAccess(): number {
     return REGION_ACCESS;
   }
@@ -423,6 +428,10 @@ export class RegionSemantics extends Semantics {
   }
 
   override helper(): void {
+    throw new NotInline();
+  }
+
+  override settled(): void {
     throw new NotInline();
   }
 
