@@ -49,6 +49,8 @@ const ROUND = [
 
 const checkout = dirname(dirname(new URL(import.meta.url).pathname));
 const dist = values.dist ?? join(checkout, 'dist');
+const { prepareV8 } = await import(pathToFileURL(join(dist, 'tools/v8-flags.js')).href);
+prepareV8();
 const { Machine } = await import(pathToFileURL(join(dist, 'machine/machine.js')).href);
 const cloud = join(checkout, '.cache/debian/cloud');
 const bytesOf = (name) => new Uint8Array(readFileSync(join(cloud, name)));

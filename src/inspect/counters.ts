@@ -1,6 +1,7 @@
 /** What a VM has counted, as plain data: instructions, exits by reason, MMU, TLB, code cache. A reader. */
 import { EXIT_REASONS } from '../arch/vmx/exit-reasons.ts';
 import { EXIT } from '../engine/core/exits.ts';
+import { REGIONS_RETIRED } from '../engine/core/layout.ts';
 import type { Engine } from '../engine/engine.ts';
 import type { Vm } from '../hypervisor/vm/vm.ts';
 
@@ -19,7 +20,7 @@ export interface VcpuCounters {
 }
 
 export interface JitSnapshot {
-  /** Regions alive, one a page of guest code, and the bytes of their WebAssembly. */
+  /** Regions alive, of one page of guest code or several, and the bytes of their WebAssembly. */
   readonly regions: number;
   readonly bytes: number;
   /** Bound on `bytes`: -accel …,tb-size=. */
@@ -31,6 +32,8 @@ export interface JitSnapshot {
   readonly modules: number;
   readonly compiledInstructions: number;
   readonly compiledBytes: number;
+  /** Guest instructions that ran in regions. */
+  readonly retired: number;
   /** Regions that ended because their guest code changed; to make room. */
   readonly lost: number;
   readonly aged: number;
@@ -81,7 +84,7 @@ export function snapshotCounters(vm: Vm): CounterSnapshot {
   };
 }
 
-function jitOf({ compiler, lockstep }: Engine): JitSnapshot | undefined {
+function jitOf({ compiler, lockstep, memory }: Engine): JitSnapshot | undefined {
   if (!compiler) return undefined;
   const { compiled, modules, instructions, bytes, lost, aged, ms, longestMs } = compiler.counters;
   return {
@@ -91,6 +94,7 @@ function jitOf({ compiler, lockstep }: Engine): JitSnapshot | undefined {
     modules,
     compiledInstructions: instructions,
     compiledBytes: bytes,
+    retired: memory.u32[REGIONS_RETIRED >>> 2]! + memory.u32[(REGIONS_RETIRED >>> 2) + 1]! * 2 ** 32,
     lost,
     aged,
     ms,

@@ -236,6 +236,8 @@ export const vmcsSlot = (encoding: number): number =>
 
 /** A place for accesses that cannot use guest memory directly: 64 bytes. */
 export const SCRATCH = 0x2000;
+/** Instructions that regions have retired, all vCPUs together: i64. */
+export const REGIONS_RETIRED = 0x2080;
 /** Records that run a counted number of instructions: see tiers/interpreter.ts. */
 export const STEP_RECORDS = 0x2100;
 

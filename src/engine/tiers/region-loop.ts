@@ -1,6 +1,6 @@
-import { type Callee, callIndirect, I32, i32, i64 } from '../../wasm/expr.ts';
+import { type Callee, callIndirect, type Expr, I32, i32, i64, select } from '../../wasm/expr.ts';
 import type { FunctionBuilder, ModuleBuilder } from '../../wasm/module.ts';
-import { JUMP_CACHE, REC, S, STATUS } from '../core/layout.ts';
+import { JUMP_CACHE, REC, REGIONS_RETIRED, S, STATUS } from '../core/layout.ts';
 import { REGION_SLOT } from '../decode/decoder.ts';
 import { MODE } from '../decode/mode.ts';
 import { jumpSlot } from './find-code.ts';
@@ -27,6 +27,13 @@ export function defineRegionLoop(m: ModuleBuilder): Callee {
   const status = f.local(I32);
   const linear = f.let(i64.const(0));
   const slot = f.local(I32);
+  const retired = i64.sub(i64.load(zero, S.RETIRED_AT_END), i64.extendI32S(i32.load(zero, S.BUDGET)));
+  const before = f.let(retired);
+  /** Counts what has run; `rest` is charged, and has not. */
+  const count = (rest: Expr): void => {
+    const ran = i64.sub(i64.sub(retired, before.get), i64.extendI32S(rest));
+    f.do(i64.store(zero, i64.add(i64.load(zero, REGIONS_RETIRED), ran), REGIONS_RETIRED));
+  };
   f.loop((again) => {
     f.set(status, callIndirect(I32, type, 0, i32.load16U(record.get), record.get));
     f.block((miss) => {
@@ -56,9 +63,16 @@ export function defineRegionLoop(m: ModuleBuilder): Callee {
       });
       f.brIf(again, i32.geU(i32.load16U(record.get), i32.const(REGION_SLOT)));
       f.do(i32.store(zero, record.get, S.EXIT_RECORD));
+      count(zero);
       f.ret(i32.const(STATUS.GO | STATUS.REGION));
     });
   });
+  // What a GO leads to is not charged; the instruction that jumps, or leaves when it is done, has run
+  const rest = f.let(i32.load16U(i32.load(zero, S.EXIT_RECORD), REC.REMAINING));
+  const is = (value: number): Expr => i32.eq(status.get, i32.const(value | STATUS.REGION));
+  const isDone = i32.or(is(STATUS.JUMP), i32.or(is(STATUS.LINKED), is(STATUS.EXIT)));
+  f.set(rest, select(is(STATUS.GO), zero, i32.sub(rest.get, isDone)));
+  count(rest.get);
   f.ret(status.get);
   return f;
 }

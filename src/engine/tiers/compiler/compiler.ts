@@ -29,6 +29,8 @@ const ROUNDS = 8;
 const PAUSE_INSTRUCTIONS = 400;
 /** Pages that jump to each other are one region while it has no more instructions than this. */
 const REGION_INSTRUCTIONS = 300;
+/** Nothing is compiled while there are so many modules: the host has dropped ones to collect first. */
+const MODULES_MAX = 16_000;
 /** Losses of a page's regions that count for its back-off. */
 const BACK_OFF_MAX = 10;
 
@@ -137,6 +139,10 @@ export class Compiler implements Regions, Reader {
 
   /** Compiles what waits. */
   compile(): void {
+    if (this.#interpreter.modules >= MODULES_MAX) {
+      this.#rounds = 0;
+      return;
+    }
     const start = this.clock();
     const waiting = new Map<CodePage, PagePlan>();
     for (const page of this.#queue) {

@@ -154,13 +154,13 @@ export function counterTable(counters: Readonly<Record<string, number>>, all: bo
 }
 
 function showCode({ machine }: MonitorContext): string {
-  const { code, jit } = snapshotCounters(machine.vm);
+  const { code, jit, instructions } = snapshotCounters(machine.vm);
   const decoded = counterTable(code, true);
   if (!jit) return `${decoded}\n\nnothing is compiled: -accel compiler does that`;
   const { lockstep } = jit;
   const per = (many: number, few: number): string => (few === 0 ? '-' : (many / few).toFixed(1));
   const rows: [string, string][] = [
-    ['regions alive', `${grouped(jit.regions)} pages of guest code`],
+    ['regions alive', grouped(jit.regions)],
     ['WebAssembly alive', `${byteSize(jit.bytes)} of at most ${byteSize(jit.bytesMax)} (-accel …,tb-size=)`],
     [
       'compiled',
@@ -170,6 +170,7 @@ function showCode({ machine }: MonitorContext): string {
       'instructions in them',
       `${grouped(jit.compiledInstructions)}, ${per(jit.compiledBytes, jit.compiledInstructions)} bytes of WebAssembly each`,
     ],
+    ['ran in them', `${grouped(jit.retired)} instructions, ${per(100 * jit.retired, instructions)} % of all`],
     ['lost', `${grouped(jit.lost)} because their code changed, ${grouped(jit.aged)} to make room`],
     ['time', `${jit.ms.toFixed(1)} ms in the compiler, the longest pause ${jit.longestMs.toFixed(1)} ms`],
   ];
