@@ -137,6 +137,29 @@ describe('an instruction leaves if its control says so, and only then', () => {
     again();
     expect(reasonOf([0xf3, 0x90, 0xeb, 0xfc])).toBe(R.PAUSE);
   });
+
+  test.each([false, true])('a loop of PAUSE is timed by the TSC of the processor (scaled for L2: %s)', (isScaled) => {
+    turnOn('SECONDARY.PAUSE_LOOP_EXITING', 'PRIMARY.USE_TSC_OFFSETTING');
+    if (isScaled) {
+      turnOn('SECONDARY.USE_TSC_SCALING');
+      set('TSC_MULTIPLIER', 0, 1 << 20); // 2^52: sixteen times as fast
+    }
+    set('TSC_OFFSET', 0xffff_0000, 0xffff_ffff);
+    set('PLE_GAP', 100);
+    set('PLE_WINDOW', 4000);
+    // Three instructions a turn, one a ns: 1,300 turns are within the window, and 200 with much between them are no loop
+    const turns = (count: number, between: number[]): number[] => [
+      ...[0xb9, count & 255, count >>> 8, 0, 0], // mov ecx, count
+      ...[0xf3, 0x90, ...between, 0xff, 0xc9, 0x75, 256 - between.length - 6], // pause; …; dec ecx; jnz
+    ];
+    const nops = new Array(100).fill(0x90);
+    expect(reasonOf(turns(1300, []))).toBe(R.VMCALL);
+    again();
+    expect(reasonOf(turns(1400, []))).toBe(R.PAUSE);
+    expect(registerOf(1)).toBe(1400 - 1334); // turn 1334 is 4,002 ns behind the first
+    again();
+    expect(reasonOf(turns(200, nops))).toBe(R.VMCALL);
+  });
 });
 
 /** Where in the code the instruction of interest begins: behind what loads its operand. */

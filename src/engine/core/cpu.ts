@@ -28,6 +28,8 @@ export interface EngineHost {
   msrWrite(index: number, low: number, high: number): boolean;
   /** Ticks of that counter an instruction, if it is a whole number as long as a run lasts, else 0. */
   readonly tscRate: number;
+  /** Ticks of the counter since power-on at an instruction count, without what a level adds to it or scales it by. */
+  ticks(instructions: number): number;
 }
 
 /** Interception by L0: which instructions and events leave the guest. One object per vCPU, read live. */
@@ -76,6 +78,8 @@ export const INTERCEPT = {
   XSAVES_UD: 1 << 17,
   /** Monitor trap flag: L0 runs instruction by instruction; debug traps stay pending. */
   MONITOR_TRAP: 1 << 18,
+  /** PAUSE leaves at level 0 when a loop of it has taken too long: S.PLE_*. */
+  PAUSE_LOOP: 1 << 20,
   /** UMIP-like descriptor-table exits cover SGDT, SIDT, SLDT, STR: see DESCRIPTOR_TABLE. Task switches always leave. */
   TASK_SWITCH: 1 << 19,
 } as const;

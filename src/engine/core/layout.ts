@@ -176,6 +176,12 @@ export const S = {
   /** Pages whose bits say, by encoding, which VMREADs and VMWRITEs leave although S.VMCS has the field, or 0: none. u32 */
   VMREAD_BITMAP: at(0x7c8),
   VMWRITE_BITMAP: at(0x7cc),
+  /** PAUSE-loop exiting, in ticks of the time-stamp counter: SDM 3C 24.6.13. u32 each */
+  PLE_GAP: at(0x7d0),
+  PLE_WINDOW: at(0x7d4),
+  /** When the loop of PAUSEs and its last one were seen; 0: none. i64 each */
+  PAUSE_FIRST: at(0x7d8),
+  PAUSE_LAST: at(0x7e0),
 } as const;
 
 /** In S.QUICK. */

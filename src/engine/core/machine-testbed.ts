@@ -61,6 +61,7 @@ export class TestMachine implements EngineHost {
   readonly msrLow = 0;
   readonly msrHigh = 0;
   tscRate = 0;
+  readonly ticks = (instructions: number): number => instructions;
   readonly #ram: number;
 
   constructor(

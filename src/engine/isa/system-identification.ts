@@ -1,6 +1,8 @@
 import { VECTOR } from '../../arch/exceptions.ts';
 import { CR4, XCR0 } from '../../arch/registers.ts';
-import { i32, i64, select } from '../../wasm/expr.ts';
+import { TWO_32 } from '../../base/bits.ts';
+import { type Expr, i32, i64, select } from '../../wasm/expr.ts';
+import type { Local } from '../../wasm/module.ts';
 import { setPkru } from '../core/control-registers.ts';
 import { INTERCEPT } from '../core/cpu.ts';
 import { EXIT, type ExitReason, X } from '../core/exits.ts';
@@ -46,12 +48,22 @@ const wrmsr: Helper = (cpu, record) => {
   return STATUS.NEXT;
 };
 
-function readTsc(cpu: Processor, record: number): void {
+/** Asks L0 for the time. `timeLow`, and the host's `tscHigh`. */
+function readTime(cpu: Processor, record: number): void {
   const instructions = cpu.instructionsAt(record);
-  const low = cpu.host.tsc(instructions);
-  setEdxEax(cpu, low, cpu.host.tscHigh);
-  cpu.layOpenTsc(instructions, low, cpu.host.tscHigh);
+  timeLow = cpu.host.tsc(instructions);
+  cpu.layOpenTsc(instructions, timeLow, cpu.host.tscHigh);
 }
+let timeLow = 0;
+
+function readTsc(cpu: Processor, record: number): void {
+  readTime(cpu, record);
+  setEdxEax(cpu, timeLow, cpu.host.tscHigh);
+}
+
+/** The time-stamp counter as S.TSC_RATE and S.TSC_BASE have it. */
+const openTime = (m: Semantics, rate: Local): Expr =>
+  i64.add(i64.load(i32.const(0), S.TSC_BASE), i64.mul(m.retired(), i64.extendI32U(rate.get)));
 
 /** EDX:EAX, if nothing forbids it and no one has to be asked; else `helper`. */
 function timeStamp(m: Semantics, helper: Helper, intercept: number): void {
@@ -59,9 +71,25 @@ function timeStamp(m: Semantics, helper: Helper, intercept: number): void {
   const rate = m.let(i32.load(zero, S.TSC_RATE));
   const isUser = i32.and(i32.load(zero, S.CR4), select(i32.load(zero, S.CPL), i32.const(CR4.TSD), zero));
   m.f.if(i32.or(i32.or(i32.eqz(rate.get), isUser), m.intercepted(intercept)), () => m.helperInstead(helper));
-  const now = m.let(i64.add(i64.load(zero, S.TSC_BASE), i64.mul(m.retired(), i64.extendI32U(rate.get))));
+  const now = m.let(openTime(m, rate));
   m.setReg(0, now.get, 4);
   m.setReg(2, i64.shrU(now.get, i64.const(32)));
+}
+
+/** The part of `pause` that goes on, where generated code knows the time. */
+function countPause(m: Semantics): void {
+  const zero = i32.const(0);
+  const rate = m.let(i32.load(zero, S.TSC_RATE));
+  m.f.if(i32.or(i32.eqz(rate.get), m.intercepted(INTERCEPT.PAUSE)), () => m.helperInstead(pause));
+  const now = m.let(openTime(m, rate));
+  const begun = m.let(i64.load(zero, S.PAUSE_FIRST));
+  const since = i64.sub(now.get, i64.load(zero, S.PAUSE_LAST));
+  const isNew = i32.or(i64.eqz(begun.get), i64.gtU(since, i64.load32U(zero, S.PLE_GAP)));
+  const first = m.let(select(isNew, now.get, begun.get));
+  const isLong = i64.gtU(i64.sub(now.get, first.get), i64.load32U(zero, S.PLE_WINDOW));
+  m.f.if(i32.or(isLong, i32.load(zero, S.CPL)), () => m.helperInstead(pause));
+  m.f.do(i64.store(zero, first.get, S.PAUSE_FIRST));
+  m.f.do(i64.store(zero, now.get, S.PAUSE_LAST));
 }
 
 const tscIsRefused = (cpu: Processor): boolean => (cpu.cr4 & CR4.TSD) !== 0 && cpu.cpl !== 0;
@@ -96,8 +124,31 @@ const rdpmc: Helper = (cpu, record) => {
   return intercepts(cpu, INTERCEPT.RDPMC) ? cpu.exitBefore(EXIT.RDPMC, record) : cpu.fault(VECTOR.GP, 0);
 };
 
-const pause: Helper = (cpu, record) =>
-  intercepts(cpu, INTERCEPT.PAUSE) ? cpu.exitBefore(EXIT.PAUSE, record) : STATUS.NEXT;
+/** SDM 3C 25.1.3 "PAUSE": by the one control always, by the other when a loop at level 0 has taken longer than its window. */
+const pause: Helper = (cpu, record) => {
+  if (intercepts(cpu, INTERCEPT.PAUSE)) return cpu.exitBefore(EXIT.PAUSE, record);
+  if (!intercepts(cpu, INTERCEPT.PAUSE_LOOP) || cpu.cpl !== 0) return STATUS.NEXT;
+  let low: number;
+  let high: number;
+  if (cpu.host.tscRate === 0) {
+    const ticks = cpu.host.ticks(cpu.instructionsAt(record));
+    low = ticks % TWO_32;
+    high = Math.floor(ticks / TWO_32);
+  } else {
+    readTime(cpu, record);
+    low = timeLow;
+    high = cpu.host.tscHigh;
+  }
+  // An earlier time, of another clock, is far away too
+  const isWithin = (cell: number, ticks: number): boolean => {
+    const since = (high - cpu.get(cell + 4)) * TWO_32 + low - cpu.get(cell);
+    return since >= 0 && since <= ticks;
+  };
+  const isNone = cpu.get(S.PAUSE_FIRST) === 0 && cpu.get(S.PAUSE_FIRST + 4) === 0;
+  if (isNone || !isWithin(S.PAUSE_LAST, cpu.get(S.PLE_GAP))) cpu.set64(S.PAUSE_FIRST, low, high);
+  cpu.set64(S.PAUSE_LAST, low, high);
+  return isWithin(S.PAUSE_FIRST, cpu.get(S.PLE_WINDOW)) ? STATUS.NEXT : cpu.exitBefore(EXIT.PAUSE, record);
+};
 
 /** Without interception MONITOR only checks, and MWAIT does not wait: SDM 2B "MWAIT" allows it to end at any time. */
 const monitor: Helper = (cpu, record) => {
@@ -208,7 +259,9 @@ export const IDENTIFICATION: readonly Instruction[] = [
     name: 'PAUSE',
     source: 'SDM 2B 4.3 "PAUSE—Spin Loop Hint"',
     forms: { 'F3 90 b0': 'PAUSE' },
-    execute: (m) => m.f.if(m.intercepted(INTERCEPT.PAUSE), () => m.helperInstead(pause)),
+    execute(m) {
+      m.f.if(m.intercepted(INTERCEPT.PAUSE | INTERCEPT.PAUSE_LOOP), () => countPause(m));
+    },
   }),
   row('MONITOR', 'SDM 2B 4.3 "MONITOR—Set Up Monitor Address"', { '0F 01 C8': 'MONITOR' }, monitor, 'monitor'),
   row('MWAIT', 'SDM 2B 4.3 "MWAIT—Monitor Wait"', { '0F 01 C9': 'MWAIT' }, mwait, 'monitor'),

@@ -321,6 +321,12 @@ export class Vm {
         return vm.running!.msrs.hi;
       },
       msrWrite: (index, low, high) => vm.running!.writesMsr(index, low, high),
+      ticks: (instructions) => {
+        vm.#extra = instructions - vm.running!.core.instructions;
+        const ticks = Math.floor(vm.clock.nowNs() * (vm.options.tscHertz / 1e9));
+        vm.#extra = 0;
+        return ticks;
+      },
       get tscRate() {
         return vm.running?.nested?.scalesTsc ? 0 : vm.#tscRate;
       },

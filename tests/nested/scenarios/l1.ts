@@ -31,7 +31,7 @@ export interface Image {
 }
 
 /** Kernel and initial file system of an L2, for `Image.files`. */
-export function l2Files(flavour: 'cloud' | '686' | '686-pae', folder = '/l2'): [string, string][] {
+export function l2Files(flavour: 'cloud' | 'generic' | '686' | '686-pae', folder = '/l2'): [string, string][] {
   debian(flavour, 'l2-inner', ['--bare']);
   return [
     [join(CACHE, flavour, 'vmlinuz'), `${folder}/vmlinuz`],

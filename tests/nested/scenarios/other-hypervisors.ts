@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { gunzipSync } from 'node:zlib';
 import { expect } from 'vitest';
 import { debian, packageFile } from '../../boot/debian.ts';
-import { L1, l2Files } from './l1.ts';
+import { COMPLAINTS, image, L1, l2Files } from './l1.ts';
 import type { Scenario } from './table.ts';
 
 const QEMU = {
@@ -24,6 +24,50 @@ const QEMU_MACHINES = [
   { type: 'pc', end: 'poweroff -f', last: 'reboot: Power down', seabios: true },
   { type: 'q35', end: 'poweroff -f', last: 'reboot: Power down', seabios: true },
 ] as const;
+
+const XEN_BIN = '/usr/lib/xen-4.17/bin';
+const XEN_TOOLS = {
+  flavour: 'generic',
+  modules: ['xenfs', 'xen-privcmd', 'xen-evtchn', 'xen-gntdev'],
+  packages: ['xen-utils-4.17'],
+  takes: ['xl', 'xenstored', 'xenconsoled', 'xenconsole', 'xen-init-dom0'].map((name) => `${XEN_BIN}/${name}`),
+} as const;
+/** What /etc/init.d/xen of xen-utils-common does. */
+const XEN_DAEMONS = [
+  'mount -t xenfs xenfs /proc/xen',
+  `mkdir -p /var/lib/xenstored /var/lib/xen /var/log/xen /var/lock /run/xen && ln -s /run /var/run && export PATH=$PATH:${XEN_BIN}`,
+  'xenstored --pid-file /run/xenstored.pid',
+  'xen-init-dom0',
+  'xenconsoled --pid-file=/run/xenconsoled.pid',
+];
+
+/** Xen on the machine itself, as a Multiboot kernel, with a dom0 at its shell. */
+function startXen(
+  say: (line: string) => void,
+  dom0: { readonly kernel: Uint8Array; readonly initramfs: Uint8Array },
+  dom0MiB: number,
+  ramBytes = 1024 * 2 ** 20,
+) {
+  const xen = gunzipSync(readFileSync(packageFile('xen-hypervisor-4.17-amd64', 'boot/xen-4.17-amd64.gz')));
+  const l1 = new L1(
+    say,
+    {
+      ramBytes,
+      modules: [
+        { bytes: dom0.kernel, commandLine: 'vmlinuz console=hvc0 cryptomgr.notests' },
+        { bytes: dom0.initramfs, commandLine: 'initrd' },
+      ],
+    },
+    new Uint8Array(xen),
+    dom0.initramfs,
+    `console=com1 com1=115200,8n1 loglvl=all noreboot dom0_mem=${dom0MiB}M`,
+  );
+  const boot = l1.shell.waitFor('TERRARIUM-INIT-READY', 120);
+  l1.shell.waitFor('~ #');
+  l1.cost('dom0 at its shell');
+  expect(boot).not.toMatch(/Panic|Xen BUG|\(XEN\).*WARN/);
+  return { l1, boot };
+}
 
 export const otherHypervisors: readonly Scenario[] = [
   ...QEMU_MACHINES.map(
@@ -57,29 +101,49 @@ export const otherHypervisors: readonly Scenario[] = [
     name: 'xen-dom0',
     shows: 'Xen starts as a Multiboot kernel, finds VMX whole, and runs Debian as its dom0',
     run(say) {
-      const xen = gunzipSync(readFileSync(packageFile('xen-hypervisor-4.17-amd64', 'boot/xen-4.17-amd64.gz')));
-      const dom0 = debian('generic', 'l2-inner', ['--bare']);
-      const l1 = new L1(
-        say,
-        {
-          modules: [
-            { bytes: dom0.kernel, commandLine: 'vmlinuz console=hvc0 cryptomgr.notests' },
-            { bytes: dom0.initramfs, commandLine: 'initrd' },
-          ],
-        },
-        new Uint8Array(xen),
-        dom0.initramfs,
-        'console=com1 com1=115200,8n1 loglvl=all noreboot dom0_mem=512M',
-      );
-      const boot = l1.shell.waitFor('TERRARIUM-INIT-READY', 120);
-      l1.shell.waitFor('~ #');
-      l1.cost('dom0 at its shell');
+      const { l1, boot } = startXen(say, debian('generic', 'l2-inner', ['--bare']), 512);
       say(boot.match(/Xen version.*/)![0]);
       say(boot.match(/VMX: Supported advanced features:[\s\S]*?HVM: HAP page sizes.*/)![0].replaceAll(/\(XEN\) /g, ''));
       expect(boot).toContain('HVM: VMX enabled');
-      expect(boot).not.toMatch(/Panic|Xen BUG|\(XEN\).*WARN/);
       expect(l1.run('cat /sys/hypervisor/type').trim()).toBe('xen');
       l1.expectQuiet();
     },
   },
+  ...(['hap', 'shadow'] as const).map(
+    (paging): Scenario => ({
+      name: `xen-domu-${paging}`,
+      shows: `Debian is a PVH domain of Xen with two CPUs, ${paging === 'hap' ? 'with EPT' : 'whose tables Xen shadows'}`,
+      run(say) {
+        const files = l2Files('generic');
+        const { l1 } = startXen(say, image({ ...XEN_TOOLS, files }), 1024, 2048 * 2 ** 20);
+        for (const command of XEN_DAEMONS) l1.run(command);
+        const config = {
+          name: 'domu',
+          type: 'pvh',
+          memory: 256,
+          vcpus: 2,
+          hap: paging === 'hap' ? 1 : 0,
+          kernel: '/l2/vmlinuz',
+          ramdisk: '/l2/initramfs.cpio',
+          extra: 'console=hvc0 cryptomgr.notests quiet',
+          on_reboot: 'destroy',
+        };
+        for (const [name, value] of Object.entries(config)) {
+          l1.run(`echo '${name}=${JSON.stringify(value)}' >> /root/domu.cfg`);
+        }
+        l1.shell.type('xl create -c /root/domu.cfg');
+        const boot = l1.shell.waitFor('TERRARIUM-INIT-READY', 120);
+        expect(boot).not.toMatch(COMPLAINTS);
+        l1.shell.waitFor('~ #');
+        l1.cost('domU at its shell');
+        l1.exerciseL2(2);
+        say(l1.run('dmesg | grep -E "Hypervisor detected|Booting paravirtualized"').trim());
+        l1.shell.type('poweroff -f');
+        l1.shell.waitFor('reboot: Power down');
+        l1.shell.waitFor('~ #');
+        l1.cost('domU exercised and ended');
+        l1.expectQuiet();
+      },
+    }),
+  ),
 ];

@@ -9,6 +9,7 @@ import { CR0, CR4 } from '../../../arch/registers.ts';
 import { PRIMARY, SECONDARY } from '../../../arch/vmx/controls.ts';
 import { FIELD } from '../../../arch/vmx/fields.ts';
 import { INTERCEPT } from '../../../engine/core/cpu.ts';
+import { S } from '../../../engine/core/layout.ts';
 import { announceAccessPage } from './apic-access.ts';
 import type { NestedVmx } from './nested-vmx.ts';
 import { DIRTY } from './vmcs12.ts';
@@ -27,7 +28,7 @@ const PRIMARY_INTERCEPTS: readonly (readonly [control: number, intercept: number
 const SECONDARY_INTERCEPTS: readonly (readonly [control: number, intercept: number])[] = [
   [SECONDARY.DESCRIPTOR_TABLE_EXITING, INTERCEPT.DESCRIPTOR_TABLE],
   [SECONDARY.WBINVD_EXITING, INTERCEPT.WBINVD],
-  [SECONDARY.PAUSE_LOOP_EXITING, INTERCEPT.PAUSE],
+  [SECONDARY.PAUSE_LOOP_EXITING, INTERCEPT.PAUSE_LOOP],
 ];
 /** Instructions that do not exist unless a control says so. */
 const UNDEFINED_WITHOUT: readonly (readonly [control: number, intercept: number])[] = [
@@ -73,6 +74,8 @@ export function mergeControls(n: NestedVmx): void {
   for (const [control, intercept] of SECONDARY_INTERCEPTS) if ((secondary & control) !== 0) instructions |= intercept;
   for (const [control, intercept] of UNDEFINED_WITHOUT) if ((secondary & control) === 0) instructions |= intercept;
   into.instructions = instructions;
+  n.cpu.set(S.PLE_GAP, v.lo(FIELD.PLE_GAP));
+  n.cpu.set(S.PLE_WINDOW, v.lo(FIELD.PLE_WINDOW));
 
   // Bits that VMX fixes to 1 are L0's to watch; L2 reads them as they are.
   const fixed0 = fixedCr0(secondary);

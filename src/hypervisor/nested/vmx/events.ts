@@ -32,8 +32,7 @@ export function startEvents(n: NestedVmx): void {
   if ((n.primary & PRIMARY.MONITOR_TRAP_FLAG) !== 0)
     n.mtfAfter = vcpu.pendingEvent !== 0 ? instructions - 1 : instructions;
   startPreemptionTimer(n);
-  n.pauseFirst = 0;
-  n.pauseLast = 0;
+  n.cpu.set64(S.PAUSE_FIRST, 0, 0);
   const activity = v.lo(FIELD.GUEST_ACTIVITY_STATE);
   if (vcpu.pendingEvent !== 0 || activity === ACTIVITY.ACTIVE) vcpu.activity = 'running';
   else if (activity === ACTIVITY.HLT) vcpu.activity = 'halted';

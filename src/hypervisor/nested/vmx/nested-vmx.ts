@@ -100,9 +100,6 @@ export class NestedVmx implements NestedLayer, NestedPort {
   apicWritten = -1;
   /** INIT came while VMX operation blocks it. */
   initHeld = false;
-  /** PAUSE-loop exiting: when the loop and its last PAUSE were seen. 0: none. */
-  pauseFirst = 0;
-  pauseLast = 0;
   /** Registers that decide what TLB entries mean, by TLB tag, as they were when it last ran: see `rightsKey`. */
   readonly rightsByTag = new Int32Array(0x1_0000).fill(UNKNOWN_RIGHTS);
   rightsOfL1 = -1;

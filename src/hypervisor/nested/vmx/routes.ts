@@ -56,7 +56,6 @@ export function l2Exit(n: NestedVmx, reason: number): boolean {
       const asked =
         (n.pin & pinMask[reason]!) | (n.primary & primaryMask[reason]!) | (n.secondary & secondaryMask[reason]!);
       if (asked === 0) return false;
-      if (reason === EXIT.PAUSE && !pauseLeaves(n)) return false;
       return vmExitByInstruction(n, reason);
     }
     case TO.FILTER:
@@ -190,15 +189,4 @@ function vmfunc(n: NestedVmx): boolean {
   if (answer === 'exit') return vmExitByInstruction(n, EXIT_REASONS.VMFUNC);
   vcpu.skip();
   return true;
-}
-
-/** PAUSE exiting, or PAUSE-loop exiting at level 0: SDM 3C 24.6.13, 25.1.3. Times are in ticks of the TSC. */
-function pauseLeaves(n: NestedVmx): boolean {
-  if ((n.primary & PRIMARY.PAUSE_EXITING) !== 0) return true;
-  if (n.cpu.cpl !== 0) return false;
-  const { vm } = n.vcpu;
-  const now = vm.clock.nowNs() * (vm.options.tscHertz / 1e9);
-  if (n.pauseFirst === 0 || now - n.pauseLast > n.v.lo(FIELD.PLE_GAP)) n.pauseFirst = now;
-  n.pauseLast = now;
-  return now - n.pauseFirst > n.v.lo(FIELD.PLE_WINDOW);
 }
