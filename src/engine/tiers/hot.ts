@@ -242,4 +242,9 @@ export const FUSED: readonly (readonly [string, string])[] = [
   ['01 /r|8r', '89 /r|8r'],
   ['39 /r|8r', '89 /r|8r'],
   ['8D /r:m|8m', '89 /r|8r'],
+  ['89 /r|8r', '0F AF /r|8r'],
+  ['0F AF /r|8r', '0F AF /r|8r'],
+  ['0F AF /r|8r', '89 /r|8r'],
+  ['89 /r|8r', '0F 43 /r|8r'],
+  ['0F 43 /r|8r', '01 /r|8r'],
 ];
