@@ -27,7 +27,7 @@ import {
 } from './core/layout.ts';
 import { EngineMemory, type MemoryPlan } from './core/memory.ts';
 import { Processor, type ProcessorFeatures } from './core/processor.ts';
-import { Decoder, PSEUDO, type Variant } from './decode/decoder.ts';
+import { Decoder, PSEUDO, type QuickDecode, type Variant } from './decode/decoder.ts';
 import { type Form, FormTable } from './decode/forms.ts';
 import { defineFloatLibrary } from './float/index.ts';
 import { INSTRUCTIONS } from './isa/index.ts';
@@ -173,6 +173,7 @@ export class Engine {
       this.forms,
       (variant) => this.interpreter.handler(variant),
       features.vendor,
+      this.interpreter.exports as unknown as QuickDecode,
     );
   }
 

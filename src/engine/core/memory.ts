@@ -1,5 +1,6 @@
 import { assert, UserError } from '../../base/assert.ts';
 import { byteSize } from '../../base/format.ts';
+import { TEMPLATES } from '../decode/templates.ts';
 import { CODE_TABLE, CONTEXT_BYTES, TLB, TLB_EMPTY, VMCS_CELLS, VMCS_MAP } from './layout.ts';
 
 const WASM_PAGE = 65_536;
@@ -85,6 +86,8 @@ export class EngineMemory {
   /** CODE_TABLEs. */
   readonly codeTables: number;
   readonly codeTablesEnd: number;
+  /** The decoder's tables: decode/templates.ts. */
+  readonly templates: number;
   /** By host page: address of its first CODE_TABLE, or 0. u32 each */
   readonly codeHeads: number;
   /** By host page: u32 index of its write entry in a TLB: paging/tlb.ts. u32 each */
@@ -118,7 +121,8 @@ export class EngineMemory {
     this.codeTables = (end + 63) & ~63;
     this.codeTablesEnd =
       this.codeTables + Math.ceil((plan.codeBytes * TABLES_SHARE) / CODE_TABLE.BYTES) * CODE_TABLE.BYTES;
-    this.codeHeads = (this.codeTablesEnd + 4095) & ~4095;
+    this.templates = (this.codeTablesEnd + 4095) & ~4095;
+    this.codeHeads = (this.templates + TEMPLATES.BYTES + 4095) & ~4095;
     // Two words for each page up to the end of RAM, whose start they move
     const hostPages = Math.ceil((this.codeHeads + LARGE_PAGE + plan.ramBytes) / (4096 - 8));
     this.writers = this.codeHeads + 4 * hostPages;

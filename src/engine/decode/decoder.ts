@@ -3,7 +3,9 @@ import type { EngineMemory } from '../core/memory.ts';
 import type { AddressMode } from '../isa/semantics.ts';
 import type { Form, FormTable } from './forms.ts';
 import { MODE } from './mode.ts';
+import { PREFIX, PREFIXES } from './prefixes.ts';
 import { CELL, DECODED, IMMEDIATE, type Shape, SOURCE, SPECIAL } from './shape.ts';
+import { KEY, Templates } from './templates.ts';
 
 /** One choice of everything static about a form: what a handler is made for. */
 export interface Variant {
@@ -37,6 +39,11 @@ export const REGION_SLOT = 8192;
 
 export { DECODED };
 
+/** A function of the core: quick-decode.ts. */
+export interface QuickDecode {
+  quickDecode(record: number, start: number, end: number, offset: number, mode: number): number;
+}
+
 const UD = 6;
 const NM = 7;
 const GP = 13;
@@ -68,13 +75,22 @@ export class Decoder {
   /** 66 makes near branches of 64-bit mode 16 bits wide. */
   readonly #shortBranches: boolean;
 
-  /** @param vendor  AMD honours 66 before near branches in 64-bit mode (APM 3 table B-4), Intel ignores it. */
+  readonly #quick: QuickDecode;
+  readonly #templates: Templates;
+
+  /**
+   * @param vendor  AMD honours 66 before near branches in 64-bit mode (APM 3 table B-4), Intel ignores it.
+   * @param quick   What generated code decodes by itself.
+   */
   constructor(
     memory: EngineMemory,
     forms: FormTable,
     handler: (variant: Variant) => number,
-    vendor: 'intel' | 'amd' = 'intel',
+    vendor: 'intel' | 'amd',
+    quick: QuickDecode,
   ) {
+    this.#quick = quick;
+    this.#templates = new Templates(memory, forms, PREFIXES);
     this.#memory = memory;
     this.#forms = forms;
     this.#handler = handler;
@@ -109,6 +125,13 @@ export class Decoder {
    * @returns       DECODED.CROSSES if bytes up to `end` are not enough; nothing is written then.
    */
   decode(record: number, bytes: Uint8Array, start: number, end: number, offset: number, mode: number): number {
+    if (bytes === this.#memory.u8) {
+      const quick = this.#quick.quickDecode(record, start, end, offset, mode);
+      if (quick >= 0) {
+        this.length = quick >>> 8;
+        return quick & 0xff;
+      }
+    }
     this.#bytes = bytes;
     this.#at = start;
     this.#end = Math.min(end, start + 15);
@@ -367,7 +390,23 @@ export class Decoder {
       shape.handlers[which] = handler;
     }
     u16[record >>> 1] = handler;
+    if (which === 0) this.#learn(form, shape, handler, v);
     return shape.result;
+  }
+
+  /** Lets generated code decode what is like the instruction under way. */
+  #learn(form: Form, shape: Shape, handler: number, v: number): void {
+    this.#templates.learn(form, shape, handler, {
+      map: this.#map,
+      opcode: this.#opcode,
+      modrm: this.#modrm,
+      prefixes:
+        (this.#rep === 0xf3 ? KEY.REP : this.#rep === 0xf2 ? KEY.REPNE : 0) |
+        (this.#operand16 ? KEY.OPERAND16 : 0) |
+        (this.#rex & 8 ? KEY.REX_W : 0),
+      rexB: (this.#rex & 1) !== 0,
+      v,
+    });
   }
 
   /** Shapes that differ in what does not matter to a form share its handler. */
@@ -543,17 +582,6 @@ export class Decoder {
   }
   #second = false;
 }
-
-/** What a byte is before the opcode. */
-const PREFIX = { NONE: 0, REX: 1, OPERAND: 2, ADDRESS: 3, REP: 4, LOCK: 5, SEGMENT: 6, FS_GS: 7 } as const;
-const PREFIXES = new Uint8Array(256);
-PREFIXES.fill(PREFIX.REX, 0x40, 0x50);
-PREFIXES[0x66] = PREFIX.OPERAND;
-PREFIXES[0x67] = PREFIX.ADDRESS;
-PREFIXES[0xf0] = PREFIX.LOCK;
-for (const byte of [0xf2, 0xf3]) PREFIXES[byte] = PREFIX.REP;
-for (const byte of [0x26, 0x2e, 0x36, 0x3e]) PREFIXES[byte] = PREFIX.SEGMENT;
-for (const byte of [0x64, 0x65]) PREFIXES[byte] = PREFIX.FS_GS;
 
 const VEX_PREFIX = [0, 0x66, 0xf3, 0xf2];
 /** u32 offsets in a record of its register operands. */

@@ -6,6 +6,7 @@ import { PLACE, REC, REGION_ACCESS, S, STACK_ACCESS, STATUS } from '../core/layo
 import type { EngineMemory } from '../core/memory.ts';
 import { defineQuickStrings } from '../core/quick-strings.ts';
 import { defineQuickTransfers } from '../core/quick-transfers.ts';
+import { buildQuickDecode } from '../decode/quick-decode.ts';
 import { divideLong } from '../float/divide.ts';
 import { CC } from '../isa/flags.ts';
 import type { Library } from '../isa/semantics.ts';
@@ -352,6 +353,7 @@ export function defineLibrary(
 
   defineQuickTransfers(declare, m, flags, quickPage, quickWalk);
   defineQuickStrings(declare, quickPage);
+  buildQuickDecode(m.func('quickDecode', [I32, I32, I32, I32, I32], [I32], true), memory);
   define('compareElements', [...COMPARE_PARAMETERS], [I32], buildCompareElements);
 
   for (const [name, f] of Object.entries(more(m))) {
