@@ -65,6 +65,7 @@ export class EngineMachine implements Machine {
         msrLow: 0,
         msrHigh: 0,
         tscRate: 0,
+        ticks: (n) => n,
       },
     );
     this.vcpu = this.engine.createVcpu(0);
