@@ -30,6 +30,20 @@ describe('regions', () => {
     expect(m.reg(0) & 0xffff_00ff).toBe((3300 / 3) & 0xff);
   });
 
+  test('in lockstep leave two instructions in a row that they would call to the interpreter', () => {
+    const m = new TestMachine({ plan: { ...plan, accel: 'lockstep' } });
+    m.longMode();
+    m.code(`
+      ffc0       ; next: inc eax
+      9f9f       ; lahf; lahf: the second is where a block begins
+      ebfa       ; jmp next
+    `);
+    m.rip = AT.CODE;
+    for (let i = 0; i < 4; i += 1) m.engine.run(m.vcpu, 100);
+    expect(m.vcpu.instructions).toBe(400);
+    expect(m.engine.lockstep!.counters.compared).toBeGreaterThan(0);
+  });
+
   test('stay behind a call of a handler that changes their own code', () => {
     const m = new TestMachine({ plan });
     m.longMode();

@@ -310,7 +310,8 @@ export class RegionBuilder implements Targets {
   #callOut(record: number, handler: number, ends: boolean): void {
     const f = this.#f;
     if (!this.#place.mayCall) {
-      this.#frame.leave(i32.const(STATUS.RESUME), record);
+      // Its record may be an entry of this very region
+      this.#frame.leave(i32.const(STATUS.REDO), record);
       return;
     }
     this.#anyCalls = true;
