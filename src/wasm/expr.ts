@@ -38,8 +38,6 @@ export interface Callee {
   readonly index: number;
   readonly params: readonly ValType[];
   readonly results: readonly ValType[];
-  /** Called through table 0 at this slot, as function type `type`, instead of by index. */
-  readonly indirect?: { readonly slot: number; readonly type: number };
 }
 
 export class Expr {
@@ -173,10 +171,6 @@ export function call(callee: Callee, ...args: Expr[]): Expr {
   args.forEach((arg, i) => {
     assert(arg.type === callee.params[i], `argument ${i} of a call has the parameter's type`);
   });
-  if (callee.indirect) {
-    const { slot, type } = callee.indirect;
-    return callIndirect(callee.results[0] ?? I32, type, 0, i32.const(slot), ...args);
-  }
   return new Expr(callee.results[0] ?? I32, 0x10, SHAPE.CALL, undefined, undefined, undefined, 0, 0, callee, args);
 }
 

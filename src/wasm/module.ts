@@ -250,7 +250,6 @@ export class ModuleBuilder {
   readonly #exports: { name: string; kind: number; index: number }[] = [];
   readonly #elements: { offset: number; functions: FunctionBuilder[] }[] = [];
   #memory: { module: string; name: string; pages: number } | undefined;
-  #importedTable: { module: string; name: string; size: number } | undefined;
   #tableSize = 0;
 
   typeIndex(params: readonly ValType[], results: readonly ValType[]): number {
@@ -261,11 +260,12 @@ export class ModuleBuilder {
     return this.#types.push(key) - 1;
   }
 
-  /** Begins with the types of another module, which keep their numbers. */
-  withTypes(other: ModuleBuilder): void {
-    assert(this.#types.length === 0, 'types are taken over first');
+  /** Begins with the types and imported functions of another module, which keep their numbers. */
+  importsOf(other: ModuleBuilder): void {
+    assert(this.#types.length === 0 && this.#imports.length === 0, 'imports are taken over first');
     this.#types.push(...other.#types);
     this.#signatures.push(...other.#signatures);
+    this.#imports.push(...other.#imports);
   }
 
   importFunction(module: string, name: string, params: readonly ValType[], results: readonly ValType[]): Callee {
@@ -278,10 +278,6 @@ export class ModuleBuilder {
 
   importMemory(module: string, name: string, pages: number): void {
     this.#memory = { module, name, pages };
-  }
-
-  importTable(module: string, name: string, size: number): void {
-    this.#importedTable = { module, name, size };
   }
 
   /** An own table of `size` slots, exported as `table`. */
@@ -331,7 +327,7 @@ export class ModuleBuilder {
       }
     });
     section(2, (body) => {
-      body.u32(this.#imports.length + (this.#memory ? 1 : 0) + (this.#importedTable ? 1 : 0));
+      body.u32(this.#imports.length + (this.#memory ? 1 : 0));
       for (const { module, name, params, results } of this.#imports) {
         body.name(module);
         body.name(name);
@@ -344,14 +340,6 @@ export class ModuleBuilder {
         body.byte(2);
         body.byte(0);
         body.u32(this.#memory.pages);
-      }
-      if (this.#importedTable) {
-        body.name(this.#importedTable.module);
-        body.name(this.#importedTable.name);
-        body.byte(1);
-        body.byte(0x70);
-        body.byte(0);
-        body.u32(this.#importedTable.size);
       }
     });
     section(3, (body) => {

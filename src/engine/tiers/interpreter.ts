@@ -11,7 +11,7 @@ import type { Operand } from '../isa/instruction.ts';
 import { type FormContext, type Library, Semantics } from '../isa/semantics.ts';
 import { COMPARES, knownCondition } from './conditions.ts';
 import { HOT } from './hot.ts';
-import { type CoreImports, type CoreLibrary, defineLibrary, importLibrary } from './library.ts';
+import { type CoreImports, type CoreLibrary, defineLibrary, importLibrary, libraryImports } from './library.ts';
 import { defineHandlerCall, defineRegionLoop } from './region-loop.ts';
 
 /**
@@ -216,7 +216,8 @@ export class Interpreter {
   readonly #library: CoreLibrary;
   readonly #memory: EngineMemory;
   readonly #table: WebAssembly.Table;
-  readonly #libraryTable: WebAssembly.Table;
+  /** What modules that use the library import. */
+  readonly #libraryImports: Record<string, unknown>;
   /** Runs of a record after which the compiler hears of it; 0: never. */
   readonly #heat: number;
   readonly #hot = new Map<string, number>();
@@ -260,10 +261,7 @@ export class Interpreter {
     this.exports = instance.exports;
     this.run = instance.exports['run'] as () => number;
     this.#table = instance.exports['table'] as WebAssembly.Table;
-    const { functions } = this.#library;
-    this.#libraryTable = new WebAssembly.Table({ element: 'anyfunc', initial: functions.size });
-    let slot = 0;
-    for (const name of functions.keys()) this.#libraryTable.set(slot++, instance.exports[name]);
+    this.#libraryImports = libraryImports(this.#library, memory.memory, instance.exports);
     this.#firstFused = PSEUDO.COUNT + hotVariants.length;
     this.#next = this.#firstFused + fusions.length;
     this.hotCount = this.#next;
@@ -316,7 +314,7 @@ export class Interpreter {
     const m = new ModuleBuilder();
     build(m, importLibrary(m, this.#library));
     const instance = new WebAssembly.Instance(new WebAssembly.Module(m.finish()), {
-      env: { memory: this.#memory.memory, library: this.#libraryTable },
+      env: this.#libraryImports as Record<string, never>,
     });
     this.#modules += 1;
     this.#collected.register(instance, undefined);
