@@ -72,6 +72,8 @@ export class CpuidPolicy implements MsrModel {
   readonly #leaf7: number;
   readonly #xsave: number;
   readonly #maxBasic: number;
+  /** What `setLive` was told. */
+  #live = { cr4: -1, xcr0: 0, xss: 0, apicEnabled: false };
 
   constructor(choice: CpuChoice, options: CpuidOptions) {
     const features = shownFeatures(choice, options.capabilities);
@@ -128,6 +130,9 @@ export class CpuidPolicy implements MsrModel {
    * @param xss  Low half of IA32_XSS.
    */
   setLive(cr4: number, xcr0: number, xss: number, apicEnabled: boolean): void {
+    const live = this.#live;
+    if (live.cr4 === cr4 && live.xcr0 === xcr0 && live.xss === xss && live.apicEnabled === apicEnabled) return;
+    this.#live = { cr4, xcr0, xss, apicEnabled };
     const { values, features } = this;
     const ecx1 = 4 * this.#leaf1 + 2;
     const edx1 = 4 * this.#leaf1 + 3;

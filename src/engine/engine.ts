@@ -209,8 +209,8 @@ export class Engine {
     vcpu.state.delta = 0;
     this.#current = vcpu;
     this.processor.vcpu = vcpu;
-    this.processor.contextChanged();
-    this.processor.modeChanged();
+    vcpu.context = -1;
+    this.#settle(vcpu);
   }
 
   // ---- running ------------------------------------------------------------------------------------------------------
@@ -239,10 +239,12 @@ export class Engine {
     return reason;
   }
 
-  /** Brings up to date what depends on registers, and on the names of root and tag that L0 may have changed. */
+  /** Brings up to date what depends on registers that L0 has written, and on the names of root and tag. */
   #settle(vcpu: EngineVcpu): void {
+    const { state } = vcpu;
     if (vcpu.context < 0) this.processor.contextChanged();
-    else this.processor.modeChanged();
+    else if (state.touched) this.processor.modeChanged();
+    state.touched = false;
   }
 
   /** Runs the one instruction at RIP with what L0 allows it (ALLOW bits). EXIT.BUDGET if it is done. */

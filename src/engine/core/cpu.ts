@@ -103,6 +103,9 @@ export const noIntercepts = (): InterceptControls => ({
   nmiWindow: false,
 });
 
+/** From RFLAGS to EFER there is all that the mode word, the TLB set and the segment bases depend on, and little else. */
+const isDerivedFrom = (address: number): boolean => address >= S.RFLAGS && address <= S.EFER;
+
 /**
  * One vCPU's state block, wherever it is: at STATE while the vCPU is the engine's current one, else parked.
  *
@@ -114,6 +117,8 @@ export class CpuState {
   readonly #memory: EngineMemory;
   /** Add to an S.* address to get this vCPU's. 0 while current. */
   delta: number;
+  /** A register was written here that the engine derives state from: `Processor.modeChanged` before the next instruction. */
+  touched = true;
 
   constructor(memory: EngineMemory, index: number) {
     this.#memory = memory;
@@ -127,6 +132,7 @@ export class CpuState {
   }
 
   setU32(address: number, value: number): void {
+    if (isDerivedFrom(address)) this.touched = true;
     this.#memory.u32[(address + this.delta) >>> 2] = value;
   }
 
@@ -135,6 +141,7 @@ export class CpuState {
   }
 
   setU16(address: number, value: number): void {
+    if (isDerivedFrom(address)) this.touched = true;
     this.#memory.u16[(address + this.delta) >>> 1] = value;
   }
 
@@ -143,6 +150,7 @@ export class CpuState {
   }
 
   setU8(address: number, value: number): void {
+    if (isDerivedFrom(address)) this.touched = true;
     this.#memory.u8[address + this.delta] = value;
   }
 
@@ -199,8 +207,9 @@ export class CpuState {
     return this.u32(S.CPL);
   }
 
-  /** The block as bytes. */
+  /** The block as bytes, for whatever its owner does with them. */
   bytes(): Uint8Array {
+    this.touched = true;
     return this.#memory.u8.subarray(STATE + this.delta, STATE + this.delta + STATE_BYTES);
   }
 }
