@@ -9,8 +9,9 @@ import type { StringKernels } from '../tiers/string-kernels.ts';
 import { type EngineHost, type EngineVcpu, INTERCEPT, WINDOW } from './cpu.ts';
 import { noteDataAccess } from './debug.ts';
 import { EXIT, type ExitReason, X } from './exits.ts';
-import { ALLOW, AUX, GPR, gpr, REC, S, SCRATCH, SEG, STATUS, segment, TLB, TLB_EMPTY } from './layout.ts';
+import { ALLOW, AUX, GPR, gpr, REC, S, SCRATCH, SEG, STATUS, segment } from './layout.ts';
 import { EngineMemory, type MemoryPlan } from './memory.ts';
+import { type DeriveMode, deriveMode } from './mode.ts';
 
 /** Instructions that are #UD, whatever L0 lets run. */
 const UNDEFINED = INTERCEPT.RDTSCP_UD | INTERCEPT.INVPCID_UD | INTERCEPT.XSAVES_UD;
@@ -45,7 +46,7 @@ export class Processor {
   readonly walker: PageWalker;
   readonly host: EngineHost;
   readonly features: ProcessorFeatures;
-  readonly #noX87Selectors: number;
+  readonly #deriveMode: DeriveMode;
   readonly u8: Uint8Array;
   readonly u16: Uint16Array;
   readonly u32: Uint32Array;
@@ -68,7 +69,7 @@ export class Processor {
     this.memory = memory;
     this.host = host;
     this.features = features;
-    this.#noX87Selectors = features.has('zero_fcs_fds') ? 0xffff : 0;
+    this.#deriveMode = deriveMode(memory.memory, features.has('zero_fcs_fds') ? 0xffff : 0);
     this.tlb = new TlbContexts(memory);
     this.walker = new PageWalker(memory, this.tlb, host, code);
     this.walker.physicalBits = features.physicalBits;
@@ -536,57 +537,9 @@ export class Processor {
    * jump cache, the segment bases. Call after changing any of them; helpers that call it return JUMP.
    */
   modeChanged(): void {
-    const { u32, tlb } = this;
-    const { context } = this.vcpu;
-    const cr0 = u32[S.CR0 >>> 2]!;
-    const cr4 = u32[S.CR4 >>> 2]!;
-    const rflags = u32[S.RFLAGS >>> 2]!;
-    const cs = u32[(segment(SEG.CS) + SEG.ACCESS) >>> 2]!;
-    const isLong = (u32[S.EFER >>> 2]! & EFER.LMA) !== 0 && (cs & 0x2000) !== 0;
-    let mode = 0;
-    if (isLong) mode |= MODE.LONG | MODE.DEFAULT32;
-    else {
-      if (cs & 0x4000) mode |= MODE.DEFAULT32;
-      if (cs & 0x4000 && this.#flat32()) mode |= MODE.FLAT32;
-    }
-    if (!(cr0 & CR0.PE)) mode |= MODE.REAL;
-    if (rflags & RFLAGS.VM) mode |= MODE.VM86;
-    const user = u32[S.CPL >>> 2]! === 3;
-    if (user) mode |= MODE.USER;
-    if (cr0 & CR0.EM) mode |= MODE.EM;
-    if (cr0 & CR0.TS) mode |= MODE.TS;
-    if (cr0 & CR0.MP) mode |= MODE.MP;
-    if (cr4 & CR4.OSFXSR) mode |= MODE.OSFXSR;
-    if (cr4 & CR4.OSXSAVE && (u32[S.XCR0 >>> 2]! & 6) === 6) mode |= MODE.AVX;
-    u32[S.MODE >>> 2] = mode;
-    u32[S.CANONICAL_SHIFT >>> 2] = cr4 & CR4.LA57 ? 7 : 16;
-    u32[S.NO_X87_SELECTORS >>> 2] = this.#noX87Selectors;
-    const set = user ? TLB.USER : cr4 & CR4.SMAP && !(rflags & RFLAGS.AC) ? TLB.SUPERVISOR_SMAP : TLB.SUPERVISOR;
-    this.aligning = user && (cr0 & CR0.AM) !== 0 && (rflags & RFLAGS.AC) !== 0;
-    u32[S.TLB >>> 2] = this.aligning ? TLB_EMPTY : tlb.set(context, set);
-    this.walker.modeChanged(this.vcpu, this.aligning);
-    u32[S.CONTEXT >>> 2] = tlb.address(context);
-    u32[S.EXECUTE >>> 2] = tlb.set(context, user ? TLB.USER : TLB.SUPERVISOR) + TLB.EXECUTE;
-    u32[S.JUMP_CACHE >>> 2] = tlb.jumps(context, user);
-    u32[S.JUMP_TAG >>> 2] = tlb.jumpTag(context, user, mode);
-    const flat = isLong ? SEG.FS : SEG.ES;
-    for (let word = S.SEG_BASE >>> 2; word < (S.SEG_BASE + 8 * flat) >>> 2; word += 1) u32[word] = 0;
-    for (let seg: number = flat; seg <= SEG.GS; seg += 1) this.copy64(S.SEG_BASE + 8 * seg, segment(seg) + SEG.BASE);
-  }
-
-  /** 32-bit stack, and CS SS DS ES are what a flat program has. */
-  #flat32(): boolean {
-    for (let seg = 0; seg <= SEG.DS; seg += 1) {
-      const at = segment(seg);
-      const access = this.get(at + SEG.ACCESS);
-      if (access & 0x1_0000 || this.get(at + SEG.BASE) !== 0 || this.get(at + SEG.LIMIT) !== 0xffff_ffff) return false;
-      if (!(access & 0x80)) return false;
-      if (seg === SEG.CS) {
-        if (!(access & 0x8)) return false;
-      } else if ((access & 0xe) !== 0x2) return false; // data, expand-up, writable
-      if (seg === SEG.SS && !(access & 0x4000)) return false;
-    }
-    return true;
+    const { vcpu } = this;
+    this.aligning = this.#deriveMode(this.tlb.address(vcpu.context)) !== 0;
+    this.walker.modeChanged(vcpu, this.aligning);
   }
 
   // ---- for other files of the engine ------------------------------------------------------------------------------
