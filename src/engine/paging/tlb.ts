@@ -25,7 +25,9 @@ export class TlbContexts {
   readonly #root: Float64Array;
   readonly #pcid: Int32Array;
   readonly #used: Float64Array;
+  /** The one in force, and the one before it: levels take turns. */
   #last = 0;
+  #before = 0;
   #tick = 0;
   /** Counters for the promises of DESIGN.md 6 and `info tlb`. */
   readonly counters: {
@@ -66,8 +68,17 @@ export class TlbContexts {
   find(vcpu: number, vpid: number, root: number, pcid: number): number {
     const last = this.#last;
     if (this.#is(last, vcpu, vpid, root, pcid)) return last;
+    const before = this.#before;
+    this.#before = last;
     this.#tick += 1;
     this.counters.contextSwitches += 1;
+    if (!this.#is(before, vcpu, vpid, root, pcid)) return this.#search(vcpu, vpid, root, pcid);
+    this.#used[before] = this.#tick;
+    this.#last = before;
+    return before;
+  }
+
+  #search(vcpu: number, vpid: number, root: number, pcid: number): number {
     let oldest = 0;
     for (let i = 0; i < this.count; i += 1) {
       if (this.#is(i, vcpu, vpid, root, pcid)) {
