@@ -1,6 +1,7 @@
 import { assert } from '../../base/assert.ts';
 import { type Callee, call, type Expr, I32, I64, i32, i64, V128, v128 } from '../../wasm/expr.ts';
 import type { FunctionBuilder, Local } from '../../wasm/module.ts';
+import { type ExitReason, X } from '../core/exits.ts';
 import { type Helper, helperNumber } from '../core/helpers.ts';
 import { gpr, PROBE_ACCESS, REC, S, SCRATCH, STACK_ACCESS, STATUS, TLB, UNALIGNED_ACCESS } from '../core/layout.ts';
 import { CC, RFLAGS_STATUS } from './flags.ts';
@@ -656,6 +657,17 @@ export abstract class Semantics {
     this.f.do(i32.store(i32.const(0), i32.const(vector), S.FAULT_VECTOR));
     this.f.do(i32.store(i32.const(0), i32.const(error), S.FAULT_ERROR));
     this.leave(i32.const(STATUS.FAULT));
+  }
+
+  /** Leaves to L0 in front of the instruction, of which its length is all there is to say. Ends the form. */
+  exitBefore(reason: ExitReason): void {
+    const zero = i32.const(0);
+    this.f.do(i32.store(zero, i32.const(reason), X.REASON));
+    this.f.do(i32.store(zero, i32.load8U(this.record, REC.LENGTH), X.LENGTH));
+    this.f.do(i64.store(zero, i64.const(0), X.QUALIFICATION));
+    this.f.do(i32.store(zero, zero, X.VECTORING));
+    this.f.do(i32.store(zero, zero, X.LINEAR_VALID));
+    this.leave(i32.const(STATUS.EXIT_BEFORE));
   }
 
   /** The rest of the instruction is a TypeScript helper. Ends the form. */

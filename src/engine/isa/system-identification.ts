@@ -23,12 +23,6 @@ import type { Semantics } from './semantics.ts';
 const [RAX, RCX, RDX] = [0, 1, 2];
 const ECX = gpr(RCX);
 
-/** Leaves always: L0 has the answer. */
-const always =
-  (reason: ExitReason): Helper =>
-  (cpu, record) =>
-    cpu.exitBefore(reason, record);
-
 /** Leaves always, and only level 0 may. */
 const privileged =
   (reason: ExitReason): Helper =>
@@ -233,7 +227,14 @@ const row = (
   });
 
 export const IDENTIFICATION: readonly Instruction[] = [
-  row('CPUID', 'SDM 2A 3.2 "CPUID—CPU Identification"', { '0F A2': 'CPUID' }, always(EXIT.CPUID)),
+  instruction({
+    name: 'CPUID',
+    source: 'SDM 2A 3.2 "CPUID—CPU Identification"',
+    forms: { '0F A2': 'CPUID' },
+    execute(m) {
+      m.exitBefore(EXIT.CPUID);
+    },
+  }),
   row('RDMSR', 'SDM 2B 4.3 "RDMSR—Read from Model Specific Register"', { '0F 32': 'RDMSR' }, rdmsr),
   row('WRMSR', 'SDM 2D 6.1 "WRMSR—Write to Model Specific Register"', { '0F 30': 'WRMSR' }, wrmsr),
   row('HLT', 'SDM 2A 3.2 "HLT—Halt"', { F4: 'HLT' }, privileged(EXIT.HLT)),

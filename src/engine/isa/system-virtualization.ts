@@ -31,17 +31,38 @@ const vmx =
     return memoryOperandExit(cpu, record, reason);
   };
 
-/** One without operands: nothing to describe. */
-const vmxAlone =
-  (reason: ExitReason): Helper =>
-  (cpu, record) =>
+/** One without operands: nothing to describe. In 64-bit mode only CR4.VMXE is to be looked at. */
+const vmxAlone = (name: string, form: string, reason: ExitReason): Instruction => {
+  const checked: Helper = (cpu, record) =>
     !(cpu.cr4 & CR4.VMXE) || vmxModeIsWrong(cpu) ? cpu.fault(VECTOR.UD) : cpu.exitBefore(reason, record);
+  return instruction({
+    name,
+    source: `SDM 3C 30.3 "${name}"`,
+    forms: { [form]: name },
+    feature: 'vmx',
+    execute(m) {
+      if (!m.long) {
+        m.helper(checked);
+        return;
+      }
+      const isOn = i32.and(i32.load(i32.const(0), S.CR4), i32.const(CR4.VMXE));
+      m.f.if(i32.eqz(isOn), () => m.raise(VECTOR.UD), undefined, false);
+      m.exitBefore(reason);
+    },
+  });
+};
 
 /** VMCALL and VMFUNC: also guests that have not set CR4.VMXE may call their hypervisor. */
-const call =
-  (reason: ExitReason): Helper =>
-  (cpu, record) =>
-    cpu.exitBefore(reason, record);
+const call = (name: string, source: string, form: string, reason: ExitReason, feature?: 'vmx'): Instruction =>
+  instruction({
+    name,
+    source,
+    forms: { [form]: name },
+    ...(feature === undefined ? {} : { feature }),
+    execute(m) {
+      m.exitBefore(reason);
+    },
+  });
 
 /** An SVM instruction: needs EFER.SVME and protected mode, and CPL 0. */
 const svm =
@@ -54,7 +75,7 @@ const svm =
 const row = (name: string, form: string, operands: string, helper: Helper, feature?: 'vmx' | 'svm'): Instruction =>
   instruction({
     name,
-    source: feature === 'svm' || name === 'VMMCALL' ? `APM 3 "${name}"` : `SDM 3C 30.3 "${name}"`,
+    source: feature === 'svm' ? `APM 3 "${name}"` : `SDM 3C 30.3 "${name}"`,
     forms: { [form]: operands === '' ? name : `${name} ${operands}` },
     ...(feature === undefined ? {} : { feature }),
     execute(m) {
@@ -121,11 +142,11 @@ const writeField: FieldAccess = (m, block, cell) => {
 };
 
 export const VIRTUALIZATION: readonly Instruction[] = [
-  row('VMCALL', 'NP 0F 01 C1', '', call(EXIT.VMCALL)),
-  row('VMFUNC', 'NP 0F 01 D4', '', call(EXIT.VMFUNC), 'vmx'),
-  row('VMLAUNCH', 'NP 0F 01 C2', '', vmxAlone(EXIT.VMLAUNCH), 'vmx'),
-  row('VMRESUME', 'NP 0F 01 C3', '', vmxAlone(EXIT.VMRESUME), 'vmx'),
-  row('VMXOFF', 'NP 0F 01 C4', '', vmxAlone(EXIT.VMXOFF), 'vmx'),
+  call('VMCALL', 'SDM 3C 30.3 "VMCALL"', 'NP 0F 01 C1', EXIT.VMCALL),
+  call('VMFUNC', 'SDM 3C 30.3 "VMFUNC"', 'NP 0F 01 D4', EXIT.VMFUNC, 'vmx'),
+  vmxAlone('VMLAUNCH', 'NP 0F 01 C2', EXIT.VMLAUNCH),
+  vmxAlone('VMRESUME', 'NP 0F 01 C3', EXIT.VMRESUME),
+  vmxAlone('VMXOFF', 'NP 0F 01 C4', EXIT.VMXOFF),
   vmcsAccess('VMREAD', 'NP 0F 78 /r f64', 'r/my, ry', 1, readField),
   vmcsAccess('VMWRITE', 'NP 0F 79 /r f64', 'ry, r/my', 0, writeField),
   row('VMPTRLD', 'NP 0F C7 /6:m', 'm64', vmx(EXIT.VMPTRLD), 'vmx'),
@@ -135,7 +156,7 @@ export const VIRTUALIZATION: readonly Instruction[] = [
   row('INVEPT', '66 0F 38 80 /r:m', 'ry, m128', vmx(EXIT.INVEPT), 'vmx'),
   row('INVVPID', '66 0F 38 81 /r:m', 'ry, m128', vmx(EXIT.INVVPID), 'vmx'),
 
-  row('VMMCALL', '0F 01 D9', '', call(EXIT.VMMCALL)),
+  call('VMMCALL', 'APM 3 "VMMCALL"', '0F 01 D9', EXIT.VMMCALL),
   row('VMRUN', '0F 01 D8', '', svm(EXIT.VMRUN), 'svm'),
   row('VMLOAD', '0F 01 DA', '', svm(EXIT.VMLOAD), 'svm'),
   row('VMSAVE', '0F 01 DB', '', svm(EXIT.VMSAVE), 'svm'),

@@ -435,6 +435,10 @@ export class RegionSemantics extends Semantics {
     throw new NotInline();
   }
 
+  override exitBefore(): void {
+    throw new NotInline();
+  }
+
   override retired(): Expr {
     const { budget, memory } = this.#frame;
     const left = i32.add(budget.get, i32.const(memory.u16[(this.#at + REC.REMAINING) >>> 1]!));
