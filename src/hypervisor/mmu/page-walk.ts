@@ -7,6 +7,9 @@
 import type { PageFormat } from './format.ts';
 import type { RoleWords } from './role.ts';
 
+/** `PageWalk.source` says nothing. */
+export const NO_USE = -1;
+
 /**
  * One guest page walker. `cpuRole` is the source data; `format` is derived from it and the capability epoch, and
  * replaced only when they change.
@@ -20,6 +23,8 @@ export class PageWalk {
   /** root_role of the shadow MMU while this is its walker; it moves with the walker, so a switch stores no role. */
   rootRole = 0;
   readonly record = new WalkRecord();
+  /** Registers that `cpuRole` was last computed from, as i32, and for which use: from the same comes the same. */
+  readonly source = { cr0: 0, cr4: 0, efer: 0, use: NO_USE };
 
   constructor(name: PageWalk['name']) {
     this.name = name;

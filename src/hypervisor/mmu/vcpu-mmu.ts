@@ -18,7 +18,7 @@ import { EPT_CAP } from './ept.ts';
 import * as faults from './faults.ts';
 import { sameFormat } from './format.ts';
 import * as invalidate from './invalidate.ts';
-import { PageWalk } from './page-walk.ts';
+import { NO_USE, PageWalk } from './page-walk.ts';
 import * as pagingRegisters from './paging-registers.ts';
 import type { EngineViolation, FaultResult, NestedPort, TlbPort, VcpuRegs } from './ports.ts';
 import { LOCAL_REQUESTS, REQUEST } from './requests.ts';
@@ -55,6 +55,8 @@ export class VcpuMmu implements WalkContext, Syncer {
   /** VMCS12.VPID of the last entry that had one, where VPIDs share something. */
   lastVpid = 0;
   readonly #role: RoleWords = { base: 0, ext: 0 };
+  /** From equal registers follow equal roles, without a look at them: not where they are computed for comparison. */
+  readonly #trustsSource: boolean;
   #loadedTag = -1;
   #retryRipLo = -1;
   #retryRipHi = -1;
@@ -65,6 +67,7 @@ export class VcpuMmu implements WalkContext, Syncer {
     this.regs = regs;
     this.tlb = tlb;
     this.nested = nested;
+    this.#trustsSource = !vm.config.force && vm.config.mode !== 'reinit';
     const own = new RootCache(vm.config.previousRoots);
     this.rootMmu = new ShadowMmu('rootMmu', own, this.gvaWalkL1);
     const other = vm.config.mode === 'shared' ? own : new RootCache(vm.config.previousRoots);
@@ -85,14 +88,29 @@ export class VcpuMmu implements WalkContext, Syncer {
   /** After any change of CR0, CR4, EFER, on nested transitions, on restore. */
   initMmu(): void {
     const { regs } = this;
+    const { guestMode } = this.nested;
+    const isNested = this.mmuIsNested;
+    const w = isNested ? this.gvaWalk : this.rootMmu.w;
+    const { source } = w;
+    const cr0 = regs.cr0 | 0;
+    const cr4 = regs.cr4 | 0;
+    const efer = regs.efer | 0;
+    const use = (guestMode ? 1 : 0) | (isNested ? 2 : 0) | (regs.smm ? 4 : 0);
+    if (source.cr0 === cr0 && source.cr4 === cr4 && source.efer === efer && source.use === use && this.#trustsSource) {
+      this.vm.counters.roleSkip += 1;
+      return;
+    }
     const cpu = this.#role;
-    calcCpuRole(cpu, regs.cr0, regs.cr4, regs.efer, regs.smm, this.nested.guestMode);
-    if (this.mmuIsNested) this.#initWalker(this.gvaWalk, cpu, this.gvaWalk.rootRole);
+    calcCpuRole(cpu, cr0, cr4, efer, regs.smm, guestMode);
+    if (isNested) this.#initWalker(w, cpu, w.rootRole);
     else {
       const { tdp, tdpLevels } = this.vm.config;
-      const rootRole = tdp ? tdpRootRole(cpu.base, tdpLevels) : shadowRootRole(cpu.base);
-      this.#initWalker(this.rootMmu.w, cpu, rootRole);
+      this.#initWalker(w, cpu, tdp ? tdpRootRole(cpu.base, tdpLevels) : shadowRootRole(cpu.base));
     }
+    source.cr0 = cr0;
+    source.cr4 = cr4;
+    source.efer = efer;
+    source.use = use;
   }
 
   /** Both words and the root role equal: nothing to do, and in `force` mode proof that there was nothing to do. */
@@ -230,6 +248,7 @@ export class VcpuMmu implements WalkContext, Syncer {
   invalidateRoles(): void {
     for (const w of [this.gvaWalkL1, this.gvaWalkL2, this.ngpaWalk]) {
       w.cpuRole.ext = 0;
+      w.source.use = NO_USE;
       w.rootRole = (w.rootRole | ROLE.INVALID) >>> 0;
       w.format = null;
     }

@@ -63,6 +63,8 @@ export class NestedVmx implements NestedLayer, NestedPort {
   readonly context: EntryContext;
   readonly fieldExists: Uint8Array;
   readonly images: StateImages;
+  /** L0 has a second stage of its own. */
+  readonly tdp: boolean;
   readonly #vmcsMap: number;
   readonly tsc = new TscOfL2();
   vcpu!: Vcpu;
@@ -117,6 +119,7 @@ export class NestedVmx implements NestedLayer, NestedPort {
     this.preemptionTickNs = (2 ** caps.offer.preemptionTimerShift * 1e9) / vm.options.tscHertz;
     this.fieldExists = existingFields(caps);
     this.images = stateImages(vm.engine.memory);
+    this.tdp = vm.options.tdp;
     this.policy = policy;
     this.memory = new GuestPhysical(vm.mmu, vm.ram);
     this.#vmcsMap = vm.engine.memory.vmcsMap(index);

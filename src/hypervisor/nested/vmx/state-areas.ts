@@ -12,6 +12,7 @@ import { FIELD } from '../../../arch/vmx/fields.ts';
 import { gpr, S } from '../../../engine/core/layout.ts';
 import { PENDING } from '../../../engine/core/pending-debug.ts';
 import type { Processor } from '../../../engine/core/processor.ts';
+import type { Vcpu } from '../../vcpu/vcpu.ts';
 import type { NestedVmx } from './nested-vmx.ts';
 import { fillHostImage, saveSwitched } from './switched-state.ts';
 import { DIRTY, type Vmcs12 } from './vmcs12.ts';
@@ -97,12 +98,11 @@ function loadInterruptibility(n: NestedVmx, state: number): void {
   cpu.set(S.NMI_BLOCKED, (state & INTERRUPTIBILITY.BLOCKING_BY_NMI) !== 0 ? 1 : 0);
 }
 
-const ACTIVITY_OF = {
-  running: ACTIVITY.ACTIVE,
-  halted: ACTIVITY.HLT,
-  shutdown: ACTIVITY.SHUTDOWN,
-  'wait for SIPI': ACTIVITY.WAIT_FOR_SIPI,
-} as const;
+function activityOf({ activity }: Vcpu): number {
+  if (activity === 'running') return ACTIVITY.ACTIVE;
+  if (activity === 'halted') return ACTIVITY.HLT;
+  return activity === 'shutdown' ? ACTIVITY.SHUTDOWN : ACTIVITY.WAIT_FOR_SIPI;
+}
 
 /** SDM 3C 27.3 "Saving Guest State". */
 export function saveGuestState(n: NestedVmx): void {
@@ -124,7 +124,7 @@ export function saveGuestState(n: NestedVmx): void {
   save(v, cpu, FIELD.GUEST_RSP, RSP);
   save(v, cpu, FIELD.GUEST_RIP, S.RIP);
   v.set(FIELD.GUEST_RFLAGS, cpu.rflags());
-  v.set(FIELD.GUEST_ACTIVITY_STATE, ACTIVITY_OF[n.vcpu.activity]);
+  v.set(FIELD.GUEST_ACTIVITY_STATE, activityOf(n.vcpu));
   const shadow = n.vcpu.shadow();
   v.set(
     FIELD.GUEST_INTERRUPTIBILITY_STATE,

@@ -58,8 +58,11 @@ export function vmEntry(n: NestedVmx, isLaunch: boolean): boolean {
   v.judgedMode = mode;
   if (n.vcpu.vm.options.force) assertSkipsAreUnobservable(n);
   if (!enterL2(n)) return true;
-  const failed = loadMsrs(n, v.number(FIELD.ENTRY_MSR_LOAD_ADDRESS), v.lo(FIELD.ENTRY_MSR_LOAD_COUNT));
-  if (failed !== 0) return entryFailure(n, EXIT_REASONS.MSR_LOADING, failed);
+  const msrs = v.lo(FIELD.ENTRY_MSR_LOAD_COUNT);
+  if (msrs !== 0) {
+    const failed = loadMsrs(n, v.number(FIELD.ENTRY_MSR_LOAD_ADDRESS), msrs);
+    if (failed !== 0) return entryFailure(n, EXIT_REASONS.MSR_LOADING, failed);
+  }
   if (isLaunch) v.launched = true;
   n.entries += 1;
   injectOnEntry(n);
@@ -93,7 +96,7 @@ function enterL2(n: NestedVmx): boolean {
   if (usesEpt) mmu.nestedEptInit();
   else mmu.nestedEnterWithoutEpt();
   loadGuestControlRegisters(n);
-  vcpu.shadowIntercepts();
+  if (!n.tdp) vcpu.shadowIntercepts();
   const loaded = mmu.loadCr3(v.lo(FIELD.GUEST_CR3), v.hi(FIELD.GUEST_CR3), usesEpt, true);
   if (loaded !== 'ok') {
     const { PDPTE, DEFAULT } = ENTRY_FAILURE_QUALIFICATION;

@@ -45,17 +45,18 @@ export function vmExit(
   if ((interruption & ERROR_VALID) !== 0) v.put(FIELD.EXIT_INTERRUPTION_ERROR_CODE, interruptionError);
   v.put(FIELD.EXIT_INSTRUCTION_LENGTH, length);
   v.put(FIELD.EXIT_INSTRUCTION_INFO, information);
-  saveVectoring(n);
-  v.set(FIELD.ENTRY_INTERRUPTION_INFO, v.lo(FIELD.ENTRY_INTERRUPTION_INFO) & ~VALID);
+  if (vcpu.pendingEvent === 0) v.put(FIELD.IDT_VECTORING_INFO, 0);
+  else saveVectoring(n);
+  const injected = v.lo(FIELD.ENTRY_INTERRUPTION_INFO);
+  if ((injected & VALID) !== 0) v.set(FIELD.ENTRY_INTERRUPTION_INFO, injected & ~VALID);
 
   mmu.serviceLocalRequests(); // they are about L2
   stopEvents(n);
   vcpu.stallNs += SWITCH_NS;
   saveGuestState(n);
   n.rightsByTag[mmu.currentTag()] = rightsKey(cpu);
-  if (!storeMsrs(n, v.number(FIELD.EXIT_MSR_STORE_ADDRESS), v.lo(FIELD.EXIT_MSR_STORE_COUNT))) {
-    return abort(n, ABORT.SAVING_MSRS);
-  }
+  const stored = v.lo(FIELD.EXIT_MSR_STORE_COUNT);
+  if (stored !== 0 && !storeMsrs(n, v.number(FIELD.EXIT_MSR_STORE_ADDRESS), stored)) return abort(n, ABORT.SAVING_MSRS);
   // With virtual NMIs, blocking in L2 was virtual; an NMI that exits is being handled by L1
   const byNmi = (reason & 0xffff) === EXIT_REASONS.EXCEPTION_OR_NMI && ((interruption >>> 8) & 7) === 2;
   if (byNmi) cpu.set(S.NMI_BLOCKED, 1);
@@ -67,7 +68,7 @@ export function vmExit(
 /** An event whose delivery the exit interrupted; exceptions that L0 found and nobody has judged are dropped by callers. */
 function saveVectoring(n: NestedVmx): void {
   const { v, vcpu } = n;
-  if (vcpu.pendingEvent === 0 || vcpu.pendingIsNew) v.put(FIELD.IDT_VECTORING_INFO, 0);
+  if (vcpu.pendingIsNew) v.put(FIELD.IDT_VECTORING_INFO, 0);
   else {
     v.put(FIELD.IDT_VECTORING_INFO, vcpu.pendingEvent);
     if ((vcpu.pendingEvent & ERROR_VALID) !== 0) v.put(FIELD.IDT_VECTORING_ERROR_CODE, vcpu.pendingError);
@@ -95,14 +96,15 @@ function returnToL1(n: NestedVmx): true {
   vcpu.activity = 'running';
   vcpu.core.intercepts = n.l1Intercepts;
   loadHostControlRegisters(n);
-  vcpu.shadowIntercepts();
+  if (!n.tdp) vcpu.shadowIntercepts();
   mmu.nestedEptUninit();
   if (mmu.loadCr3(v.lo(FIELD.HOST_CR3), v.hi(FIELD.HOST_CR3), false, true) !== 'ok') return abort(n, ABORT.HOST_PDPTES);
   mmu.transitionTlbFlush(false);
   if (rightsKey(cpu) !== n.rightsOfL1 && n.rightsOfL1 !== -1) mmu.requests |= REQUEST.FLUSH_GUEST;
   loadHostState(n);
   vcpu.core.context = -1;
-  if (loadMsrs(n, v.number(FIELD.EXIT_MSR_LOAD_ADDRESS), v.lo(FIELD.EXIT_MSR_LOAD_COUNT)) !== 0) {
+  const loaded = v.lo(FIELD.EXIT_MSR_LOAD_COUNT);
+  if (loaded !== 0 && loadMsrs(n, v.number(FIELD.EXIT_MSR_LOAD_ADDRESS), loaded) !== 0) {
     return abort(n, ABORT.LOADING_MSRS);
   }
   return true;
