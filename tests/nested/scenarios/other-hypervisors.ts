@@ -18,11 +18,11 @@ const QEMU = {
   ],
 };
 
-/** How each ends. microvm is ended by QEMU's own key: a guest's reset leaves it in its firmware (with other peers, too). */
+/** On microvm the guest restarts once: its firmware is in ROM at the reset vector, where KVM emulates nothing. */
 const QEMU_MACHINES = [
-  { type: 'microvm', end: '\u0001x', last: 'QEMU: Terminated', seabios: false },
-  { type: 'pc', end: 'poweroff -f', last: 'reboot: Power down', seabios: true },
-  { type: 'q35', end: 'poweroff -f', last: 'reboot: Power down', seabios: true },
+  { type: 'microvm', seabios: false, restarts: true },
+  { type: 'pc', seabios: true, restarts: false },
+  { type: 'q35', seabios: true, restarts: false },
 ] as const;
 
 const XEN_BIN = '/usr/lib/xen-4.17/bin';
@@ -30,12 +30,15 @@ const XEN_TOOLS = {
   flavour: 'generic',
   modules: ['xenfs', 'xen-privcmd', 'xen-evtchn', 'xen-gntdev'],
   packages: ['xen-utils-4.17'],
-  takes: ['xl', 'xenstored', 'xenconsoled', 'xenconsole', 'xen-init-dom0'].map((name) => `${XEN_BIN}/${name}`),
+  takes: ['xl', 'xenstored', 'xenconsoled', 'xenconsole', 'xen-init-dom0']
+    .map((name) => `${XEN_BIN}/${name}`)
+    .concat('/lib/x86_64-linux-gnu/libgcc_s.so.1'),
 } as const;
-/** What /etc/init.d/xen of xen-utils-common does. */
+/** What /etc/init.d/xen of xen-utils-common does. Xen keeps at most 128 characters that are typed at once. */
 const XEN_DAEMONS = [
-  'mount -t xenfs xenfs /proc/xen',
-  `mkdir -p /var/lib/xenstored /var/lib/xen /var/log/xen /var/lock /run/xen && ln -s /run /var/run && export PATH=$PATH:${XEN_BIN}`,
+  'mount -t xenfs xenfs /proc/xen; mkdir /var; ln -s /run /var/run',
+  'cd /var; mkdir -p lib/xenstored lib/xen log/xen lock /run/xen; cd',
+  `export PATH=$PATH:${XEN_BIN}`,
   'xenstored --pid-file /run/xenstored.pid',
   'xen-init-dom0',
   'xenconsoled --pid-file=/run/xenconsoled.pid',
@@ -71,14 +74,14 @@ function startXen(
 
 export const otherHypervisors: readonly Scenario[] = [
   ...QEMU_MACHINES.map(
-    ({ type, end, last, seabios }): Scenario => ({
+    ({ type, seabios, restarts }): Scenario => ({
       name: `qemu-${type}`,
       shows: `Debian's QEMU starts Debian on its machine ${type} with -accel kvm in L1`,
       run(say) {
         const l1 = L1.boot(say, { ...QEMU, files: l2Files('cloud') }, { ramBytes: 1536 * 2 ** 20 });
         say(l1.run('qemu-system-x86_64 --version').split('\n')[0]!);
         l1.shell.type(
-          `qemu-system-x86_64 -M ${type} -accel kvm -cpu host -smp 2 -m 256 -nographic -nodefaults -no-reboot ` +
+          `qemu-system-x86_64 -M ${type} -accel kvm -cpu host -smp 2 -m 256 -nographic -nodefaults ` +
             '-serial mon:stdio -kernel /l2/vmlinuz -initrd /l2/initramfs.cpio ' +
             '-append "console=ttyS0,115200 cryptomgr.notests quiet"',
         );
@@ -88,8 +91,15 @@ export const otherHypervisors: readonly Scenario[] = [
         l1.cost('L2 at its shell');
         l1.exerciseL2(2);
         say(l1.run('dmesg | grep -E "DMI:|Hypervisor detected"').trim());
-        l1.shell.type(end);
-        l1.shell.waitFor(last);
+        if (restarts) {
+          l1.shell.type('reboot -f');
+          l1.shell.waitFor('reboot: Restarting system');
+          expect(l1.shell.waitFor('TERRARIUM-INIT-READY', 120)).not.toMatch(/emulation failure|KVM internal error/);
+          l1.shell.waitFor('~ #');
+          expect(l1.run('nproc')).toBe('2\n');
+        }
+        l1.shell.type('poweroff -f');
+        l1.shell.waitFor('reboot: Power down');
         l1.shell.waitFor('~ #');
         l1.cost('L2 exercised and ended');
         l1.expectQuiet();
@@ -129,9 +139,9 @@ export const otherHypervisors: readonly Scenario[] = [
           on_reboot: 'destroy',
         };
         for (const [name, value] of Object.entries(config)) {
-          l1.run(`echo '${name}=${JSON.stringify(value)}' >> /root/domu.cfg`);
+          l1.run(`echo '${name}=${JSON.stringify(value)}' >> domu.cfg`);
         }
-        l1.shell.type('xl create -c /root/domu.cfg');
+        l1.shell.type('xl create -c domu.cfg');
         const boot = l1.shell.waitFor('TERRARIUM-INIT-READY', 120);
         expect(boot).not.toMatch(COMPLAINTS);
         l1.shell.waitFor('~ #');
