@@ -355,13 +355,17 @@ export class Interpreter {
     return number;
   }
 
-  /** Handler number of a function that does what `number` stands for, also where that has its place in the main switch. */
+  /**
+   * Handler number of a function that does what `number` stands for, also where that has its place in the main switch. The
+   * function is made: what stands for a pending one knows it by the record, which may be a region's entry by now.
+   */
   outOfLine(number: number): number {
-    if (number >= this.hotCount) return number;
-    const known = this.#outOfLine.get(number);
-    if (known !== undefined) return known;
-    const made = this.#pend(this.#variants[number]!);
-    this.#outOfLine.set(number, made);
+    let made = number;
+    if (number < this.hotCount) {
+      made = this.#outOfLine.get(number) ?? this.#pend(this.#variants[number]!);
+      this.#outOfLine.set(number, made);
+    }
+    if (this.#pending.has(made)) this.#make(made);
     return made;
   }
   readonly #outOfLine = new Map<number, number>();

@@ -44,6 +44,17 @@ describe('regions', () => {
     expect(m.engine.lockstep!.counters.compared).toBeGreaterThan(0);
   });
 
+  test('call the handler of their first instruction, which has not run yet', () => {
+    const m = new TestMachine({ plan: { ...plan, jitThreshold: 1 } });
+    m.longMode();
+    m.code('9f 90 ebfc'); // next: lahf; nop; jmp next
+    m.setReg(0, 0xffff);
+    m.rip = AT.CODE;
+    m.engine.run(m.vcpu, 30);
+    expect(m.engine.compiler!.counters.compiled).toBe(1);
+    expect(m.reg(0)).toBe(0x02ff);
+  });
+
   test('stay behind a call of a handler that changes their own code', () => {
     const m = new TestMachine({ plan });
     m.longMode();
