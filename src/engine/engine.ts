@@ -1,4 +1,5 @@
 import { RFLAGS } from '../arch/registers.ts';
+import { assert } from '../base/assert.ts';
 import { BORN_DOUBLE } from '../base/bits.ts';
 import type { SecondStageRoot, SecondStageTables } from '../contracts/second-stage.ts';
 import type { FunctionBuilder, ModuleBuilder } from '../wasm/module.ts';
@@ -32,6 +33,8 @@ import { type Form, FormTable } from './decode/forms.ts';
 import { defineFloatLibrary } from './float/index.ts';
 import { INSTRUCTIONS } from './isa/index.ts';
 import { ACCESS, TRANSLATE } from './paging/access.ts';
+import { Watchpoints } from './paging/watchpoints.ts';
+import { Breakpoints } from './tiers/breakpoints.ts';
 import { CodeCache } from './tiers/code-cache.ts';
 import { COMPILER_DEFAULTS, Compiler } from './tiers/compiler/compiler.ts';
 import { FUSED, FUSED_JCC, HOT } from './tiers/hot.ts';
@@ -70,6 +73,11 @@ export class Engine {
   #commitHigh = 0;
   #commitBytes = 0;
   #stopRequested = false;
+  #debug: EngineDebug | undefined;
+  /** An instruction runs by itself, for L0's debugger. */
+  #alone = false;
+  /** Instructions retired when the run is to end, if something in it has said so; it may be behind the budget's end. */
+  #cut = Number.POSITIVE_INFINITY;
 
   constructor(
     plan: MemoryPlan,
@@ -213,6 +221,35 @@ export class Engine {
     this.#settle(vcpu);
   }
 
+  // ---- L0's debugger --------------------------------------------------------------------------------------------------
+
+  /** Breakpoints and watchpoints, from now on until `detachDebugger`. */
+  attachDebugger(): EngineDebug {
+    if (this.#debug) return this.#debug;
+    const cpu = this.processor;
+    const breakpoints = new Breakpoints(cpu, this.code, this.interpreter);
+    this.#debug = { breakpoints, watchpoints: new Watchpoints(cpu.tlb) };
+    this.code.watcher = breakpoints;
+    cpu.walker.watchpoints = this.#debug.watchpoints;
+    return this.#debug;
+  }
+
+  /** With none of either left. */
+  detachDebugger(): void {
+    if (!this.#debug) return;
+    assert(!this.#debug.watchpoints.any, 'a debugger takes its watchpoints away');
+    this.#debug.breakpoints.set([]);
+    this.#debug.breakpoints.settle();
+    this.code.watcher = undefined;
+    this.processor.walker.watchpoints = undefined;
+    this.#debug = undefined;
+  }
+
+  /** Instructions retired when the last run was to end although its budget might reach farther; Infinity: it was not. */
+  get runEnd(): number {
+    return this.#cut;
+  }
+
   // ---- running ------------------------------------------------------------------------------------------------------
 
   /**
@@ -230,13 +267,15 @@ export class Engine {
     cpu.beginRun();
     this.memory.i32[S.BUDGET >>> 2] = budget;
     this.#stopRequested = false;
+    this.#cut = Number.POSITIVE_INFINITY;
+    this.#debug?.breakpoints.settle();
     if (this.compiler?.due) this.compiler.compile();
     if (cpu.walker.watching) watchData(cpu);
-    const reason = debugArmed(cpu) ? this.#runStepping() : this.#loop();
+    const reason = debugArmed(cpu) ? this.#runStepping() : this.#run();
     vcpu.instructions += vcpu.slice - this.memory.i32[S.BUDGET >>> 2]!;
     vcpu.slice = 0;
     this.memory.i32[S.BUDGET >>> 2] = 0;
-    return reason;
+    return reason === EXIT.BUDGET && this.#debug?.watchpoints.hit ? EXIT.DEBUGGER : reason;
   }
 
   /** Brings up to date what depends on registers that L0 has written, and on the names of root and tag. */
@@ -251,9 +290,11 @@ export class Engine {
   step(vcpu: EngineVcpu, allow: number): number {
     this.activate(vcpu);
     this.processor.set(S.ALLOW, allow);
+    // It has left L0's debugger behind already
+    this.#debug?.breakpoints.pass(vcpu);
     const reason = this.run(vcpu, 1);
     this.processor.set(S.ALLOW, 0);
-    return reason;
+    return reason === EXIT.DEBUGGER ? EXIT.BUDGET : reason;
   }
 
   /** Delivers an event through the guest's IDT. EXIT.BUDGET if it is delivered, else the EXIT that came of it. */
@@ -274,16 +315,76 @@ export class Engine {
   #shorten(count: number): void {
     const { i32 } = this.memory;
     const budget = i32[S.BUDGET >>> 2]!;
+    const { vcpu } = this.processor;
+    this.#cut = Math.min(this.#cut, vcpu.instructions + vcpu.slice - (budget - count));
     if (budget <= count) return;
     this.processor.setSlice(this.processor.vcpu.slice - (budget - count));
     i32[S.BUDGET >>> 2] = count;
+  }
+
+  /** The generated code and what it leaves for, until L0 has to know; its debugger is served on the way. */
+  #run(): number {
+    for (;;) {
+      const reason = this.#loop();
+      if (reason !== EXIT.DEBUGGER && reason !== EXIT.WATCHED) return reason;
+      const { breakpoints, watchpoints } = this.#debug!;
+      const record = reason === EXIT.DEBUGGER ? this.processor.get(S.EXIT_RECORD) : 0;
+      if (record !== 0 && breakpoints.stops(record)) return reason;
+      const after = this.#runAlone(record);
+      if (after !== EXIT.BUDGET || watchpoints.hit || this.memory.i32[S.BUDGET >>> 2]! <= 0) return after;
+    }
+  }
+
+  /**
+   * Runs the one instruction at RIP, whatever L0's debugger has set for it, and notes its accesses.
+   *
+   * @param record  Its record if that has a breakpoint, else 0.
+   */
+  #runAlone(record: number): number {
+    const cpu = this.processor;
+    const { i32, u32 } = this.memory;
+    const { vcpu } = cpu;
+    const end = vcpu.instructions + vcpu.slice;
+    const before = end - i32[S.BUDGET >>> 2]!;
+    cpu.setSlice(before + 1 - vcpu.instructions);
+    i32[S.BUDGET >>> 2] = 1;
+    cpu.goTo(cpu.get(S.RIP), cpu.get(S.RIP + 4));
+    const slot = this.#jumpSlot(cpu.get(S.NEXT_LINEAR), cpu.get(S.NEXT_LINEAR + 4)) >>> 2;
+    const saved = u32.slice(slot, slot + JUMP_CACHE.ENTRY_BYTES / 4);
+    if (record !== 0) {
+      const copy = this.code.aloneRecord(record, this.#debug!.breakpoints.original(record));
+      this.#cacheJump(cpu.get(S.NEXT_LINEAR), cpu.get(S.NEXT_LINEAR + 4), copy);
+    }
+    this.#alone = true;
+    const reason = this.#loop();
+    this.#alone = false;
+    if (record !== 0) u32.set(saved, slot);
+    const now = vcpu.instructions + vcpu.slice - i32[S.BUDGET >>> 2]!;
+    // It has left before it was done
+    if (now === before) this.#debug!.watchpoints.hit = null;
+    const last = Math.max(now, Math.min(end, this.#cut));
+    cpu.setSlice(last - vcpu.instructions);
+    i32[S.BUDGET >>> 2] = last - now;
+    return reason;
+  }
+
+  /** The generated code alone. Where data are watched it leaves for each access to a page of theirs. */
+  #interpret(): number {
+    const watchpoints = this.#debug?.watchpoints;
+    if (!watchpoints?.any) return this.interpreter.run();
+    watchpoints.trapping = !this.#alone;
+    const status = this.interpreter.run();
+    watchpoints.trapping = false;
+    // An instruction that faults has accessed nothing
+    if (status === STATUS.FAULT) watchpoints.hit = null;
+    return status;
   }
 
   #loop(): number {
     const cpu = this.processor;
     const { i32, u16 } = this.memory;
     for (;;) {
-      const status = this.interpreter.run();
+      const status = this.#interpret();
       const record = cpu.get(S.EXIT_RECORD);
       if (status === RUN_BUDGET) {
         cpu.ripOf(record);
@@ -307,7 +408,7 @@ export class Engine {
       if (deliverFault(cpu) !== STATUS.JUMP) return cpu.get(X.REASON);
       // Progress, even if every delivery faults again
       i32[S.BUDGET >>> 2] = i32[S.BUDGET >>> 2]! - 1;
-      if (i32[S.BUDGET >>> 2]! <= 0) return EXIT.BUDGET;
+      if (i32[S.BUDGET >>> 2]! <= 0 || this.#debug?.watchpoints.hit) return EXIT.BUDGET;
     }
   }
 
@@ -327,13 +428,14 @@ export class Engine {
         }
         left -= 1;
         vcpu.instructions += 1;
+        if (this.#debug?.watchpoints.hit) break;
         continue;
       }
       const trap = (cpu.get(S.RFLAGS) & RFLAGS.TF) !== 0;
       cpu.setSlice(1);
       i32[S.BUDGET >>> 2] = 1;
       cpu.goTo(cpu.get(S.RIP), cpu.get(S.RIP + 4));
-      reason = this.#loop();
+      reason = this.#run();
       const ran = vcpu.slice - i32[S.BUDGET >>> 2]!;
       left -= Math.max(ran, 1);
       vcpu.instructions += ran;
@@ -345,7 +447,11 @@ export class Engine {
         reason = cpu.get(X.REASON);
         break;
       }
-      if (this.#stopRequested || !debugArmed(cpu)) break;
+      if (this.#debug?.watchpoints.hit) break;
+      if (this.#stopRequested || !debugArmed(cpu)) {
+        this.#cut = Math.min(this.#cut, vcpu.instructions);
+        break;
+      }
     }
     vcpu.slice = 0;
     i32[S.BUDGET >>> 2] = 0;
@@ -392,18 +498,29 @@ export class Engine {
     const { flushes } = this.code.counters;
     const mode = cpu.get(S.MODE);
     const record = this.code.entry(host, mode);
+    this.#debug?.breakpoints.entered(low, high, host >>> 12, mode);
     if (link !== 0 && flushes === this.code.counters.flushes) {
       u32[link >>> 2] = record;
       const owner = (link - REC.LINK) >>> 1;
       if (this.memory.u16[owner] === PSEUDO.STALE) this.memory.u16[owner] = PSEUDO.GOTO;
     }
-    const slot = cpu.get(S.JUMP_CACHE) + ((foldLinear(low, high) & (JUMP_CACHE.ENTRIES - 1)) << 4);
-    u32[slot >>> 2] = low;
-    u32[(slot >>> 2) + 1] = high;
-    u32[(slot >>> 2) + 2] = record;
-    u32[(slot >>> 2) + 3] = cpu.get(S.JUMP_TAG);
+    this.#cacheJump(low, high, record);
     cpu.tlb.touchJumps(cpu.vcpu.context, user, low);
     return record;
+  }
+
+  /** Address of the entry of the jump cache in force for a linear address. */
+  #jumpSlot(low: number, high: number): number {
+    return this.processor.get(S.JUMP_CACHE) + ((foldLinear(low, high) & (JUMP_CACHE.ENTRIES - 1)) << 4);
+  }
+
+  #cacheJump(low: number, high: number, record: number): void {
+    const { u32 } = this.memory;
+    const slot = this.#jumpSlot(low, high) >>> 2;
+    u32[slot] = low;
+    u32[slot + 1] = high;
+    u32[slot + 2] = record;
+    u32[slot + 3] = this.processor.get(S.JUMP_TAG);
   }
 
   /** DEVIATION: no device gives instructions. Where nothing is, a PC reads FF FF, which is #UD. */
@@ -465,7 +582,11 @@ export class Engine {
     if ((low & 0xfff) + bytes <= 4096) {
       const host = cpu.translate(low, high, access | ACCESS.WRITE);
       if (host === TRANSLATE.FAULT) return 0;
-      if (host >= 0 && !cpu.walker.oddPage && !cpu.walker.watching) return host;
+      if (host >= 0 && !cpu.walker.oddPage && !cpu.walker.watching) {
+        cpu.walker.watchpoints?.note(low, high, bytes, false);
+        cpu.walker.watchpoints?.note(low, high, bytes, true);
+        return host;
+      }
     } else if (!cpu.probeWrite(low, high, bytes, access)) return 0;
     // A device, a page with code, a tracked page, two pages: work on a copy
     this.#commitLow = low;
@@ -507,6 +628,12 @@ export class Engine {
     vcpu.vpid = vpid;
     vcpu.context = -1;
   }
+}
+
+/** What L0's debugger sets. */
+export interface EngineDebug {
+  readonly breakpoints: Breakpoints;
+  readonly watchpoints: Watchpoints;
 }
 
 const AUX_SEGMENT = 7 << AUX.SEGMENT_SHIFT;

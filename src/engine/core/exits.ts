@@ -69,6 +69,10 @@ export const EXIT = {
   STEPPED: 0x102,
   /** An x87 instruction finds an unmasked exception with CR0.NE clear: FERR# is asserted, and the processor waits. */
   FERR: 0x103,
+  /** L0's debugger stops the vCPU: in front of an instruction with a breakpoint, or behind one that hit a watchpoint. */
+  DEBUGGER: 0x104,
+  /** Never leaves `run`: the instruction accesses a page with a watchpoint, and is to be run by itself. */
+  WATCHED: 0x105,
 } as const;
 export type ExitReason = (typeof EXIT)[keyof typeof EXIT];
 

@@ -257,6 +257,9 @@ export const WALKS = {
   FILLS: 0x3808,
 } as const;
 
+/** Not 0: each look-up of code is for TypeScript, where L0's debugger wants to hear of it. u32 */
+export const LOOKUPS_ARE_SEEN = 0x3810;
+
 /**
  * Caches of the second stage: guest-physical frames, and pieces of 2 MiB of its larger pages. An entry: number of the frame
  * or piece, root id, lower half of the SPTE (0: no entry), host page number; u32 each.
@@ -356,6 +359,8 @@ export const TLB = {
   SUPERVISOR: 2,
   /** In an entry: i64 tag (linear page, or -1), i32 addend. */
   ADDEND: 8,
+  /** In the tag of an entry that is good, but of a page with a watchpoint: generated code must not find it. */
+  WATCHED: 1,
 } as const;
 
 /**

@@ -222,12 +222,10 @@ export class Processor {
     if (this.aligning && this.misaligned(low, high, bytes, access)) return false;
     if ((low & 0xfff) + bytes > 4096) return this.#readAcross(low, high, bytes, access);
     const host = this.translate(low, high, access);
-    if (host >= 0) {
-      this.readHost(host, bytes);
-      return true;
-    }
     if (host === TRANSLATE.FAULT) return false;
-    this.#readDevice(this.walker.physical, bytes);
+    this.walker.watchpoints?.note(low, high, bytes, false);
+    if (host >= 0) this.readHost(host, bytes);
+    else this.#readDevice(this.walker.physical, bytes);
     return true;
   }
 
@@ -283,12 +281,13 @@ export class Processor {
       return this.copyTo(low, high, bytes, b, access);
     }
     const host = this.translate(low, high, access | ACCESS.WRITE);
+    if (host === TRANSLATE.FAULT) return false;
+    this.walker.watchpoints?.note(low, high, bytes, true);
     if (host >= 0) {
       this.writeHost(host, bytes, valueLow, valueHigh);
       if (this.walker.oddPage) this.walker.stored(host, bytes);
       return true;
     }
-    if (host === TRANSLATE.FAULT) return false;
     const { physical } = this.walker;
     if (bytes === 8) {
       this.host.mmioWrite(physical, 4, valueLow);
@@ -335,6 +334,7 @@ export class Processor {
       if (b === TRANSLATE.FAULT) return false;
       device2 = this.walker.physical;
     }
+    this.walker.watchpoints?.note(low, high, bytes, false);
     for (let i = 0; i < bytes; i += 1) {
       if (i < first) into[i] = a >= 0 ? this.u8[a + i]! : this.host.mmioRead(device + i, 1);
       else into[i] = b >= 0 ? this.u8[b + i - first]! : this.host.mmioRead(device2 + i - first, 1);
@@ -361,6 +361,7 @@ export class Processor {
       second = this.walker.physical;
       secondOdd = this.walker.oddPage;
     }
+    this.walker.watchpoints?.note(low, high, bytes, true);
     if (a >= 0) for (let i = 0; i < first; i += 1) this.u8[a + i] = from[i]!;
     else for (let i = 0; i < first; i += 1) this.host.mmioWrite(physical + i, 1, from[i]!);
     if (oddPage && a >= 0) {

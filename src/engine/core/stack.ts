@@ -215,6 +215,12 @@ class StackFrame {
     return STATUS.NEXT;
   }
 
+  #note(cpu: Processor, i: number): void {
+    // The frame of one page keeps the low halves only
+    const high = this.#delta >= 0 ? this.spHigh : this.#linear[2 * i + 1]!;
+    cpu.walker.watchpoints!.note(this.#linear[2 * i]!, high, this.#bytes[i]!, true);
+  }
+
   /** Gives a value that was pushed as `i` another one, before it is written. */
   replace(i: number, low: number, high: number): void {
     this.#values[2 * i] = low;
@@ -229,6 +235,7 @@ class StackFrame {
     for (let i = from; i < to; i += 1) {
       const low = this.#values[2 * i]!;
       const high = this.#values[2 * i + 1]!;
+      if (cpu.walker.watchpoints && (this.#delta >= 0 || this.#hosts[i]! >= 0)) this.#note(cpu, i);
       if (this.#delta >= 0) cpu.writeHost((this.#linear[2 * i]! + this.#delta) >>> 0, 8, low, high);
       else if (this.#hosts[i]! >= 0) cpu.writeHost(this.#hosts[i]!, this.#bytes[i]!, low, high);
       else cpu.write(this.#linear[2 * i]!, this.#linear[2 * i + 1]!, this.#bytes[i]!, low, high, this.#access);

@@ -71,8 +71,10 @@ function readArea(cpu: Processor, from: number, to: number): boolean {
     let count = Math.min(to - at, 4096 - (cpu.low & 0xfff));
     const host = cpu.walker.watching ? TRANSLATE.MMIO : cpu.translate(cpu.low, cpu.high, cpu.dataAccess);
     if (host === TRANSLATE.FAULT) return false;
-    if (host >= 0) area.set(cpu.u8.subarray(host, host + count), at);
-    else {
+    if (host >= 0) {
+      area.set(cpu.u8.subarray(host, host + count), at);
+      cpu.walker.watchpoints?.note(cpu.low, cpu.high, count, false);
+    } else {
       count = Math.min(count, PIECE);
       if (!cpu.copyFrom(cpu.low, cpu.high, count, chunk)) return false;
       area.set(chunk.subarray(0, count), at);
@@ -91,6 +93,7 @@ function writeArea(cpu: Processor, from: number, to: number): void {
     const access = cpu.dataAccess | ACCESS.WRITE;
     const host = cpu.walker.watching ? TRANSLATE.MMIO : cpu.translate(cpu.low, cpu.high, access);
     if (host >= 0) {
+      cpu.walker.watchpoints?.note(cpu.low, cpu.high, count, true);
       cpu.u8.set(area.subarray(at, at + count), host);
       if (cpu.walker.oddPage) cpu.walker.stored(host, count);
     } else {

@@ -181,6 +181,10 @@ function string(operation: Operation): Helper {
         stop = repeat && equal !== ((aux & AUX.REP) !== 0);
       }
       done = 1;
+    } else if (cpu.walker.watchpoints) {
+      const first = step > 0 ? 0 : (done - 1) * bytes;
+      if (hasSource) cpu.walker.watchpoints.note(fromLow - first, fromHigh, done * bytes, false);
+      if (hasTarget) cpu.walker.watchpoints.note(toLow - first, toHigh, done * bytes, writes);
     }
     if (hasSource) advance(cpu, RSI, done * step, size);
     if (hasTarget) advance(cpu, RDI, done * step, size);

@@ -36,6 +36,8 @@ export const PSEUDO = {
 
 /** Handler numbers from here on are regions of compiled code, not forms. */
 export const REGION_SLOT = 8192;
+/** The handler number of instructions with a breakpoint of L0's debugger: tiers/breakpoints.ts. */
+export const BREAK_SLOT = REGION_SLOT - 1;
 
 export { DECODED };
 

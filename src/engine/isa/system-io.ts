@@ -115,6 +115,8 @@ const strings: Helper = (cpu, record) => {
     cpu.set(X.INFO, (size << 7) | (seg << 15));
     return exit;
   }
+  // A batch counts as one instruction, wherever in it a watchpoint is met
+  if (left > 1 && cpu.walker.watchpoints?.trapping) return cpu.walker.leaveForWatchpoint();
   notePortAccess(cpu, port, bytes);
   while (left > 0) {
     addressRegister(cpu, pointer, size);

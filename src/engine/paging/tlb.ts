@@ -5,6 +5,8 @@ import type { EngineMemory } from '../core/memory.ts';
 /** In place of the one write entry of a host page: there may be several. */
 export const SEVERAL = 0xffff_ffff;
 const EMPTY = 0xffff_ffff;
+/** The page that an entry's tag says, watched or not. */
+const pageOf = (tag: number): number => (tag & ~TLB.WATCHED) >>> 0;
 /** Groups of pages that the filter of a jump cache tells apart. */
 const FILTER_BITS = 8 * JUMP_CACHE.FILTER_BYTES;
 /** Generations of a jump cache, above the mode word in a tag; all ones is no tag. */
@@ -147,7 +149,8 @@ export class TlbContexts {
 
   #writes(entry: number, hostPage: number): boolean {
     const { u32 } = this.#memory;
-    return (u32[entry]! & 0xfff) === 0 && (u32[entry]! + u32[entry + 2]!) >>> 0 === (hostPage << 12) >>> 0;
+    const page = pageOf(u32[entry]!);
+    return (page & 0xfff) === 0 && (page + u32[entry + 2]!) >>> 0 === (hostPage << 12) >>> 0;
   }
 
   #empty(entry: number): void {
@@ -343,7 +346,25 @@ export class TlbContexts {
       const base = this.set(context, set) + index;
       for (let array = 0; array < TLB.SET_BYTES; array += TLB.ARRAY_BYTES) {
         const entry = (base + array) >>> 2;
-        if (u32[entry] === page && u32[entry + 1] === high >>> 0) this.#empty(entry);
+        if (pageOf(u32[entry]!) === page && u32[entry + 1] === high >>> 0) this.#empty(entry);
+      }
+    }
+  }
+
+  /** A linear page has a watchpoint, or has none any more: marks what the TLBs have of it for reading and writing. */
+  markWatched(low: number, high: number, watched: boolean): void {
+    const { u32 } = this.#memory;
+    const page = (low & ~0xfff) >>> 0;
+    const index = (low >>> 8) & ((TLB.ENTRIES - 1) * TLB.ENTRY_BYTES);
+    for (let i = 0; i < this.count; i += 1) {
+      const dirty = this.#vcpu[i] === -1 ? 0 : this.#dirty(i);
+      for (let set = 0; set < TLB.SETS; set += 1) {
+        if (!(dirty & (1 << set))) continue;
+        const base = this.set(i, set) + index;
+        for (const entry of [base >>> 2, (base + TLB.WRITE) >>> 2]) {
+          if (pageOf(u32[entry]!) !== page || u32[entry + 1] !== high >>> 0) continue;
+          u32[entry] = watched ? page | TLB.WATCHED : page;
+        }
       }
     }
   }

@@ -8,6 +8,7 @@ import type { EngineMemory } from '../core/memory.ts';
 import { ACCESS, PFEC, TRANSLATE } from './access.ts';
 import { SecondStage } from './second-stage.ts';
 import type { TlbContexts } from './tlb.ts';
+import type { Watchpoints } from './watchpoints.ts';
 
 /** Told by whoever keeps decoded code. */
 export interface CodePages {
@@ -54,6 +55,9 @@ export class PageWalker {
   /** After a translation for writing: the page holds code, or is tracked; the store must be followed by `stored`. */
   oddPage = 0;
 
+  /** Those of L0's debugger, if it has set any. */
+  watchpoints: Watchpoints | undefined;
+
   journal: WalkJournal | undefined;
 
   constructor(memory: EngineMemory, tlb: TlbContexts, host: EngineHost, code: CodePages) {
@@ -85,7 +89,7 @@ export class PageWalker {
     const efer = u32[S.EFER >>> 2]!;
     const two = (u32[S.CR0 >>> 2]! & CR0.PG) !== 0 && (efer & EFER.LMA) !== 0 && !root.linear && !root.mbec;
     let quick = 0;
-    if (two && !careful && !this.#watching && !this.journal) {
+    if (two && !careful && !this.#watching && !this.journal && !this.watchpoints?.any) {
       quick = cr4 & CR4.LA57 ? 5 : 4;
       if (root.accessedDirty) quick |= QUICK.WRITES_TABLES;
       if (this.gigabytePages) quick |= QUICK.GIGABYTE_PAGES;
@@ -117,8 +121,21 @@ export class PageWalker {
     const array = access & ACCESS.FETCH ? TLB.EXECUTE : access & ACCESS.WRITE ? TLB.WRITE : 0;
     const entry = (base + array + ((low >>> 8) & ((TLB.ENTRIES - 1) * TLB.ENTRY_BYTES))) >>> 2;
     this.oddPage = 0;
-    if (u32[entry] === (low & ~0xfff) >>> 0 && u32[entry + 1] === high >>> 0) return (low + u32[entry + 2]!) >>> 0;
-    return this.#fill(vcpu, low, high >>> 0, access, set, base);
+    const page = (low & ~0xfff) >>> 0;
+    if (u32[entry] === page && u32[entry + 1] === high >>> 0) return (low + u32[entry + 2]!) >>> 0;
+    const { watchpoints } = this;
+    if (watchpoints === undefined || access & ACCESS.FETCH) return this.#fill(vcpu, low, high >>> 0, access, set, base);
+    const marked = u32[entry] === (page | TLB.WATCHED) >>> 0 && u32[entry + 1] === high >>> 0;
+    const host = marked ? (low + u32[entry + 2]!) >>> 0 : this.#fill(vcpu, low, high >>> 0, access, set, base);
+    if (host === TRANSLATE.FAULT || !watchpoints.trapping || !watchpoints.isWatched(low, high)) return host;
+    this.leaveForWatchpoint();
+    return TRANSLATE.FAULT;
+  }
+
+  /** The instruction, which has changed nothing so far, is to be run by itself. The status to leave it with. */
+  leaveForWatchpoint(): number {
+    this.#exit(EXIT.WATCHED);
+    return STATUS.EXIT_BEFORE;
   }
 
   /** Host address of a canonical address for reading, if the TLB has it, else 0. */
@@ -534,9 +551,10 @@ export class PageWalker {
     }
     if (this.watching) return;
     this.#tlb.touchSet(vcpu.context, set, index, global);
+    const tag = this.watchpoints?.isWatched(low, high) ? (page | TLB.WATCHED) >>> 0 : page;
     if (guest & RIGHTS.READ && rights & SPTE.R) {
       this.journal?.entry(index << 2, false);
-      u32[index] = page;
+      u32[index] = tag;
       u32[index + 1] = high;
       u32[index + 2] = addend;
     }
@@ -547,7 +565,7 @@ export class PageWalker {
         if (!(access & ACCESS.WRITE)) return;
         this.journal.entry(at << 2, true);
       }
-      u32[at] = page;
+      u32[at] = tag;
       u32[at + 1] = high;
       u32[at + 2] = addend;
       this.#tlb.touchWriter(at, host >>> 12);

@@ -27,6 +27,8 @@ export interface CodePage {
   fresh: number;
   /** How often a region of this page was lost to changed bytes. */
   losses: number;
+  /** Offsets where L0's debugger wants to stop: tiers/breakpoints.ts. */
+  breaks: ReadonlySet<number> | undefined;
   next: CodePage | undefined;
 }
 
@@ -34,6 +36,8 @@ export interface CodePage {
 export interface Regions {
   /** Bytes of the page changed: its region goes before anything else is done. */
   lost(page: CodePage): void;
+  /** The page's region goes although its bytes are what they were. */
+  release(page: CodePage): void;
   flushed(): void;
   /** The handler number that an entry of a region had before. */
   original(record: number): number;
@@ -45,6 +49,13 @@ export interface Fusions {
   fused(first: number, second: number): number;
   /** The handler of the first alone. */
   plain(handler: number): number;
+}
+
+/** Told of what is decoded, for who changes records: tiers/breakpoints.ts. */
+export interface DecodedWatcher {
+  /** There are new records of a page that has `breaks`. */
+  decoded(page: CodePage): void;
+  flushed(): void;
 }
 
 /**
@@ -70,6 +81,7 @@ export class CodeCache implements CodePages {
   regions: Regions | undefined;
   /** Who makes one of two handlers. */
   fusions!: Fusions;
+  watcher: DecodedWatcher | undefined;
   readonly counters = { decoded: 0, pages: 0, stale: 0, droppedPages: 0, flushes: 0, crossings: 0 };
 
   constructor(memory: EngineMemory) {
@@ -129,6 +141,7 @@ export class CodeCache implements CodePages {
       execute: 0,
       fresh: 0,
       losses: 0,
+      breaks: undefined,
       next: this.#heads[hostPage],
     };
     this.#heads[hostPage] = page;
@@ -183,7 +196,7 @@ export class CodeCache implements CodePages {
       }
       const result = this.decoder.decode(record, u8, pageBase + at, pageBase + 4096, at, page.mode);
       if (result === DECODED.CROSSES) {
-        this.#crossing(record, at);
+        this.#crossing(record, page.hostPage, at);
         count += 1;
         page.entries[at] = record;
         record += 3 * REC.BYTES;
@@ -217,6 +230,7 @@ export class CodeCache implements CodePages {
       const end = run === runs ? count : starts[run + 1]!;
       for (let i = starts[run]!; i < end; i += 1) u16[(first + i * REC.BYTES + REC.REMAINING) >>> 1] = end - i;
     }
+    if (page.breaks) this.watcher!.decoded(page);
     return first;
   }
 
@@ -225,6 +239,13 @@ export class CodeCache implements CodePages {
     const { u16 } = this.#memory;
     const first = second - REC.BYTES;
     u16[first >>> 1] = this.fusions.fused(u16[first >>> 1]!, u16[second >>> 1]!);
+  }
+
+  /** An instruction is to run by itself: that before it does not run it along. */
+  unfuse(record: number): void {
+    const { u16 } = this.#memory;
+    const before = record - REC.BYTES;
+    if (before >= this.#memory.code) u16[before >>> 1] = this.fusions.plain(u16[before >>> 1]!);
   }
 
   #pseudo(record: number, handler: number, offset: number, link: number): void {
@@ -239,10 +260,11 @@ export class CodeCache implements CodePages {
    * An instruction over the page end takes three records: CROSS, the decoded instruction, PAGE_END. The bytes it was
    * decoded from stand in the CROSS record; length 0 there means not decoded yet.
    */
-  #crossing(record: number, offset: number): void {
+  #crossing(record: number, hostPage: number, offset: number): void {
     const { u8 } = this.#memory;
     this.#pseudo(record, PSEUDO.CROSS, offset, 0);
     u8[record + REC.LENGTH] = 0;
+    this.#memory.u32[(record + REC.PLACE) >>> 2] = hostPage;
     this.#pseudo(record + 2 * REC.BYTES, PSEUDO.PAGE_END, offset, 0);
   }
 
@@ -286,6 +308,19 @@ export class CodeCache implements CodePages {
     const last = STEP_RECORDS + (count - 1) * REC.BYTES;
     const end = u16[(last + REC.OFFSET) >>> 1]! + u8[last + REC.LENGTH]!;
     this.#pseudo(STEP_RECORDS + count * REC.BYTES, PSEUDO.END, end, 0);
+    return STEP_RECORDS;
+  }
+
+  /** A copy of one instruction as a run of its own, with its handler and behind it an END. */
+  aloneRecord(record: number, handler: number): number {
+    const { u8, u16 } = this.#memory;
+    // What crosses a page has its decoded record and its PAGE_END behind it
+    const records = handler === PSEUDO.CROSS ? 3 : 1;
+    u8.copyWithin(STEP_RECORDS, record, record + records * REC.BYTES);
+    u16[STEP_RECORDS >>> 1] = handler;
+    u16[(STEP_RECORDS + REC.REMAINING) >>> 1] = 1;
+    const end = u16[(STEP_RECORDS + REC.OFFSET) >>> 1]! + u8[STEP_RECORDS + REC.LENGTH]!;
+    if (records === 1) this.#pseudo(STEP_RECORDS + REC.BYTES, PSEUDO.END, end, 0);
     return STEP_RECORDS;
   }
 
@@ -337,11 +372,8 @@ export class CodeCache implements CodePages {
 
   #stale(page: CodePage, at: number, record: number): void {
     if (page.region) this.regions!.lost(page);
-    const { u16 } = this.#memory;
-    // One that ran as one with this
-    const before = record - REC.BYTES;
-    if (before >= this.#memory.code) u16[before >>> 1] = this.fusions.plain(u16[before >>> 1]!);
-    u16[record >>> 1] = PSEUDO.STALE;
+    this.unfuse(record);
+    this.#memory.u16[record >>> 1] = PSEUDO.STALE;
     page.entries[at] = 0;
     this.counters.stale += 1;
   }
@@ -365,6 +397,7 @@ export class CodeCache implements CodePages {
   flush(): void {
     this.counters.flushes += 1;
     this.regions?.flushed();
+    this.watcher?.flushed();
     this.#heads.fill(undefined);
     this.#memory.u8.fill(0, this.#memory.codeHeads, this.#memory.writers);
     this.#top = this.#memory.code;

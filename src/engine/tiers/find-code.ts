@@ -1,6 +1,6 @@
 import { type Callee, call, type Expr, I32, i32, i64, select } from '../../wasm/expr.ts';
 import type { FunctionBuilder, Label, Local, ModuleBuilder } from '../../wasm/module.ts';
-import { CODE_TABLE, HAS_JUMPS, JUMP_CACHE, REC, S, TLB } from '../core/layout.ts';
+import { CODE_TABLE, HAS_JUMPS, JUMP_CACHE, LOOKUPS_ARE_SEEN, REC, S, TLB } from '../core/layout.ts';
 import type { EngineMemory } from '../core/memory.ts';
 import { PSEUDO } from '../decode/decoder.ts';
 import { MODE } from '../decode/mode.ts';
@@ -37,6 +37,7 @@ export function jumpSlot(linear: Local): Expr {
 export function defineLookup(m: ModuleBuilder, memory: EngineMemory, walk: Callee, slow: Callee): Callee {
   const f = m.func('lookup', [], [I32]);
   f.block((otherwise) => {
+    f.brIf(otherwise, i32.load(zero, LOOKUPS_ARE_SEEN));
     const mode = f.let(i32.load(zero, S.MODE));
     // Outside 64-bit mode the code segment has a limit
     f.brIf(otherwise, i32.eqz(i32.and(mode.get, i32.const(MODE.LONG))));

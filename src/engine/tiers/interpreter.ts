@@ -4,7 +4,7 @@ import { type FunctionBuilder, type Label, type Local, ModuleBuilder } from '../
 import { REC, S, STATUS } from '../core/layout.ts';
 import { jumpRelativeGeneral } from '../core/legacy-stack.ts';
 import type { EngineMemory } from '../core/memory.ts';
-import { PSEUDO, REGION_SLOT, type Variant } from '../decode/decoder.ts';
+import { BREAK_SLOT, PSEUDO, REGION_SLOT, type Variant } from '../decode/decoder.ts';
 import { MODE } from '../decode/mode.ts';
 import { CC } from '../isa/flags.ts';
 import type { Operand } from '../isa/instruction.ts';
@@ -347,7 +347,7 @@ export class Interpreter {
 
   #pend(variant: Variant): number {
     const number = this.#next++;
-    assert(number < REGION_SLOT, 'there are slots for all forms');
+    assert(number < BREAK_SLOT, 'there are slots for all forms');
     this.#variants[number] = variant;
     this.setHandler(number, this.exports['missing']);
     this.#pending.add(number);

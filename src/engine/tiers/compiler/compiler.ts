@@ -371,6 +371,13 @@ export class Compiler implements Regions, Reader {
     }
   }
 
+  release(page: CodePage): void {
+    const region = page.region as Region;
+    this.#drop(region);
+    for (const each of region.pages) each.fresh = 0;
+    for (const record of region.records) this.memory.i32[(record + REC.HEAT) >>> 2] = this.#options.threshold >>> 1;
+  }
+
   flushed(): void {
     for (const region of [...this.#regions.values()]) this.#drop(region);
     this.#queue.clear();
