@@ -205,8 +205,11 @@ export class Machine {
     return next === Number.POSITIVE_INFINITY ? -1 : next;
   }
 
-  /** Runs to a point in virtual time. 'idle': every vCPU waits, and no timer comes before `untilNs`. */
-  run(untilNs: number): 'time' | 'idle' | 'ended' {
+  /**
+   * Runs to a point in virtual time. 'idle': every vCPU waits, and no timer comes before `untilNs`. 'paused': the VM's
+   * debugger has stopped; to go on, call it again with the same time.
+   */
+  run(untilNs: number): 'time' | 'idle' | 'ended' | 'paused' {
     for (;;) {
       if (this.ending) return 'ended';
       if (this.#suspended && !this.#awaitWake(untilNs)) return 'idle';

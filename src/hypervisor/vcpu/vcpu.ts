@@ -115,6 +115,10 @@ export class Vcpu {
   stallNs = 0;
   /** Something came that a halted vCPU must look at. */
   woken = false;
+  /** Events that L0 has delivered. */
+  deliveries = 0;
+  /** What a run of the engine still has when a debugger's stop has cut it short: instructions. */
+  #rest = 0;
   /** ALLOW bits of the instruction that `step` runs. */
   #allowed = 0;
   readonly #violation: EngineViolation = { gpa: 0, qualification: 0, linearLo: 0, linearHi: 0, mmio: false };
@@ -208,6 +212,7 @@ export class Vcpu {
     this.engine.processor.contextChanged();
     this.shadowIntercepts();
     this.activity = boot ? 'running' : 'wait for SIPI';
+    this.#rest = 0;
     this.initPending = false;
     this.sipiVector = -1;
   }
@@ -259,17 +264,28 @@ export class Vcpu {
   }
 
   /**
-   * Runs until `lengthNs` of virtual time have passed, or it halts, or the VM must stop.
+   * Runs until `lengthNs` of virtual time have passed, or it halts, or the VM must stop; or until the VM's debugger says
+   * stop: then its part of the round is not over.
    *
-   * @returns  Nanoseconds that passed for this vCPU.
+   * @param goesOn  With the part that the debugger has stopped.
+   * @returns       Nanoseconds that passed for this vCPU.
    */
-  run(lengthNs: number): number {
+  run(lengthNs: number, goesOn = false): number {
     const { core, engine, vm } = this;
     engine.activate(core);
-    vm.running = this;
-    vm.runStart = core.instructions;
-    this.stallNs = 0;
+    if (!goesOn) {
+      vm.running = this;
+      vm.runStart = core.instructions;
+      this.stallNs = 0;
+    }
     for (;;) {
+      if (!vm.stopped) {
+        if (vm.debugger?.pauses(this)) return vm.elapsedNs();
+        if (this.#rest > 0) {
+          this.#runRest();
+          continue;
+        }
+      }
       vm.clock.fireDue();
       if (vm.stopped) break;
       if (this.initPending && !this.nested?.takesInit()) this.#init();
@@ -283,14 +299,50 @@ export class Vcpu {
       let slice = Math.min(left, untilTimer, MAX_SLICE, this.nested?.instructionLimit ?? MAX_SLICE);
       const { watcher } = vm;
       if (watcher) slice = Math.min(slice, watcher.limit(this));
+      if (vm.debugger) {
+        // It may have come to a stop already: at the handler of what was delivered
+        this.#rest = Math.max(1, slice);
+        continue;
+      }
       assert(this.mmu.reload(), 'the shadow-page quota has room for one root');
       const reason = engine.run(core, Math.max(1, slice));
       if (watcher) watcher.left(this, reason);
       if (reason !== EXIT.BUDGET) this.handle(reason);
     }
+    return this.leave();
+  }
+
+  /** Ends its part of the round. Nanoseconds that passed. */
+  leave(): number {
+    const { vm } = this;
+    this.#rest = 0;
     const done = vm.elapsedNs();
     vm.running = null;
     return done;
+  }
+
+  /**
+   * A run of the engine, or what is left of it, as far as the debugger lets it go. However often that stops it, the end
+   * is where the run would have ended: timers and interrupts come when they would have come.
+   */
+  #runRest(): void {
+    const { core, engine, vm } = this;
+    const limit = vm.debugger?.limit(this) ?? Number.POSITIVE_INFINITY;
+    const before = core.instructions;
+    assert(this.mmu.reload(), 'the shadow-page quota has room for one root');
+    const reason = engine.run(core, Math.min(this.#rest, limit));
+    const isStop = reason === EXIT.DEBUGGER;
+    const left = Math.min(this.#rest - (core.instructions - before), engine.runEnd - core.instructions);
+    this.#rest = isStop || reason === EXIT.BUDGET ? Math.max(0, left) : 0;
+    if (isStop) vm.debugger!.reached(this);
+    if (this.#rest > 0) return;
+    vm.watcher?.left(this, isStop ? EXIT.BUDGET : reason);
+    if (!isStop && reason !== EXIT.BUDGET) this.handle(reason);
+  }
+
+  /** Someone outside has changed registers: what was decided for the run under way is to be decided anew. */
+  interfere(): void {
+    this.#rest = 0;
   }
 
   /** Delivers what is pending. False: something changed, begin again. */
@@ -342,6 +394,7 @@ export class Vcpu {
     this.#injectionAllows = 0;
     const reason = this.engine.inject(this.core, information >>> 0, error, length);
     this.state.setU32(S.ALLOW, 0);
+    this.deliveries += 1;
     // As for a fault that the engine delivers itself: a handler that faults at once must not stop the clock
     if ((information & 0x700) === EVENT.EXCEPTION) this.stallNs += 1;
     if (reason === EXIT.BUDGET) return true;

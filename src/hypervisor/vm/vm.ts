@@ -15,6 +15,7 @@ import { NestedVmx } from '../nested/vmx/nested-vmx.ts';
 import { nestedCapabilities } from '../nested/vmx/offer.ts';
 import { Vcpu } from '../vcpu/vcpu.ts';
 import type { VcpuWatcher } from '../vcpu/watcher.ts';
+import type { VmDebugger } from './debugger.ts';
 import { GuestRam } from './guest-ram.ts';
 import type { DeviceSpace } from './io.ts';
 import { VirtualClock } from './virtual-clock.ts';
@@ -90,6 +91,13 @@ export class Vm {
   runStart = BORN_DOUBLE;
   /** The machine is over or being reset: `run` comes back. */
   stopped = false;
+  /** Whoever debugs the VM. */
+  debugger: VmDebugger | undefined;
+  /** The round that its stop has interrupted, while there is one: how long, whose part, and the longest part so far. */
+  #interrupted = false;
+  #roundLength = 0;
+  #roundAt = 0;
+  #roundLongest = 0;
   /** Whoever watches the vCPUs. */
   watcher: VcpuWatcher | undefined;
   /** MSR accesses that were refused, by index: for `info` and for finding out what a guest wanted. */
@@ -236,33 +244,60 @@ export class Vm {
   /**
    * Runs all vCPUs to `untilNs`.
    *
-   * @returns  'time' when it is reached; 'idle' when every vCPU waits and no timer comes before it; 'stopped'.
+   * @returns  'time' when it is reached; 'idle' when every vCPU waits and no timer comes before it; 'stopped'; 'paused' by
+   *           the debugger in the middle: to go on, call it again with the same time.
    */
-  run(untilNs: number): 'time' | 'idle' | 'stopped' {
+  run(untilNs: number): 'time' | 'idle' | 'stopped' | 'paused' {
     const { clock, vcpus } = this;
     const quantum = vcpus.length === 1 ? SOLE_QUANTUM_NS : SHARED_QUANTUM_NS;
-    while (!this.stopped) {
-      clock.fireDue();
-      if (clock.roundNs >= untilNs) return 'time';
-      if (!vcpus.some((vcpu) => vcpu.runnable)) {
-        const next = clock.nextDeadlineNs;
-        if (next > untilNs) return 'idle';
-        clock.roundNs = Math.max(clock.roundNs, next);
-        continue;
+    if (this.debugger) this.debugger.stop = null;
+    while (!this.stopped || this.#interrupted) {
+      if (!this.#interrupted) {
+        clock.fireDue();
+        if (clock.roundNs >= untilNs) return 'time';
+        if (!vcpus.some((vcpu) => this.#mayRun(vcpu))) {
+          const next = clock.nextDeadlineNs;
+          if (next > untilNs) return 'idle';
+          clock.roundNs = Math.max(clock.roundNs, next);
+          continue;
+        }
+        const roundEnd = Math.min(clock.roundNs + quantum, untilNs);
+        this.#roundLength = roundEnd - clock.roundNs;
+        this.#roundAt = 0;
+        this.#roundLongest = 0;
       }
-      const roundEnd = Math.min(clock.roundNs + quantum, untilNs);
-      const length = roundEnd - clock.roundNs;
-      let longest = 0;
-      for (const vcpu of vcpus) {
-        if (!vcpu.runnable) continue;
-        longest = Math.max(longest, vcpu.run(length));
-        if (this.stopped) break;
-      }
+      if (!this.#runRound()) return 'paused';
       // All halted before the round's end: it ends when the last of them did
       const busy = vcpus.some((vcpu) => vcpu.runnable);
-      clock.roundNs += Math.max(1, busy && vcpus.length > 1 ? Math.max(longest, length) : longest);
+      const longest = this.#roundLongest;
+      clock.roundNs += Math.max(1, busy && vcpus.length > 1 ? Math.max(longest, this.#roundLength) : longest);
     }
     return 'stopped';
+  }
+
+  /** Every vCPU's part of the round. False: the debugger has stopped in one of them, which goes on at the next call. */
+  #runRound(): boolean {
+    const { vcpus } = this;
+    while (this.#roundAt < vcpus.length) {
+      const vcpu = vcpus[this.#roundAt]!;
+      const goesOn = this.#interrupted;
+      this.#interrupted = false;
+      let passed = 0;
+      if (goesOn && this.debugger?.isHeld(vcpu)) passed = vcpu.leave();
+      else if (goesOn || this.#mayRun(vcpu)) passed = vcpu.run(this.#roundLength, goesOn);
+      if (this.debugger?.stop && !this.stopped) {
+        this.#interrupted = true;
+        return false;
+      }
+      this.#roundLongest = Math.max(this.#roundLongest, passed);
+      this.#roundAt += 1;
+      if (this.stopped) break;
+    }
+    return true;
+  }
+
+  #mayRun(vcpu: Vcpu): boolean {
+    return vcpu.runnable && !this.debugger?.isHeld(vcpu);
   }
 
   // ---- what the engine and vCPUs ask --------------------------------------------------------------------------------
