@@ -61,10 +61,10 @@ export class GuestView {
     const address = BigInt.asUintN(64, linear);
     if (format === null) {
       const guestPhysical = Number(BigInt.asUintN(32, address));
-      return { guestPhysical, physical: this.#secondStage(guestPhysical), pageBytes: 4096 };
+      return { guestPhysical, physical: this.behind(guestPhysical), pageBytes: 4096 };
     }
-    const found = this.#walk(format, address, (place) => this.#secondStage(place));
-    return found && { ...found, physical: this.#secondStage(found.guestPhysical) };
+    const found = this.#walk(format, address, (place) => this.behind(place));
+    return found && { ...found, physical: this.behind(found.guestPhysical) };
   }
 
   /** Copies linear memory out; returns how many bytes were mapped RAM from the start on. */
@@ -74,7 +74,7 @@ export class GuestView {
 
   /** The same for guest-physical memory of the level that runs. */
   readPhysical(address: number, into: Uint8Array): number {
-    return this.#read(into, (at) => this.#secondStage(address + at), address % 4096);
+    return this.#read(into, (at) => this.behind(address + at), address % 4096);
   }
 
   #read(into: Uint8Array, physicalAt: (offset: number) => number, inPage: number): number {
@@ -145,8 +145,8 @@ export class GuestView {
     return { ...common, levels: 2, entryBytes: 4, root: root % 2 ** 32 };
   }
 
-  /** L1-physical address behind a guest-physical one; -1 if EPT12 or NPT12 does not map it. */
-  #secondStage(guestPhysical: number): number {
+  /** L1-physical address behind a guest-physical one of the level that runs; -1 if EPT12 or NPT12 does not map it. */
+  behind(guestPhysical: number): number {
     const { mmu } = this.#vcpu;
     if (!mmu.mmuIsNested) return guestPhysical;
     const pointer = (mmu.nested.eptPointerHi & 0xf_ffff) * 2 ** 32 + (mmu.nested.eptPointerLo >>> 0);
@@ -191,7 +191,7 @@ export class GuestView {
       }
       return view;
     }
-    const at = this.#secondStage(table);
+    const at = this.behind(table);
     return at < 0 || this.#vcpu.vm.ram.copyOut(at as L1Physical, bytes) < bytes.length ? null : view;
   }
 

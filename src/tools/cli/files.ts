@@ -11,6 +11,9 @@ const REASONS: Readonly<Record<string, string>> = {
   ENOSPC: 'the host has no space left',
   EIO: 'the host reports an input/output error',
   EMFILE: 'too many files are open',
+  EADDRINUSE: 'the port is in use',
+  EADDRNOTAVAIL: 'this host has no such address',
+  ENOTFOUND: 'there is no such host',
 };
 
 /** An operating system's error in words. */

@@ -7,7 +7,6 @@ const NETWORK = 'this machine has no network: leave it out';
 const DISK = 'write -drive file=FILE: disks are virtio-blk';
 const NO_KVM = 'this machine runs in software, on any host: leave it out';
 const NO_FIRMWARE = 'this machine has no firmware: -kernel loads the kernel directly';
-const NO_GDB = 'there is no gdb stub: -S and the monitor (Ctrl-a c) stop, step through memory and registers';
 const SHELL = "leave it to the shell: 'terrarium … &'";
 
 export const FOREIGN_OPTIONS: Readonly<Record<string, string>> = {
@@ -28,8 +27,6 @@ export const FOREIGN_OPTIONS: Readonly<Record<string, string>> = {
   bios: NO_FIRMWARE,
   pflash: NO_FIRMWARE,
   boot: NO_FIRMWARE,
-  s: NO_GDB,
-  gdb: NO_GDB,
   d: 'there is no log of that kind: the monitor\'s "info exits" counts what happened',
   D: 'there is no log of that kind: the monitor\'s "info exits" counts what happened',
   daemonize: SHELL,

@@ -143,7 +143,6 @@ describe('terrarium run refuses', () => {
     ['-m=64M', /-m=64M: write -m 64M, or --m=64M/],
     ['-enable-kvm', /-enable-kvm: this machine runs in software/],
     ['-hda disk.img', /-hda: write -drive file=FILE/],
-    ['-s', /-s: there is no gdb stub/],
     ['--kernal x', /no option --kernal. Did you mean -kernel\?/],
     ['--memroy=1G', /Did you mean --memory\?/],
     ['-m', /-m lacks its argument: write -m SIZE/],

@@ -11,6 +11,7 @@ import { UserError } from '../../base/assert.ts';
 import { byteSize } from '../../base/format.ts';
 import { ACCELERATORS, type Accelerator } from '../../engine/core/memory.ts';
 import { COMPILER_DEFAULTS } from '../../engine/tiers/compiler/compiler.ts';
+import { DEFAULT_PORT, type GdbTarget, parseGdbTarget } from '../gdb/target.ts';
 import { cpu, DEFAULT_CPU, HELP } from './common-options.ts';
 import { DEVICES, type DriveOption, parseDrive, takeDevice } from './device-options.ts';
 import type { OptionRow } from './option-table.ts';
@@ -72,6 +73,8 @@ export interface RunOptions {
   profile: { readonly path: string; readonly every: number } | null;
   symbols: SymbolsOption[];
   startStopped: boolean;
+  /** Where gdb may connect. */
+  gdb: GdbTarget | null;
   /** `mux`: behind Ctrl-a c. `stdio`: the terminal is the monitor's. */
   monitor: 'mux' | 'stdio' | 'none';
   help: boolean;
@@ -111,6 +114,7 @@ export const runDefaults = (): RunOptions => ({
   profile: null,
   symbols: [],
   startStopped: false,
+  gdb: null,
   monitor: 'mux',
   help: false,
   show: '',
@@ -526,9 +530,27 @@ export const RUN_OPTIONS: readonly OptionRow<RunOptions>[] = [
     names: ['S', 'stopped'],
     argument: null,
     default: '',
-    help: 'Start stopped: the monitor\'s "cont" lets the guest run.',
+    help: 'Start stopped: the monitor\'s "cont" lets the guest run, or gdb does.',
     take: (into) => {
       into.startStopped = true;
+    },
+  },
+  {
+    names: ['s'],
+    argument: null,
+    default: '',
+    help: `As -gdb tcp::${DEFAULT_PORT}.`,
+    take: (into) => {
+      into.gdb = parseGdbTarget('-gdb', `tcp::${DEFAULT_PORT}`);
+    },
+  },
+  {
+    names: ['gdb'],
+    argument: 'tcp:[HOST]:PORT|stdio|none',
+    default: 'none',
+    help: 'Where gdb may connect, with "target remote :PORT": its threads are the CPUs, its breakpoints and watchpoints are out of the guest\'s sight and hit in every level, "monitor" takes the commands of the monitor. Without HOST only from this host; PORT 0 is any that is free. stdio: for "target remote | terrarium run -gdb stdio …". While gdb has stopped the machine, virtual time stands still.',
+    take: (into, text) => {
+      into.gdb = parseGdbTarget('-gdb', text);
     },
   },
   {

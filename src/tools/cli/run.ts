@@ -5,6 +5,7 @@ import { basename } from 'node:path';
 import { UserError } from '../../base/assert.ts';
 import { Machine, type MachineOptions } from '../../machine/machine.ts';
 import type { BlockStore } from '../../pc/virtio/block.ts';
+import { GdbServer } from '../gdb/server.ts';
 import { BlockFile } from './block-file.ts';
 import type { DriveOption } from './device-options.ts';
 import { ESCAPE_HELP } from './escape-keys.ts';
@@ -48,13 +49,25 @@ export function parseRun(argv: readonly string[]): RunOptions {
   if (options.symbols.length > 0 && !options.profile) {
     throw new UserError(`-symbols ${options.symbols[0]!.path} names what -profile finds: write -profile FILE, too.`);
   }
-  if (options.monitor === 'stdio' && serialPorts(options).some(({ kind }) => kind === 'stdio')) {
-    if (options.serials.length > 0) {
-      throw new UserError('-monitor stdio and -serial stdio both want the terminal: give one of them something else.');
+  if (options.gdb?.kind === 'stdio') {
+    if (options.monitor === 'stdio' || options.debugConsole?.kind === 'stdio') {
+      const other = options.monitor === 'stdio' ? '-monitor' : '-debugcon';
+      throw new UserError(`-gdb stdio and ${other} stdio both want stdin and stdout: give one of them something else.`);
     }
-    options.serials = [{ kind: 'null' }];
+    options.monitor = 'none';
+    leaveStdio(options, '-gdb');
   }
+  if (options.monitor === 'stdio') leaveStdio(options, '-monitor');
   return options;
+}
+
+/** COM1 is not on stdio if something else is, unless someone has asked for both. */
+function leaveStdio(options: RunOptions, other: string): void {
+  if (!serialPorts(options).some(({ kind }) => kind === 'stdio')) return;
+  if (options.serials.length > 0) {
+    throw new UserError(`${other} stdio and -serial stdio both want the terminal: give one of them something else.`);
+  }
+  options.serials = [{ kind: 'null' }];
 }
 
 /** COM ports in order. By default one, on the terminal. */
@@ -127,6 +140,7 @@ export async function run(argv: readonly string[]): Promise<number> {
     if (profile) process.stderr.write(`${profile.finish()}\n`);
   };
   let machine: Machine | undefined;
+  let gdb: GdbServer | undefined;
   const leaveOn = new Map<NodeJS.Signals, () => void>();
   for (const [signal, number] of [
     ['SIGINT', 2],
@@ -149,17 +163,25 @@ export async function run(argv: readonly string[]): Promise<number> {
     if (machine.engine.compiler) machine.engine.compiler.clock = () => performance.now();
     const serialPort = serialPorts(options).findIndex(({ kind }) => kind === 'stdio');
     const { monitor, startStopped } = options;
-    const end = await new Session(machine, { monitor, serialPort, startStopped }, input, output).run();
+    const session = new Session(machine, { monitor, serialPort, startStopped }, input, output);
+    if (options.gdb) {
+      gdb = await GdbServer.open('-gdb', options.gdb, machine, session, (sentence) => complain(`${sentence}.`));
+      session.attach(gdb);
+    }
+    const end = await session.run();
     output.flushNow();
     input.restore();
     tellProfile();
-    return tell(machine, end);
+    const status = tell(machine, end);
+    gdb?.ended(status);
+    return status;
   } catch (error) {
     output.flushNow();
     input.restore();
     if (error instanceof UserError || machine === undefined) throw error;
     throw new MachineBug(error, stateOf(machine));
   } finally {
+    gdb?.close();
     sinks.close();
     for (const [signal, leave] of leaveOn) process.off(signal, leave);
   }

@@ -7,6 +7,7 @@
  * host's clock, so that `sleep 1` takes a second; once stdin has ended, time jumps to the next timer (DESIGN.md 3.2).
  */
 import { RFLAGS } from '../../arch/registers.ts';
+import { UserError } from '../../base/assert.ts';
 import { S } from '../../engine/core/layout.ts';
 import type { Vcpu } from '../../hypervisor/vcpu/vcpu.ts';
 import type { Machine } from '../../machine/machine.ts';
@@ -17,6 +18,16 @@ import type { Input, Output } from './terminal.ts';
 
 const SLICE_NS = 5_000_000;
 const MONITOR_PROMPT = '(terrarium) ';
+
+/** A debugger outside, which may stop the machine and let it go on. */
+export interface DebugPort {
+  /** It is there, or may still come: the machine waits for it where nobody else is left. */
+  readonly isOpen: boolean;
+  /** It has the machine in hand. */
+  readonly holds: boolean;
+  /** The machine has stopped: at one of its stops, or because someone said so. */
+  stopped(): void;
+}
 
 export interface SessionOptions {
   readonly monitor: 'mux' | 'stdio' | 'none';
@@ -37,6 +48,11 @@ export class Session implements SessionControl {
   readonly #keys = new EscapeKeys();
   #inMonitor = false;
   #stopped: boolean;
+  #debug: DebugPort | null = null;
+  /** End of the slice under way. */
+  #sliceEnd = 0;
+  /** The machine's debugger has stopped it in the middle of a slice. */
+  #isPaused = false;
   #quit: number | null = null;
   /** Ends the wait under way. */
   #wake: () => void = () => {};
@@ -46,7 +62,7 @@ export class Session implements SessionControl {
     this.#options = options;
     this.#input = input;
     this.#output = output;
-    this.#monitor = new Monitor(machine, this);
+    this.#monitor = new Monitor(machine, this.#forMonitor());
     this.#editor = new LineEditor(MONITOR_PROMPT, (text) => {
       if (input.isTerminal) output.text(text);
     });
@@ -57,8 +73,15 @@ export class Session implements SessionControl {
     return this.#stopped;
   }
 
+  /** Someone who debugs the machine from outside; before `run`. */
+  attach(debug: DebugPort): void {
+    this.#debug = debug;
+  }
+
   stop(): void {
     this.#stopped = true;
+    this.#debug?.stopped();
+    this.#wake();
   }
 
   resume(): void {
@@ -81,20 +104,27 @@ export class Session implements SessionControl {
         () => this.#wake(),
       );
     else this.#input.ended = true;
-    if (monitor === 'stdio' || (startStopped && monitor === 'mux' && this.#input.isTerminal)) this.#enterMonitor();
+    const mustSayCont = startStopped && !this.#debug && this.#input.isTerminal;
+    if (monitor === 'stdio' || (mustSayCont && monitor === 'mux')) this.#enterMonitor();
     await this.#output.flush();
     for (;;) {
       if (this.#quit !== null) return { by: 'quit', status: this.#quit };
       if (this.#stopped) {
         // Stopped, and nobody is left who could say "cont"
-        if (this.#input.ended) return { by: 'halted' };
+        if (this.#input.ended && !this.#debug?.isOpen) return { by: 'halted' };
         await this.#wait(-1);
         continue;
       }
       const machine = this.#machine;
-      const result = machine.run(machine.nowNs + SLICE_NS);
+      if (!this.#isPaused) this.#sliceEnd = machine.nowNs + SLICE_NS;
+      const result = machine.run(this.#sliceEnd);
       await this.#output.flush();
       if (result === 'ended') return { by: 'machine' };
+      this.#isPaused = result === 'paused';
+      if (this.#isPaused) {
+        this.stop();
+        continue;
+      }
       if (result === 'time') await new Promise((resolve) => setImmediate(resolve));
       else if (!(await this.#idle())) return { by: 'halted' };
     }
@@ -105,7 +135,10 @@ export class Session implements SessionControl {
     const machine = this.#machine;
     const deadline = machine.nextDeadlineNs;
     if (this.#input.ended) {
-      if (deadline < 0 || machine.vcpus.every(hearsNothing)) return false;
+      if (deadline < 0 || machine.vcpus.every(hearsNothing)) {
+        if (this.#debug?.isOpen) await this.#wait(-1);
+        return this.#debug?.isOpen ?? false;
+      }
       machine.advanceTo(deadline);
       await new Promise((resolve) => setImmediate(resolve));
       return true;
@@ -131,6 +164,22 @@ export class Session implements SessionControl {
         resolve();
       };
     });
+  }
+
+  #forMonitor(): SessionControl {
+    const session = this;
+    return {
+      get isStopped() {
+        return session.isStopped;
+      },
+      stop: () => this.stop(),
+      resume: () => {
+        if (this.#debug?.holds && this.#stopped)
+          throw new UserError('gdb has stopped the machine: let gdb continue it.');
+        this.resume();
+      },
+      quit: (status) => this.quit(status),
+    };
   }
 
   #typed(bytes: Uint8Array): void {

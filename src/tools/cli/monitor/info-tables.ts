@@ -81,7 +81,7 @@ export const INFO: readonly InfoRow[] = [
     name: 'timers',
     help: 'timers that are armed, in the order in which they fire',
     show: ({ machine }) => {
-      const now = machine.nowNs;
+      const now = machine.vm.clock.nowNs();
       const armed = machine.vm.clock.armed().sort((a, b) => a.deadlineNs - b.deadlineNs);
       if (armed.length === 0) return 'no timer is armed';
       return table([
@@ -128,7 +128,7 @@ export const INFO: readonly InfoRow[] = [
     help: 'running, stopped or over; virtual time',
     show: ({ machine, session }) => {
       const state = machine.ending ? `ended: ${machine.ending.message}` : session.isStopped ? 'paused' : 'running';
-      return `VM status: ${state}, ${grouped(machine.nowNs)} ns of virtual time`;
+      return `VM status: ${state}, ${grouped(machine.vm.clock.nowNs())} ns of virtual time`;
     },
   },
   { name: 'version', help: 'version of Terrarium', show: () => versionText() },
