@@ -282,7 +282,8 @@ export class Engine {
   #settle(vcpu: EngineVcpu): void {
     const { state } = vcpu;
     if (vcpu.context < 0) this.processor.contextChanged();
-    else if (state.touched) this.processor.modeChanged();
+    // Between two runs a debugger may have set a watchpoint: generated code then may not walk tables by itself
+    else if (state.touched || this.#debug) this.processor.modeChanged();
     state.touched = false;
   }
 
