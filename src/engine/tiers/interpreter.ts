@@ -286,7 +286,7 @@ export class Interpreter {
   /** The handler with which the record before that of `second` runs both, or the one that it has. */
   fused(first: number, second: number): number {
     const variant = this.#variants[second];
-    if (!variant || variant.mode !== 'long') return first;
+    if (variant?.mode !== 'long') return first;
     const behind = variant.size !== 2 && isJcc(variant) ? JCC + (variant.form.opcode & 15) : second;
     return this.#fused.get(first * TABLE_SLOTS + behind) ?? first;
   }
