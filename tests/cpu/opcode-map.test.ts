@@ -122,6 +122,8 @@ const OWN_WAYS: readonly [encoding: RegExp, why: string][] = [
   [/^VEX.*0F3A\.W\d 3[0-3]/, 'AVX-512 mask registers'],
   [/^VEX.*0F38\.W0 CF|^VEX.*0F3A\.W1 C[EF]|^(66 )?(48 )?0F 3(8|A) C[EF]/, 'GFNI'],
   [/^VEX\.256\.66\.0F38\.W\d D[C-F]/, 'VAES'],
+  [/^VEX\.\w+\.66\.0F38\.W0 5[0-3]/, 'AVX-VNNI'],
+  [/^(48 )?0F 38 F9|^66 (48 )?0F 38 F8/, 'MOVDIRI and MOVDIR64B'],
   [/^VEX\.256\.66\.0F3A\.W\d 44/, 'VPCLMULQDQ'],
   [/^VEX\.256\.66\.0F3A\.W0 0[01]/, 'AMD ignores W of VPERMQ and VPERMPD'],
   [/ 77 /, 'VZEROUPPER and VZEROALL have no ModRM: what is behind them runs too'],
