@@ -14,7 +14,7 @@ const COMMAND_LINE = 'console=ttyS0,115200 cryptomgr.notests quiet';
 
 /** What L1 or L2 prints when something under it is wrong. */
 export const COMPLAINTS =
-  /WARNING: CPU|BUG:|Oops|Call Trace|unchecked MSR|soft lockup|rcu.*stall|kvm.*(unhandled|error|failed)/i;
+  /WARNING: CPU|BUG:|\bOops|Call Trace|unchecked MSR|soft lockup|rcu.*stall|kvm.*(unhandled|error|failed)/i;
 
 /** With TERRARIUM_ACCEL=compiler the scenarios run on the compiler. */
 const ACCEL = process.env['TERRARIUM_ACCEL'] === 'compiler' ? 'compiler' : 'interpreter';

@@ -119,41 +119,39 @@ export const otherHypervisors: readonly Scenario[] = [
       l1.expectQuiet();
     },
   },
-  ...(['hap', 'shadow'] as const).map(
-    (paging): Scenario => ({
-      name: `xen-domu-${paging}`,
-      shows: `Debian is a PVH domain of Xen with two CPUs, ${paging === 'hap' ? 'with EPT' : 'whose tables Xen shadows'}`,
-      run(say) {
-        const files = l2Files('generic');
-        const { l1 } = startXen(say, image({ ...XEN_TOOLS, files }), 1024, 2048 * 2 ** 20);
-        for (const command of XEN_DAEMONS) l1.run(command);
-        const config = {
-          name: 'domu',
-          type: 'pvh',
-          memory: 256,
-          vcpus: 2,
-          hap: paging === 'hap' ? 1 : 0,
-          kernel: '/l2/vmlinuz',
-          ramdisk: '/l2/initramfs.cpio',
-          extra: 'console=hvc0 cryptomgr.notests quiet',
-          on_reboot: 'destroy',
-        };
-        for (const [name, value] of Object.entries(config)) {
-          l1.run(`echo '${name}=${JSON.stringify(value)}' >> domu.cfg`);
-        }
-        l1.shell.type('xl create -c domu.cfg');
-        const boot = l1.shell.waitFor('TERRARIUM-INIT-READY', 120);
-        expect(boot).not.toMatch(COMPLAINTS);
-        l1.shell.waitFor('~ #');
-        l1.cost('domU at its shell');
-        l1.exerciseL2(2);
-        say(l1.run('dmesg | grep -E "Hypervisor detected|Booting paravirtualized"').trim());
-        l1.shell.type('poweroff -f');
-        l1.shell.waitFor('reboot: Power down');
-        l1.shell.waitFor('~ #');
-        l1.cost('domU exercised and ended');
-        l1.expectQuiet();
-      },
-    }),
-  ),
+  {
+    name: 'xen-domu',
+    // Debian's Xen is built without shadow paging: hap=0 is refused
+    shows: 'Debian is a PVH domain of Xen with two CPUs, with EPT',
+    run(say) {
+      const files = l2Files('generic');
+      const { l1 } = startXen(say, image({ ...XEN_TOOLS, files }), 1024, 2048 * 2 ** 20);
+      for (const command of XEN_DAEMONS) l1.run(command);
+      const config = {
+        name: 'domu',
+        type: 'pvh',
+        memory: 256,
+        vcpus: 2,
+        kernel: '/l2/vmlinuz',
+        ramdisk: '/l2/initramfs.cpio',
+        extra: 'console=hvc0 cryptomgr.notests quiet',
+        on_reboot: 'destroy',
+      };
+      for (const [name, value] of Object.entries(config)) {
+        l1.run(`echo '${name}=${JSON.stringify(value)}' >> domu.cfg`);
+      }
+      l1.shell.type('xl create -c domu.cfg');
+      const boot = l1.shell.waitFor('TERRARIUM-INIT-READY', 120);
+      expect(boot).not.toMatch(COMPLAINTS);
+      l1.shell.waitFor('~ #');
+      l1.cost('domU at its shell');
+      l1.exerciseL2(2);
+      say(l1.run('dmesg | grep -E "Hypervisor detected|Booting paravirtualized"').trim());
+      l1.shell.type('poweroff -f');
+      l1.shell.waitFor('reboot: Power down');
+      l1.shell.waitFor('~ #');
+      l1.cost('domU exercised and ended');
+      l1.expectQuiet();
+    },
+  },
 ];
