@@ -15,6 +15,7 @@ import { VcpuMmu } from '../mmu/vcpu-mmu.ts';
 import type { Vm } from '../vm/vm.ts';
 import { crAccess, shadowIntercepts } from './control-registers.ts';
 import { VcpuMsrs } from './msrs.ts';
+import type { NestedLayer } from './nested-layer.ts';
 import { MmuRegisters } from './registers.ts';
 import { EngineTlb } from './tlb-port.ts';
 
@@ -23,53 +24,6 @@ export type Activity = 'running' | 'halted' | 'wait for SIPI' | 'shutdown';
 
 /** Event injection: VM-entry interruption-information format. SDM 3C 24.8.3. */
 const EVENT = { VALID: 0x8000_0000, ERROR: 1 << 11, EXTERNAL: 0 << 8, NMI: 2 << 8, EXCEPTION: 3 << 8 } as const;
-
-/** What nested virtualization adds to a vCPU: seams that hypervisor/nested fills. */
-export interface NestedLayer {
-  /**
-   * An exit of the engine while this layer may care: L2 runs, or the instruction is a virtualization instruction.
-   *
-   * @returns  true if it was dealt with (state is consistent; run on).
-   */
-  exit(reason: number): boolean;
-  /** Before events are delivered: everything that L1's controls make an exit between two instructions. True: look again. */
-  beforeEvents(): boolean;
-  readonly guestMode: boolean;
-  /** L1 waits for L2's interrupt window, NMI window: the engine must come back when one may have opened. */
-  readonly wantsInterruptWindow: boolean;
-  readonly wantsNmiWindow: boolean;
-  /** Instructions after which `beforeEvents` must be asked again. */
-  readonly instructionLimit: number;
-  /** Interrupts are exits to L1, whatever L2's RFLAGS.IF. */
-  readonly interruptsLeave: boolean;
-  /** NMIs are exits to L1, although L2 has blocked its own. */
-  readonly nmisLeave: boolean;
-  /** Something other than an interrupt ends L2's inactive state. */
-  readonly wakes: boolean;
-  /** RDMSR or WRMSR of the running level is an exit to L1. */
-  leavesForMsr(index: number, write: boolean): boolean;
-  /** INIT or SIPI came. True: it was blocked, or became an exit to L1. */
-  takesInit(): boolean;
-  takesStartup(vector: number): boolean;
-  /** An access of L2 to a page that is no memory. True: it became an exit to L1. */
-  deviceExit(physical: number, write: boolean): boolean;
-  /** The page is this layer's (an APIC-access page), and these are its loads and stores. */
-  ownsDevicePage(physical: number): boolean;
-  mmioRead(physical: number, bytes: number): number;
-  mmioWrite(physical: number, bytes: number, value: number): void;
-  /** The instruction that accessed it is over. */
-  deviceDone(): void;
-  /** Bits of CR0 and CR4 of the running level that L1 owns, and what they read as; 0 while L1 runs. */
-  readonly cr0OfL1: number;
-  readonly cr0ReadShadow: number;
-  readonly cr4OfL1: number;
-  readonly cr4ReadShadow: number;
-  /** `tsc` has L1's value: make it that of the level that runs. */
-  adjustTsc(tsc: VirtualTsc): void;
-  /** And it ticks at another rate than L1's. */
-  readonly scalesTsc: boolean;
-  reset(): void;
-}
 
 /**
  * One virtual processor of L0: runs the engine, and deals with what leaves it.
@@ -305,11 +259,43 @@ export class Vcpu {
         continue;
       }
       assert(this.mmu.reload(), 'the shadow-page quota has room for one root');
-      const reason = engine.run(core, Math.max(1, slice));
+      let reason = engine.run(core, Math.max(1, slice));
       if (watcher) watcher.left(this, reason);
-      if (reason !== EXIT.BUDGET) this.handle(reason);
+      while (reason !== EXIT.BUDGET) {
+        this.handle(reason);
+        const more = this.#goesOn(lengthNs);
+        if (more === 0) break;
+        reason = engine.run(core, more);
+      }
     }
     return this.leave();
+  }
+
+  /**
+   * Behind an exit where none of what `run` looks at is there to be looked at: instructions that may run now, and the rest
+   * is as `run` would have it. 0: it is to look.
+   */
+  #goesOn(lengthNs: number): number {
+    const { vm, nested } = this;
+    if (this.pendingEvent !== 0 || this.nmiPending || this.initPending || this.sipiVector >= 0) return 0;
+    if (this.activity !== 'running' || vm.stopped || vm.watcher || vm.debugger) return 0;
+    if (nested?.guestMode === true && !nested.isQuiet) return 0;
+    // One that waits for its window, and it cannot be now
+    const waits = vm.irq.hasInterrupt(this.index);
+    if (waits && (nested?.interruptsLeave === true || this.#mayBeOpen())) return 0;
+    const slice = Math.min(vm.instructionsBefore(lengthNs), MAX_SLICE);
+    if (slice <= 0) return 0;
+    const { intercepts } = this.core;
+    intercepts.nmiWindow = false;
+    intercepts.interruptWindow = waits;
+    if (!waits) this.woken = false;
+    assert(this.mmu.reload(), 'the shadow-page quota has room for one root');
+    return slice;
+  }
+
+  /** Interrupts are let through, now or behind the next instruction. */
+  #mayBeOpen(): boolean {
+    return (this.state.u32(S.RFLAGS) & RFLAGS.IF) !== 0 || this.state.u32(S.SHADOW_KIND) !== 0;
   }
 
   /** Ends its part of the round. Nanoseconds that passed. */

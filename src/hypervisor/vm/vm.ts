@@ -241,6 +241,13 @@ export class Vm {
     return Math.max(1, Math.ceil((ns - this.clock.nowNs()) / this.#nsPerInstruction));
   }
 
+  /** Instructions that the running vCPU may run before its part of the round, of `lengthNs`, and the next timer; 0: none. */
+  instructionsBefore(lengthNs: number): number {
+    const { clock } = this;
+    const ns = Math.min(lengthNs, clock.nextDeadlineNs - clock.roundNs) - this.elapsedNs();
+    return ns <= 0 ? 0 : Math.ceil(ns / this.#nsPerInstruction);
+  }
+
   /**
    * Runs all vCPUs to `untilNs`.
    *

@@ -155,6 +155,19 @@ export function beforeEvents(n: NestedVmx): boolean {
   return isOpen && deliverVirtualInterrupt(n);
 }
 
+/** With no event and no interrupt pending: is there nothing that `beforeEvents` or `instructionLimit` would look at? */
+export function isQuiet(n: NestedVmx): boolean {
+  return (
+    n.mtfAfter < 0 &&
+    !n.mtfPending &&
+    !n.tprBelow &&
+    n.pendingDebug === 0 &&
+    !n.preemptionExpired &&
+    !n.hasVirtualInterrupt &&
+    (n.primary & (PRIMARY.NMI_WINDOW_EXITING | PRIMARY.INTERRUPT_WINDOW_EXITING)) === 0
+  );
+}
+
 function externalInterrupt(n: NestedVmx): boolean {
   const { vcpu } = n;
   let info = 0;

@@ -30,7 +30,8 @@ import type { Processor } from '../../../engine/core/processor.ts';
 import { type StateImages, stateImages } from '../../../engine/core/state-image.ts';
 import type { VirtualTsc } from '../../irq/virtual-tsc.ts';
 import type { NestedPort } from '../../mmu/ports.ts';
-import type { NestedLayer, Vcpu } from '../../vcpu/vcpu.ts';
+import type { NestedLayer } from '../../vcpu/nested-layer.ts';
+import type { Vcpu } from '../../vcpu/vcpu.ts';
 import type { Vm } from '../../vm/vm.ts';
 import { apicAccess, apicWriteEmulation, readAccessPage, writeAccessPage } from './apic-access.ts';
 import * as events from './events.ts';
@@ -214,6 +215,10 @@ export class NestedVmx implements NestedLayer, NestedPort {
 
   beforeEvents(): boolean {
     return this.guestMode && events.beforeEvents(this);
+  }
+
+  get isQuiet(): boolean {
+    return events.isQuiet(this);
   }
 
   get instructionLimit(): number {
