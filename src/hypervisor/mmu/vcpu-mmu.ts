@@ -32,6 +32,8 @@ import { guestStored, hostStored, type Syncer } from './zap.ts';
 
 /** TLB tag of L1, and of an L2 that has no VPID. Tag n > 0 is VPID n of VMCS12. */
 export const TAG_L1 = 0;
+/** `source.use` of a walker that walks for L2 in `guestMmu`: see `initMmu`. */
+const USE_NESTED = 3;
 
 export class VcpuMmu implements WalkContext, Syncer {
   readonly vm: VmMmu;
@@ -57,6 +59,11 @@ export class VcpuMmu implements WalkContext, Syncer {
   readonly #role: RoleWords = { base: 0, ext: 0 };
   /** From equal registers follow equal roles, without a look at them: not where they are computed for comparison. */
   readonly #trustsSource: boolean;
+  /** A switch may find roots and roles as they were: tables of both stages, each level's under tags of its own. */
+  readonly #mayFindAll: boolean;
+  /** What `ngpaWalk` has its role of: the EPT pointer's lower half and the use of MBEC; -1: another role was loaded. */
+  #eptLo = -1;
+  #eptMbec = false;
   #loadedTag = -1;
   #retryRipLo = -1;
   #retryRipHi = -1;
@@ -68,6 +75,8 @@ export class VcpuMmu implements WalkContext, Syncer {
     this.tlb = tlb;
     this.nested = nested;
     this.#trustsSource = !vm.config.force && vm.config.mode !== 'reinit';
+    const { mode, tdp, vpidTags, syncOnSwitch } = vm.config;
+    this.#mayFindAll = this.#trustsSource && mode === 'split' && tdp && vpidTags !== 'single' && !syncOnSwitch;
     const own = new RootCache(vm.config.previousRoots);
     this.rootMmu = new ShadowMmu('rootMmu', own, this.gvaWalkL1);
     const other = vm.config.mode === 'shared' ? own : new RootCache(vm.config.previousRoots);
@@ -141,6 +150,8 @@ export class VcpuMmu implements WalkContext, Syncer {
     const cpu = this.#role;
     eptRole(cpu, nested.eptPointerLo, execOnly, nested.usesMbec);
     this.#initWalker(this.ngpaWalk, cpu, cpu.base);
+    this.#eptLo = nested.eptPointerLo;
+    this.#eptMbec = nested.usesMbec;
     this.newPgd(nested.eptPointerLo, nested.eptPointerHi); // always, also when the role is unchanged
   }
 
@@ -172,6 +183,59 @@ export class VcpuMmu implements WalkContext, Syncer {
     // An entry that fails may never load a CR3: the engine must not stay on L2's root.
     this.requests |= REQUEST.LOAD_PGD;
     this.#switchedShared();
+  }
+
+  /**
+   * Entry with EPT12 and VPID, where the steps of an entry (`nestedEptInit`, `loadCr3`, `transitionTlbFlush`) would find the
+   * roles and the root of the last one. False: nothing was done.
+   *
+   * @param cr0  And the others: L2's, in force from here on.
+   */
+  enterAsBefore(cr0: number, cr4: number, efer: number): boolean {
+    const { nested, guestMmu, gvaWalkL2, vm } = this;
+    const lo = nested.eptPointerLo;
+    if (!this.#mayFindAll || this.requests !== 0 || !nested.usesEpt || !nested.usesVpid) return false;
+    if (lo !== this.#eptLo || nested.usesMbec !== this.#eptMbec) return false;
+    const { source } = gvaWalkL2;
+    if (source.cr0 !== (cr0 | 0) || source.cr4 !== (cr4 | 0) || source.efer !== (efer | 0)) return false;
+    const { current } = guestMmu.roots;
+    if (source.use !== USE_NESTED || current.pgdLo !== lo || current.pgdHi !== nested.eptPointerHi) return false;
+    if (!this.#isLoaded(guestMmu, this.ngpaWalk.rootRole)) return false;
+    this.mmu = guestMmu;
+    this.gvaWalk = gvaWalkL2;
+    vm.counters.roleSkip += 2;
+    vm.counters.rootHitCurrent += 1;
+    this.tlb.loadRoot(guestMmu.descriptor);
+    return true;
+  }
+
+  /** Exit to an L1 that runs as before the entry: as above, of `nestedEptUninit`, `loadCr3` and `transitionTlbFlush`. */
+  returnAsBefore(cr0: number, cr4: number, efer: number): boolean {
+    const { nested, rootMmu, gvaWalkL1, vm } = this;
+    if (!this.#mayFindAll || this.requests !== 0 || !nested.usesVpid || this.gvaWalk === gvaWalkL1) return false;
+    const { source } = gvaWalkL1;
+    if (source.cr0 !== (cr0 | 0) || source.cr4 !== (cr4 | 0) || source.efer !== (efer | 0)) return false;
+    if (source.use !== 0 || !this.#isLoaded(rootMmu, gvaWalkL1.rootRole)) return false;
+    this.mmu = rootMmu;
+    this.gvaWalk = gvaWalkL1;
+    rootMmu.w = gvaWalkL1;
+    vm.counters.roleSkip += 1;
+    vm.counters.rootHitCurrent += 1;
+    this.tlb.loadRoot(rootMmu.descriptor);
+    return true;
+  }
+
+  /** The current root is good for that role, and the MMU's descriptor describes it. */
+  #isLoaded({ roots: { current }, descriptor }: ShadowMmu, role: number): boolean {
+    const { pages } = this.vm;
+    const { page } = current;
+    return (
+      page !== 0 &&
+      pages.special[page] === 0 &&
+      pages.role[page] === role &&
+      descriptor.table === page &&
+      descriptor.id === pages.serial[page]
+    );
   }
 
   /** Comparison mode `shared`: one cache, emptied at each switch, as kvm_mmu_unload did before the series. */
@@ -252,6 +316,7 @@ export class VcpuMmu implements WalkContext, Syncer {
       w.rootRole = (w.rootRole | ROLE.INVALID) >>> 0;
       w.format = null;
     }
+    this.#eptLo = -1;
     roots.freeRoots(this, this.rootMmu, roots.FREE_ALL);
     roots.freeRoots(this, this.guestMmu, roots.FREE_ALL);
     if (this.mmuIsNested) this.#initShadowEpt();

@@ -84,26 +84,17 @@ function assertSkipsAreUnobservable(n: NestedVmx): void {
 
 /** nested-mmu.md 4.10, steps 4 and 5: pointers first, then registers, then CR3. */
 function enterL2(n: NestedVmx): boolean {
-  const { v, vcpu, cpu } = n;
+  const { vcpu, cpu } = n;
   const { mmu } = vcpu;
   mmu.serviceLocalRequests(); // they are about L1
   n.rightsOfL1 = rightsKey(cpu);
   n.guestMode = true;
   n.openVmcs();
   vcpu.core.intercepts = n.l2Intercepts;
-  mmu.transitionTlbFlush(true);
-  const usesEpt = n.usesEpt;
-  if (usesEpt) mmu.nestedEptInit();
-  else mmu.nestedEnterWithoutEpt();
   loadGuestControlRegisters(n);
   if (!n.tdp) vcpu.shadowIntercepts();
-  const loaded = mmu.loadCr3(v.lo(FIELD.GUEST_CR3), v.hi(FIELD.GUEST_CR3), usesEpt, true);
-  if (loaded !== 'ok') {
-    const { PDPTE, DEFAULT } = ENTRY_FAILURE_QUALIFICATION;
-    entryFailure(n, EXIT_REASONS.INVALID_GUEST_STATE, loaded === 'pdptes' ? PDPTE : DEFAULT);
-    return false;
-  }
-  if (usesEpt && isPae(cpu)) loadGuestPdptes(n);
+  if (!mmu.enterAsBefore(cpu.cr0, cpu.cr4, cpu.efer) && !loadCr3(n)) return false;
+  if (n.usesEpt && isPae(cpu)) loadGuestPdptes(n);
   loadGuestState(n);
   // Entries of this tag were made for other meanings of the same tables: SDM 3A 4.10 leaves the choice to us
   const key = rightsKey(cpu);
@@ -111,6 +102,21 @@ function enterL2(n: NestedVmx): boolean {
   if (known !== UNKNOWN_RIGHTS && known !== key) mmu.requests |= REQUEST.FLUSH_GUEST;
   vcpu.core.context = -1;
   return true;
+}
+
+/** The MMU's steps. False: the entry has failed. */
+function loadCr3(n: NestedVmx): boolean {
+  const { v } = n;
+  const { mmu } = n.vcpu;
+  const { usesEpt } = n;
+  mmu.transitionTlbFlush(true);
+  if (usesEpt) mmu.nestedEptInit();
+  else mmu.nestedEnterWithoutEpt();
+  const loaded = mmu.loadCr3(v.lo(FIELD.GUEST_CR3), v.hi(FIELD.GUEST_CR3), usesEpt, true);
+  if (loaded === 'ok') return true;
+  const { PDPTE, DEFAULT } = ENTRY_FAILURE_QUALIFICATION;
+  entryFailure(n, EXIT_REASONS.INVALID_GUEST_STATE, loaded === 'pdptes' ? PDPTE : DEFAULT);
+  return false;
 }
 
 /** SDM 3C 26.6 "Event Injection", 26.7.3 "Delivery of Pending Debug Exceptions after VM Entry". */

@@ -97,9 +97,12 @@ function returnToL1(n: NestedVmx): true {
   vcpu.core.intercepts = n.l1Intercepts;
   loadHostControlRegisters(n);
   if (!n.tdp) vcpu.shadowIntercepts();
-  mmu.nestedEptUninit();
-  if (mmu.loadCr3(v.lo(FIELD.HOST_CR3), v.hi(FIELD.HOST_CR3), false, true) !== 'ok') return abort(n, ABORT.HOST_PDPTES);
-  mmu.transitionTlbFlush(false);
+  if (!mmu.returnAsBefore(cpu.cr0, cpu.cr4, cpu.efer)) {
+    mmu.nestedEptUninit();
+    const loaded = mmu.loadCr3(v.lo(FIELD.HOST_CR3), v.hi(FIELD.HOST_CR3), false, true);
+    if (loaded !== 'ok') return abort(n, ABORT.HOST_PDPTES);
+    mmu.transitionTlbFlush(false);
+  }
   if (rightsKey(cpu) !== n.rightsOfL1 && n.rightsOfL1 !== -1) mmu.requests |= REQUEST.FLUSH_GUEST;
   loadHostState(n);
   vcpu.core.context = -1;
