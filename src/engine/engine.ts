@@ -29,7 +29,7 @@ import {
 import { EngineMemory, type MemoryPlan } from './core/memory.ts';
 import { Processor, type ProcessorFeatures } from './core/processor.ts';
 import { Decoder, PSEUDO, type QuickDecode, type Variant } from './decode/decoder.ts';
-import { type Form, FormTable } from './decode/forms.ts';
+import { FormTable } from './decode/forms.ts';
 import { defineFloatLibrary } from './float/index.ts';
 import { INSTRUCTIONS } from './isa/index.ts';
 import { ACCESS, TRANSLATE } from './paging/access.ts';
@@ -644,7 +644,8 @@ const foldLinear = (low: number, high: number): number => low ^ ((low >>> 12) | 
 
 /** The fusions of tiers/hot.ts: what they consist of has its place in the main switch. */
 function fusionsOf(table: FormTable): Fusion[] {
-  const find = (name: string): Variant | undefined => (HOT.includes(name) ? variantsOf(table, [name])[0] : undefined);
+  const hot = new Set(HOT);
+  const find = (name: string): Variant | undefined => (hot.has(name) ? variantsOf(table, [name])[0] : undefined);
   const fusions: Fusion[] = [];
   for (const [name, codes] of Object.entries(FUSED_JCC)) {
     const first = find(name);
@@ -660,12 +661,10 @@ function fusionsOf(table: FormTable): Fusion[] {
 
 /** The variants with these names that the table has, in the names' order. */
 function variantsOf(table: FormTable, names: readonly string[]): Variant[] {
-  const byOpcode = new Map<string, Form>();
-  for (const form of table.forms) byOpcode.set(form.opcodeText, form);
   const variants: Variant[] = [];
   for (const name of names) {
     const [opcode, rest] = name.split('|');
-    const form = byOpcode.get(opcode!);
+    const form = table.named(opcode!);
     if (!form) continue;
     variants.push({
       form,

@@ -99,7 +99,28 @@ const LETTER: Record<string, SizeRule> = {
   b: 1,
 };
 
+/** What operands mean, by text and by what of `operand`'s other arguments counts. They are few, and forms are many. */
+const OPERANDS = new Map<string, { readonly operand: OperandForm; readonly takesReg: boolean }>();
+
 function operand(
+  text: string,
+  context: string,
+  hasModRm: boolean,
+  plusR: boolean,
+  reg: { taken: boolean },
+): OperandForm {
+  const key = `${text}${hasModRm ? 'm' : ''}${plusR ? '+' : ''}${reg.taken ? 't' : ''}`;
+  let known = OPERANDS.get(key);
+  if (!known) {
+    const after = { taken: reg.taken };
+    known = { operand: parseOperand(text, context, hasModRm, plusR, after), takesReg: after.taken };
+    OPERANDS.set(key, known);
+  }
+  reg.taken = known.takesReg;
+  return known.operand;
+}
+
+function parseOperand(
   text: string,
   context: string,
   hasModRm: boolean,
@@ -306,6 +327,7 @@ export function parseForm(instruction: Instruction, opcodeText: string, text: st
 export class FormTable {
   readonly forms: readonly Form[];
   readonly #byOpcode: (Form[] | undefined)[] = new Array<Form[] | undefined>(8 * 256);
+  readonly #byName = new Map<string, Form>();
   readonly #modrm = new Uint8Array(8 * 256);
   readonly #shapes: (Shape | undefined)[];
 
@@ -332,7 +354,13 @@ export class FormTable {
       (form.rm !== '' || form.noRexB ? 1 : 0);
     for (const list of this.#byOpcode) list?.sort((a, b) => demands(b) - demands(a));
     this.forms = forms;
+    for (const form of forms) this.#byName.set(form.opcodeText, form);
     this.#shapes = new Array<Shape | undefined>(12 * forms.length).fill(undefined);
+  }
+
+  /** The form with this opcode column. */
+  named(opcodeText: string): Form | undefined {
+    return this.#byName.get(opcodeText);
   }
 
   candidates(vex: boolean, map: number, opcode: number): readonly Form[] | undefined {
