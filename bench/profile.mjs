@@ -2,21 +2,22 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { bundlePath, sourceMapper } from '../bin/bundle.mjs';
 import { MACHINES, startTerrarium } from './lib/machines.mjs';
 import { DEBIAN, READY, requireDebianKernel, table } from './lib/report.mjs';
 
-/** The first row that fits "URL name" of a function; what V8 itself does has no URL. */
+/** The first row that fits "FILE name" of a function; what V8 itself does has no file. */
 const CATEGORIES = [
   ['guest code (WebAssembly)', /^wasm:/],
-  ['TLB misses and page walks', /dist\/(engine\/paging|hypervisor\/mmu)|core\/processor\.js (translate|access|lookup)/],
-  ['finding code: jumps that leave a page', /dist\/engine\/(engine\.js #(lookup|cross|stepTo)|tiers\/code-cache)/],
-  ['decoding', /dist\/engine\/(decode|isa|tiers\/(library|interpreter|hot))/],
-  ['compiling to WebAssembly', /dist\/(engine\/tiers\/compiler|wasm)\/|^ ?(Module|Instance)$/],
-  ['helpers of instructions', /dist\/engine\//],
-  ['nested virtualization', /dist\/hypervisor\/nested\//],
-  ['interrupt controllers', /dist\/hypervisor\/irq\/|dist\/arch\/apic/],
-  ['exits', /dist\/(hypervisor|arch)\//],
-  ['devices', /dist\/(pc|machine)\//],
+  ['TLB misses and page walks', /src\/(engine\/paging|hypervisor\/mmu)|core\/processor\.ts (translate|access|lookup)/],
+  ['finding code: jumps that leave a page', /src\/engine\/(engine\.ts #(lookup|cross|stepTo)|tiers\/code-cache)/],
+  ['decoding', /src\/engine\/(decode|isa|tiers\/(library|interpreter|hot))/],
+  ['compiling to WebAssembly', /src\/(engine\/tiers\/compiler|wasm)\/|^ ?(Module|Instance)$/],
+  ['helpers of instructions', /src\/engine\//],
+  ['nested virtualization', /src\/hypervisor\/nested\//],
+  ['interrupt controllers', /src\/hypervisor\/irq\/|src\/arch\/apic/],
+  ['exits', /src\/(hypervisor|arch)\//],
+  ['devices', /src\/(pc|machine)\//],
   ['garbage collection', /^ \(garbage collector\)/],
   ['V8: its compilers, crossings between JS and WebAssembly', /^ \(program\)|^ js-to-wasm|^ wasm-to-js/],
   ['idle', /^ \(idle\)/],
@@ -48,12 +49,15 @@ function show(accel, { nodes, samples, timeDeltas }) {
   });
   const byCategory = new Map();
   const byFunction = new Map();
+  const sourceOf = sourceMapper(bundlePath());
   for (const { id, callFrame } of nodes) {
     const time = self.get(id) ?? 0;
-    const where = `${callFrame.url} ${callFrame.functionName || '(anonymous)'}`;
+    const inBundle = callFrame.url.endsWith(bundlePath());
+    const file = (inBundle && sourceOf(callFrame.lineNumber + 1, callFrame.columnNumber + 1)) || callFrame.url;
+    const where = `${file.replace(/:\d+:\d+$/, '')} ${callFrame.functionName || '(anonymous)'}`;
     const [category] = CATEGORIES.find(([, pattern]) => pattern.test(where));
     byCategory.set(category, (byCategory.get(category) ?? 0) + time);
-    const name = `${callFrame.functionName || '(anonymous)'} ${callFrame.url.replace(/^.*dist\//, '').slice(0, 50)}`;
+    const name = `${callFrame.functionName || '(anonymous)'} ${file.replace(/^.*src\//, '').slice(0, 50)}`;
     byFunction.set(name, (byFunction.get(name) ?? 0) + time);
   }
   const total = [...byCategory.values()].reduce((sum, time) => sum + time, 0);

@@ -5,11 +5,10 @@
  * stdout    one line of JSON: {before, after}, what is in use after 10,000 trips and after `trips` more.
  */
 import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { pathToFileURL } from 'node:url';
+import { loadBundle } from '../../bin/bundle.mjs';
 
 const { kernel, only, trips, dist } = JSON.parse(process.argv[2]);
-const { Machine } = await import(pathToFileURL(join(dist, 'machine/machine.js')).href);
+const { Machine } = await loadBundle(dist);
 
 const WARM_UP = 10_000;
 

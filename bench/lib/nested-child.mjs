@@ -6,11 +6,10 @@
  *           round trip), nsPerSwitch (the MMU's part of one switch of level), counts (the MMU's, for one trip).
  */
 import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { pathToFileURL } from 'node:url';
+import { loadBundle } from '../../bin/bundle.mjs';
 
 const { kernel, only, mode, trips, dist, accel } = JSON.parse(process.argv[2]);
-const { measureRoundTrip } = await import(pathToFileURL(join(dist, 'tools/cli/nested-measure.js')).href);
+const { measureRoundTrip } = await loadBundle(dist);
 
 const { usPerTrip, nsPerMmuSwitch, perTrip } = measureRoundTrip({
   kernel: new Uint8Array(readFileSync(kernel)),

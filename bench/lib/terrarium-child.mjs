@@ -6,14 +6,11 @@
  *           {profile: [[name, count], …]}, the message 'end' ends the process in good order (--cpu-prof wants that).
  */
 import { readFileSync } from 'node:fs';
-import { basename, join } from 'node:path';
-import { pathToFileURL } from 'node:url';
+import { basename } from 'node:path';
+import { loadBundle } from '../../bin/bundle.mjs';
 
 const options = JSON.parse(process.argv[2]);
-const load = (file) => import(pathToFileURL(join(options.dist, file)).href);
-(await load('tools/v8-flags.js')).prepareV8();
-const { Machine } = await load('machine/machine.js');
-const { snapshotCounters } = await load('inspect/counters.js');
+const { Machine, snapshotCounters } = await loadBundle(options.dist);
 
 const SLICE_NS = 5_000_000;
 const bytesOf = (file) => ({ name: basename(file), bytes: new Uint8Array(readFileSync(file)) });

@@ -1,33 +1,35 @@
 /** The command `terrarium`: which subcommand, and what becomes of errors. */
 import { nearest } from '../../arch/cpu-models.ts';
 import { UserError } from '../../base/assert.ts';
-import { prepareV8 } from '../v8-flags.ts';
+import { demo } from './demo.ts';
+import { info } from './info.ts';
 import { MachineBug } from './machine-bug.ts';
+import { nested } from './nested.ts';
+import { run } from './run.ts';
 import { STATUS } from './status.ts';
 import { versionText } from './version.ts';
 
 interface Subcommand {
   readonly help: string;
-  run(argv: readonly string[]): Promise<number>;
+  run(argv: readonly string[]): number | Promise<number>;
 }
 
-/** Each is loaded when it is asked for: `--help` need not wait for a processor. */
 const SUBCOMMANDS: Readonly<Record<string, Subcommand>> = {
   run: {
     help: 'boots a kernel: terrarium run -kernel FILE …',
-    run: async (argv) => (await import('./run.ts')).run(argv),
+    run,
   },
   demo: {
     help: 'boots the guest that comes with Terrarium, and shows what ran',
-    run: async (argv) => (await import('./demo.ts')).demo(argv),
+    run: demo,
   },
   nested: {
     help: 'an L1 hypervisor and its L2 guests: what each switch reuses, and what it costs',
-    run: async (argv) => (await import('./nested.ts')).nested(argv),
+    run: nested,
   },
   info: {
     help: 'what the machine offers: CPU models, MSRs, devices, limits',
-    run: async (argv) => (await import('./info.ts')).info(argv),
+    run: info,
   },
 };
 
@@ -79,6 +81,5 @@ async function dispatch(argv: readonly string[]): Promise<number> {
       : `did you mean "terrarium ${close}"?`;
     throw new UserError(`there is no command "${name}": ${hint}`);
   }
-  prepareV8();
   return command.run(rest);
 }
