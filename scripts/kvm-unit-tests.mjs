@@ -16,7 +16,7 @@ import { parseArgs } from 'node:util';
 import { runMain, UserError } from './debian/user-error.mjs';
 
 const HELP = `usage: node scripts/kvm-unit-tests.mjs PATH [options] [-- OPTION OF terrarium run…]
-  PATH             a built copy of kvm-unit-tests (x86/*.flat and x86/unittests.cfg)
+  PATH             a built copy of kvm-unit-tests (x86/*.flat and x86/unittests.cfg), of 64 bits or of 32
   --filter REGEX   only tests whose name, "section" or "section/sub-test", matches
   --singly         every sub-test of a section that names them in its arguments by itself
   --all            sections marked "nodefault", too
@@ -118,8 +118,10 @@ function testOf(section, suite, subTest = null) {
   const test = { name, kernel, limitS: parseInt(section.timeout ?? `${TIMEOUT_S}`, 10), skip: null, options: [] };
   const groups = (section.groups ?? '').split(/\s+/);
   test.isDefault = !groups.includes('nodefault');
-  if (section.arch === 'i386') return { ...test, skip: '32-bit build of the suite only' };
-  if (!existsSync(kernel)) return { ...test, skip: `${section.file} is not built` };
+  if (!existsSync(kernel)) {
+    const why = section.arch === 'i386' ? 'in the 32-bit build of the suite only' : `${section.file} is not built`;
+    return { ...test, skip: why };
+  }
   let cpu = 'intel';
   let ramMib = RAM_MIB;
   const lacks = [];

@@ -1,7 +1,7 @@
 /* GDT, IDT, TSSs, ring 3 and the exception handler of the 32-bit suite. */
 #include "machine.h"
 
-u64 gdt[16] __attribute__((aligned(16))) = {
+u64 gdt[17] __attribute__((aligned(16))) = {
     [CODE / 8] = 0x00cf9b000000ffff,
     [DATA / 8] = 0x00cf93000000ffff,
     [USER_CODE / 8] = 0x00cffb000000ffff,

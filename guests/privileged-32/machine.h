@@ -5,9 +5,10 @@
 enum { VECTOR_DONE = 0x80, VECTOR_TASK = 0x81 };
 enum {
   CODE = 0x08, DATA = 0x10, USER_CODE = 0x1b, USER_DATA = 0x23, TASK = 0x28, OTHER_TASK = 0x30, CALL_GATE = 0x38, ABSENT_DATA = 0x40,
-  LIMITED_DATA = 0x48, CONFORMING = 0x50, EXECUTE_ONLY = 0x58, EXPAND_DOWN = 0x60, ABSENT_GATE = 0x68, KERNEL_GATE = 0x70, TASK_GATE = 0x78
+  LIMITED_DATA = 0x48, CONFORMING = 0x50, EXECUTE_ONLY = 0x58, EXPAND_DOWN = 0x60, ABSENT_GATE = 0x68, KERNEL_GATE = 0x70, TASK_GATE = 0x78, LDT = 0x80
 };
-extern u64 gdt[16];
+extern u64 gdt[17];
+#define TEST_PAGE 0x40000000u
 /* SDM 3A 7.2.1 "Task-State Segment (TSS)". */
 struct task {
   u32 link, esp0, ss0, esp1, ss1, esp2, ss2, cr3, eip, eflags, eax, ecx, edx, ebx, esp, ebp, esi, edi, es, cs, ss, ds, fs, gs, ldt;
@@ -57,4 +58,7 @@ void paging_checks(void);
 void segment_checks(void);
 void gate_checks(void);
 void task_checks(void);
+/* A task with a CR3 of its own, in whose tables TEST_PAGE is another page: `there`, and not `here`. */
+enum { TASK_SPACE_NAMES = 7 };
+void task_space_checks(const char *const names[TASK_SPACE_NAMES], u32 cr3, volatile u32 *here, volatile u32 *there);
 void virtual_8086_checks(void);

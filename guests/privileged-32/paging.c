@@ -3,7 +3,6 @@
 
 enum { P = 1, W = 2, U = 4, A = 0x20, D = 0x40, LARGE = 0x80, CR0_WP = 1 << 16, CR4_PSE = 0x10, CR4_PAE = 0x20 };
 #define CR0_PG (1u << 31)
-#define TEST_PAGE 0x40000000u
 static u32 directory[1024] __attribute__((aligned(4096)));
 static u32 table[1024] __attribute__((aligned(4096)));
 static u64 pae_pointers[4] __attribute__((aligned(32)));
@@ -11,6 +10,13 @@ static u64 pae_directory[512] __attribute__((aligned(4096)));
 static u64 pae_high_directory[512] __attribute__((aligned(4096)));
 static u64 pae_table[512] __attribute__((aligned(4096)));
 static u32 page[1024] __attribute__((aligned(4096)));
+/* Another address space of each format, which differs in the test page. */
+static u32 other_directory[1024] __attribute__((aligned(4096)));
+static u32 other_table[1024] __attribute__((aligned(4096)));
+static u64 other_pae_pointers[4] __attribute__((aligned(32)));
+static u64 other_pae_directory[512] __attribute__((aligned(4096)));
+static u64 other_pae_table[512] __attribute__((aligned(4096)));
+static u32 other_page[1024] __attribute__((aligned(4096)));
 
 SNIPPET(user_load, "mov (%edi), %eax");
 SNIPPET(user_store, "mov %eax, (%edi)");
@@ -78,6 +84,11 @@ void paging_checks(void) {
   rights(names_32, entry_32);
   check_value("paging 32: A and D", table[0] & (A | D), A | D);
   check_value("paging 32: A in the PDE, and no D, for it points to a table", directory[TEST_PAGE >> 22] & (A | D), A);
+  for (u32 i = 0; i < 16; i++) other_directory[i] = directory[i];
+  other_directory[TEST_PAGE >> 22] = (u32)other_table | U | W | P;
+  other_table[0] = (u32)other_page | U | W | P;
+  static const char *const tasks_32[TASK_SPACE_NAMES] = {"paging 32: CALL of a task with another CR3", "paging 32: it ran in its own tables", "paging 32: its LDT was read through them", "paging 32: IRET goes back to ours", "paging 32: a fault through a task gate to it", "paging 32: it got the error code", "paging 32: on a stack that ours do not have"};
+  task_space_checks(tasks_32, (u32)other_directory, page, other_page);
   directory[17] = 0 | LARGE | W | P | 1 << 21;
   PAGE_FAULTS("paging 32: reserved bit 21 of a 4 MiB PDE", load(17u << 22), 9, 17u << 22);
   WRITE(cr0, READ(cr0) & ~CR0_PG);
@@ -98,6 +109,12 @@ void paging_checks(void) {
   static const char *const names_pae[] = {"paging PAE: load, not present", "paging PAE: supervisor store to a read-only page, CR0.WP = 1", "paging PAE: the same, CR0.WP = 0", "paging PAE: user load from a supervisor page", "paging PAE: user store to a supervisor page", "paging PAE: user store to a user page"};
   rights(names_pae, entry_pae);
   PAGE_FAULTS("paging PAE: reserved bit 20 of a 2 MiB PDE", load(32u << 21), 9, 32u << 21);
+  other_pae_pointers[0] = pae_pointers[0];
+  other_pae_pointers[1] = (u32)other_pae_directory | P;
+  other_pae_directory[0] = (u32)other_pae_table | U | W | P;
+  other_pae_table[0] = (u32)other_page | U | W | P;
+  static const char *const tasks_pae[TASK_SPACE_NAMES] = {"paging PAE: CALL of a task with another CR3", "paging PAE: it ran in its own tables", "paging PAE: its LDT was read through them", "paging PAE: IRET goes back to ours", "paging PAE: a fault through a task gate to it", "paging PAE: it got the error code", "paging PAE: on a stack that ours do not have"};
+  task_space_checks(tasks_pae, (u32)other_pae_pointers, page, other_page);
   pae_table[0] = (u32)page | P | 1ULL << 60;
   flush();
   PAGE_FAULTS("paging PAE: reserved bit 60 of a PTE", load(TEST_PAGE), 9, TEST_PAGE);

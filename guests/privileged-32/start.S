@@ -58,7 +58,7 @@ common:
 
   .data
 gdt_pointer:
-  .word 127
+  .word 17 * 8 - 1
   .long gdt
 
   .bss

@@ -1,4 +1,4 @@
-import { RFLAGS } from '../arch/registers.ts';
+import { DR6, RFLAGS } from '../arch/registers.ts';
 import { assert } from '../base/assert.ts';
 import { BORN_DOUBLE } from '../base/bits.ts';
 import type { SecondStageRoot, SecondStageTables } from '../contracts/second-stage.ts';
@@ -6,7 +6,7 @@ import type { FunctionBuilder, ModuleBuilder } from '../wasm/module.ts';
 import { linear } from './core/address.ts';
 import { CpuState, type EngineHost, type EngineVcpu, noIntercepts } from './core/cpu.ts';
 import { debugAfter, debugArmed, debugBefore, watchData } from './core/debug.ts';
-import { deliverFault, injectEvent } from './core/events.ts';
+import { deliverFault, injectEvent, resumeTaskSwitch } from './core/events.ts';
 import { EXIT, X } from './core/exits.ts';
 import { SHADOW, shadowAt } from './core/flags.ts';
 import { HELPERS } from './core/helpers.ts';
@@ -255,6 +255,8 @@ export class Engine {
   /**
    * Runs `vcpu` for at most `budget` instructions.
    *
+   * A task switch that has left in the middle is ended first, and then it comes back.
+   *
    * @returns  EXIT.*: why it came back; details in the exit record (core/exits.ts). RIP is the next instruction to run,
    *           or the instruction that left.
    */
@@ -262,12 +264,13 @@ export class Engine {
     this.activate(vcpu);
     const cpu = this.processor;
     this.#settle(vcpu);
+    this.#cut = Number.POSITIVE_INFINITY;
+    if (cpu.get(S.TASK) !== 0) return resumeTaskSwitch(cpu) === STATUS.JUMP ? EXIT.BUDGET : cpu.get(X.REASON);
     cpu.goTo(cpu.get(S.RIP), cpu.get(S.RIP + 4));
     cpu.setSlice(budget);
     cpu.beginRun();
     this.memory.i32[S.BUDGET >>> 2] = budget;
     this.#stopRequested = false;
-    this.#cut = Number.POSITIVE_INFINITY;
     this.#debug?.breakpoints.settle();
     if (this.compiler?.due) this.compiler.compile();
     if (cpu.walker.watching) watchData(cpu);
@@ -407,6 +410,8 @@ export class Engine {
         cpu.outside = false;
       }
       if (deliverFault(cpu) !== STATUS.JUMP) return cpu.get(X.REASON);
+      // The T bit of a task that the fault has come to
+      if (cpu.get(S.PENDING_DEBUG) & DR6.BT) this.#shorten(1);
       // Progress, even if every delivery faults again
       i32[S.BUDGET >>> 2] = i32[S.BUDGET >>> 2]! - 1;
       if (i32[S.BUDGET >>> 2]! <= 0 || this.#debug?.watchpoints.hit) return EXIT.BUDGET;

@@ -165,7 +165,7 @@ export function setPkru(cpu: Processor, value: number): void {
 // ---- instructions ----------------------------------------------------------------------------------------------------
 
 /** Bits 0–3 of `InterceptControls.crAccess`. */
-const CR_ACCESS = { CR3_LOAD: 1, CR3_STORE: 2, CR8_LOAD: 4, CR8_STORE: 8 } as const;
+export const CR_ACCESS = { CR3_LOAD: 1, CR3_STORE: 2, CR8_LOAD: 4, CR8_STORE: 8 } as const;
 
 /** Exit qualification for control-register accesses: SDM 3C Table 27-3. */
 const QUALIFICATION = { TO: 0, FROM: 1 << 4, CLTS: 2 << 4, LMSW: 3 << 4, LMSW_MEMORY: 1 << 6 } as const;

@@ -1,9 +1,9 @@
 import { EXCEPTION_NAMES, EXCEPTIONS, pushesErrorCode, secondException, VECTOR } from '../../arch/exceptions.ts';
-import { CR0, DR6_WRITABLE, DR7, RFLAGS } from '../../arch/registers.ts';
+import { CR0, DR6, DR6_WRITABLE, DR7, RFLAGS } from '../../arch/registers.ts';
 import { TWO_32 } from '../../base/bits.ts';
 import { AR } from './address.ts';
 import { EXIT, X } from './exits.ts';
-import { gpr, S, SEG, STATUS, segment } from './layout.ts';
+import { gpr, S, SEG, STATUS, segment, TASK } from './layout.ts';
 import { PENDING } from './pending-debug.ts';
 import type { Processor } from './processor.ts';
 import {
@@ -21,7 +21,7 @@ import {
   setSegment,
 } from './segments.ts';
 import { frame, setStackPointer } from './stack.ts';
-import { switchTaskThroughGate } from './tasks.ts';
+import { finishTask, switchTaskThroughGate } from './tasks.ts';
 import { fetchStackPointer64, fetchStackSegmentFromTss } from './tss.ts';
 
 /**
@@ -119,6 +119,18 @@ export function softwareInterrupt(cpu: Processor, vector: number, type: number, 
   return deliver(cpu, vector, type, false, 0, length, false);
 }
 
+/** Goes on with a task switch that L0 was asked about in the middle: JUMP, or one of the exits above. */
+export function resumeTaskSwitch(cpu: Processor): number {
+  const task = cpu.get(S.TASK);
+  if (task & TASK.BY_EVENT) {
+    const type = (task >>> INTERRUPTION.TYPE_SHIFT) & 7;
+    return deliver(cpu, task & 0xff, type, (task & TASK.ERROR) !== 0, cpu.get(S.TASK_ERROR), 0, true, true);
+  }
+  const status = finishTask(cpu);
+  return status === STATUS.FAULT ? deliverFault(cpu) : status;
+}
+
+/** @param switching  The event's task gate has been gone through, all but the end: `resumeTaskSwitch`. */
 function deliver(
   cpu: Processor,
   vector: number,
@@ -127,6 +139,7 @@ function deliver(
   error: number,
   length: number,
   injected: boolean,
+  switching = false,
 ): number {
   const nmiUnblocked = (cpu.get(S.PENDING_DEBUG) & PENDING.NMI_UNBLOCKED) !== 0;
   cpu.set(S.PENDING_DEBUG, cpu.get(S.PENDING_DEBUG) & ~PENDING.NMI_UNBLOCKED);
@@ -148,14 +161,17 @@ function deliver(
       return STATUS.EXIT_BEFORE;
     }
     if (type === EVENT.EXCEPTION && !injected) loadFaultRegisters(cpu, vector);
-    const status = enter(cpu, vector, type, hasError, error, length);
+    const status = switching ? finishTask(cpu) : enter(cpu, vector, type, hasError, error, length);
+    if (status === STATUS.EXIT) return status;
+    switching = false;
     if (status === STATUS.JUMP) {
       cpu.set(S.SHADOW_KIND, 0);
       // An instruction that faulted has hit no data breakpoint; INT1 is the #DB of what a MOV SS before it held back
       const held = cpu.get(S.PENDING_DEBUG) & PENDING.DR6_BITS;
       const isDebug = type === EVENT.PRIVILEGED_SOFTWARE && !injected;
       if (isDebug && held !== 0) cpu.set(DR6_AT, (cpu.get(DR6_AT) & ~0xf) | held);
-      const noted = type === EVENT.EXCEPTION || isDebug ? 0 : cpu.get(S.PENDING_DEBUG);
+      // What a new task's T bit has noted is not the old one's
+      const noted = cpu.get(S.PENDING_DEBUG) & (type === EVENT.EXCEPTION || isDebug ? DR6.BT : ~0);
       cpu.set(S.PENDING_DEBUG, noted | PENDING.NO_STEP);
       if (type === EVENT.NMI) cpu.set(S.NMI_BLOCKED, 1);
       return status;

@@ -63,7 +63,7 @@ export const EXIT = {
   INVLPGA: 0x87,
   /** The budget is used up. RIP is the next instruction. */
   BUDGET: 0x100,
-  /** The page fault of a shadow-paged guest (`root.linear`): L0 looks at it first. */
+  /** The page fault of a shadow-paged guest (`root.linear`): L0 looks at it first. X.QUALIFICATION: PFEC.P, RSVD, ACCESS bits. */
   SHADOW_FAULT: 0x101,
   /** The instruction allowed by `step` is done. */
   STEPPED: 0x102,
@@ -73,6 +73,8 @@ export const EXIT = {
   DEBUGGER: 0x104,
   /** Never leaves `run`: the instruction accesses a page with a watchpoint, and is to be run by itself. */
   WATCHED: 0x105,
+  /** A task switch is about to load the CR3 of the new task, in X.QUALIFICATION, and L0 watches CR3: it loads it, and runs on. */
+  TASK_CR3: 0x106,
 } as const;
 export type ExitReason = (typeof EXIT)[keyof typeof EXIT];
 
@@ -101,4 +103,6 @@ export const X = {
   /** Interruption information of EXIT.EXCEPTION: SDM 3C 24.9.2. */
   INTERRUPTION: S.EXIT + 0x38,
   INTERRUPTION_ERROR: S.EXIT + 0x3c,
+  /** Of EPT_VIOLATION and EPT_MISCONFIG on the way through the guest's tables: what access that was, as ACCESS bits. */
+  ACCESS: S.EXIT + 0x40,
 } as const;

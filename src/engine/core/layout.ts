@@ -182,6 +182,25 @@ export const S = {
   /** When the loop of PAUSEs and its last one were seen; 0: none. i64 each */
   PAUSE_FIRST: at(0x7d8),
   PAUSE_LAST: at(0x7e0),
+  /** A task switch that has left in the middle, in the new task: TASK bits, and the event's error code; 0: none. u32 each */
+  TASK: at(0x7e8),
+  TASK_ERROR: at(0x7ec),
+  /** Its CR3, as long as TASK.LOADS_CR3. u32 */
+  TASK_CR3: at(0x7f0),
+} as const;
+
+/** In S.TASK, above the vector, type and error bit of the event (interruption information) that has come through a gate. */
+export const TASK = {
+  PENDING: 0x8000_0000,
+  BY_EVENT: 1 << 30,
+  LOADS_CR3: 1 << 29,
+  /** L0, which watches CR3, has found that it cannot be loaded: #GP(0) in the new task. */
+  CR3_REFUSED: 1 << 28,
+  /** The T bit of the TSS. */
+  TRAPS: 1 << 27,
+  EVENT: 0xfff,
+  /** Of EVENT: it has an error code. */
+  ERROR: 0x800,
 } as const;
 
 /** In S.QUICK. */

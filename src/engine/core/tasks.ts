@@ -1,12 +1,12 @@
 import { VECTOR } from '../../arch/exceptions.ts';
-import { CR0, RFLAGS } from '../../arch/registers.ts';
+import { CR0, DR6, RFLAGS } from '../../arch/registers.ts';
 import { ACCESS } from '../paging/access.ts';
 import { AR } from './address.ts';
-import { setCr3 } from './control-registers.ts';
+import { CR_ACCESS, setCr3 } from './control-registers.ts';
 import { INTERCEPT } from './cpu.ts';
 import { deliverFault } from './events.ts';
 import { EXIT, X } from './exits.ts';
-import { ALLOW, gpr, REC, S, SEG, STATUS, segment } from './layout.ts';
+import { ALLOW, gpr, REC, S, SEG, STATUS, segment, TASK } from './layout.ts';
 import type { Processor } from './processor.ts';
 import {
   checkDataSegment,
@@ -32,6 +32,9 @@ import { codeTargetIsLegal, pushValue } from './stack.ts';
  *
  * Owns    the two TSS images, busy bits, NT and the link, and the order: everything that can be refused in the old
  *         task, then the save, then the load; a fault after that is the new task's.
+ * Knows   that L0 may have to be asked in the middle of the load, by an exit: for a page that its tables do not have yet, or
+ *         for CR3. The old task's instruction is over then, and S.TASK says what is left to do: `finishTask`, before anything
+ *         else runs. Up to the load everything can be done again.
  * Never   runs in IA-32e mode.
  *
  * Source  SDM 3A 7.3 "Task Switching", Tables 7-1 and 7-2; 7.2 "Task Management Data Structures";
@@ -153,9 +156,11 @@ function switchTask(
   loadSegment(cpu, SEG.TR, selector, tss);
   cpu.set(S.CR0, cpu.cr0 | CR0.TS);
 
-  status = loadTask(cpu, image, newIs32, nests, event);
+  beginTask(cpu, image, newIs32, nests, event);
+  status = finishTask(cpu);
+  if (status !== STATUS.FAULT || event !== undefined) return status;
   // The new task takes its faults at its own RIP; on the way through a gate `deliver` does that
-  return status === STATUS.FAULT && event === undefined ? deliverFault(cpu) : status;
+  return deliverFault(cpu) === STATUS.JUMP ? STATUS.JUMP : STATUS.EXIT;
 }
 
 // ---- the images ------------------------------------------------------------------------------------------------------
@@ -238,42 +243,73 @@ function saveTask(cpu: Processor, base: number, is32: boolean, eip: number, flag
   }
 }
 
-/**
- * Loads the new task: from here on faults are taken in it, with what is loaded so far; segments that are not are
- * unusable. SDM 3A 7.3, steps 11 to 15.
- */
-function loadTask(
-  cpu: Processor,
-  task: TaskImage,
-  is32: boolean,
-  nests: boolean,
-  event: TaskEvent | undefined,
-): number {
+/** Makes the new task the running one, without what memory must be asked for. SDM 3A 7.3, step 11. */
+function beginTask(cpu: Processor, task: TaskImage, is32: boolean, nests: boolean, event: TaskEvent | undefined): void {
   let flags = task.flags;
   if (nests) flags |= RFLAGS.NT;
   if (!is32) flags &= 0xffff;
   cpu.setRflags(flags);
   for (let i = 0; i < 8; i += 1) cpu.set64(gpr(i), task.registers[i]!, 0);
   cpu.set64(S.RIP, task.eip, 0);
-  const vm86 = (flags & RFLAGS.VM) !== 0;
+  const cpl = flags & RFLAGS.VM ? 3 : task.selectors[SEG.CS]! & 3;
+  cpu.set(S.CPL, cpl);
   // Selectors first, hidden parts unusable: that is what a fault in the middle leaves
-  for (let seg = 0; seg < 6; seg += 1) loadNull(cpu, seg, task.selectors[seg]!, cpu.cpl);
+  for (let seg = 0; seg < 6; seg += 1) loadNull(cpu, seg, task.selectors[seg]!, cpl);
   setSegment(cpu, SEG.LDTR, task.ldt, 0, 0, 0, AR.UNUSABLE | SYSTEM.LDT);
   const dr7 = S.DR + 56;
   cpu.set(dr7, cpu.get(dr7) & ~0x55);
+  let pending = TASK.PENDING | (task.trap ? TASK.TRAPS : 0);
+  if (is32 && cpu.cr0 & CR0.PG) pending |= TASK.LOADS_CR3;
+  if (event) pending |= TASK.BY_EVENT | (event.hasError ? TASK.ERROR : 0) | (event.type << 8) | event.vector;
+  cpu.set(S.TASK, pending >>> 0);
+  cpu.set(S.TASK_ERROR, event ? event.error : 0);
+  cpu.set(S.TASK_CR3, task.cr3);
+}
 
-  const cpl = vm86 ? 3 : task.selectors[SEG.CS]! & 3;
-  let status = STATUS.NEXT as number;
-  if (is32 && cpu.cr0 & CR0.PG) status = setCr3(cpu, task.cr3, 0);
-  cpu.set(S.CPL, cpl);
-  if (status === STATUS.NEXT) status = loadTaskLdt(cpu, task.ldt);
-  if (status === STATUS.NEXT) status = vm86 ? loadVm86Segments(cpu, task) : loadTaskSegments(cpu, task, cpl);
+/**
+ * What is left of a task switch: CR3, LDTR, the segments, the event's error code. SDM 3A 7.3, steps 11 to 15.
+ *
+ * @returns  JUMP    done
+ *           FAULT   S.FAULT_*, which is the new task's: with what is loaded so far, and the other segments unusable
+ *           EXIT    L0 is asked for something; then once more
+ */
+export function finishTask(cpu: Processor): number {
+  const status = loadTask(cpu, cpu.get(S.TASK));
+  if (status !== STATUS.EXIT_BEFORE) cpu.set(S.TASK, 0);
+  else cpu.modeChanged();
+  return status === STATUS.EXIT_BEFORE ? STATUS.EXIT : status;
+}
+
+function loadTask(cpu: Processor, pending: number): number {
+  let status = pending & TASK.LOADS_CR3 ? loadTaskCr3(cpu, pending) : STATUS.NEXT;
+  if (pending & TASK.CR3_REFUSED) status = cpu.fault(VECTOR.GP, 0);
+  const vm86 = (cpu.get(S.RFLAGS) & RFLAGS.VM) !== 0;
+  if (status === STATUS.NEXT) status = loadTaskLdt(cpu, selectorOf(cpu, SEG.LDTR));
+  if (status === STATUS.NEXT) status = vm86 ? loadVm86Segments(cpu) : loadTaskSegments(cpu);
   cpu.modeChanged();
   if (status !== STATUS.NEXT) return status;
-  if (!codeTargetIsLegal(cpu, task.eip, 0)) return cpu.fault(VECTOR.GP, 0);
-  if (event?.hasError && !pushValue(cpu, event.error, 0, is32 ? 4 : 2)) return cpu.accessStatus;
-  if (task.trap) cpu.set(S.PENDING_DEBUG, cpu.get(S.PENDING_DEBUG) | 0x8000);
-  return cpu.goTo(task.eip, 0);
+  const eip = cpu.get(S.RIP);
+  if (!codeTargetIsLegal(cpu, eip, 0)) return cpu.fault(VECTOR.GP, 0);
+  const errorBytes = rightsOf(cpu, SEG.TR) & 8 ? 4 : 2;
+  if (pending & TASK.ERROR && !pushValue(cpu, cpu.get(S.TASK_ERROR), 0, errorBytes)) {
+    return cpu.accessStatus;
+  }
+  if (pending & TASK.TRAPS) cpu.set(S.PENDING_DEBUG, cpu.get(S.PENDING_DEBUG) | DR6.BT);
+  return cpu.goTo(eip, 0);
+}
+
+function loadTaskCr3(cpu: Processor, pending: number): number {
+  const cr3 = cpu.get(S.TASK_CR3);
+  const watched = (cpu.vcpu.intercepts.crAccess & CR_ACCESS.CR3_LOAD) !== 0;
+  if (watched) {
+    cpu.set(X.REASON, EXIT.TASK_CR3);
+    cpu.set64(X.QUALIFICATION, cr3, 0);
+    cpu.set(X.VECTORING, 0);
+    cpu.set(X.LINEAR_VALID, 0);
+  }
+  const status = watched ? STATUS.EXIT_BEFORE : setCr3(cpu, cr3, 0);
+  if (watched || status === STATUS.NEXT) cpu.set(S.TASK, (pending & ~TASK.LOADS_CR3) >>> 0);
+  return status;
 }
 
 function loadTaskLdt(cpu: Processor, selector: number): number {
@@ -282,23 +318,24 @@ function loadTaskLdt(cpu: Processor, selector: number): number {
   return cpu.fault(VECTOR.TS, selectorError(selector));
 }
 
-function loadVm86Segments(cpu: Processor, task: TaskImage): number {
+function loadVm86Segments(cpu: Processor): number {
   for (let seg = 0; seg < 6; seg += 1) {
-    const selector = task.selectors[seg]!;
+    const selector = selectorOf(cpu, seg);
     setSegment(cpu, seg, selector, selector << 4, 0, 0xffff, 0xf3);
   }
   return STATUS.NEXT;
 }
 
-function loadTaskSegments(cpu: Processor, task: TaskImage, cpl: number): number {
-  const ss = task.selectors[SEG.SS]!;
+function loadTaskSegments(cpu: Processor): number {
+  const { cpl } = cpu;
+  const ss = selectorOf(cpu, SEG.SS);
   if (isNull(ss)) return cpu.fault(VECTOR.TS, 0);
   let status = checkStackSegment(cpu, scratch, ss, cpl, VECTOR.TS);
   if (status === STATUS.NEXT) status = markAccessed(cpu, scratch);
   if (status !== STATUS.NEXT) return status;
   loadSegment(cpu, SEG.SS, ss, scratch);
 
-  const cs = task.selectors[SEG.CS]!;
+  const cs = selectorOf(cpu, SEG.CS);
   if (isNull(cs)) return cpu.fault(VECTOR.TS, 0);
   status = fetchDescriptor(cpu, scratch, cs, VECTOR.TS);
   if (status !== STATUS.NEXT) return status;
@@ -310,7 +347,7 @@ function loadTaskSegments(cpu: Processor, task: TaskImage, cpl: number): number 
   loadSegment(cpu, SEG.CS, cs, scratch);
 
   for (const seg of [SEG.DS, SEG.ES, SEG.FS, SEG.GS]) {
-    const selector = task.selectors[seg]!;
+    const selector = selectorOf(cpu, seg);
     if (isNull(selector)) continue;
     status = checkDataSegment(cpu, scratch, selector, cpl, VECTOR.TS);
     if (status === STATUS.NEXT) status = markAccessed(cpu, scratch);

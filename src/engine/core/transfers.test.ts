@@ -199,6 +199,67 @@ describe('task switches', () => {
     expect(m.read32(AT.TSS + 36) & RFLAGS.RF).toBe(RFLAGS.RF);
   });
 
+  it('the T bit of a task that an exception has come to traps before its first instruction', () => {
+    const m = prepare();
+    m.write16(AT.TSS2 + 100, 1);
+    m.code('0f0b');
+    m.gate(6, TSS2, 0, 0x8500);
+    expect(m.runOn()).toBe(EXIT.HLT);
+    expect(m.stoppedAt).toBe(1);
+    expect(m.read32(m.reg(4))).toBe(AT.DATA);
+  });
+
+  it('leaves in the new task where L0 loads CR3, and is ended by the next run', () => {
+    const m = prepare();
+    m.write32(AT.PML4, 0x83, 0x40_0083);
+    m.cpu.set64(S.CR3, AT.PML4, 0);
+    m.cpu.set(S.CR4, CR4.PSE);
+    m.cpu.set(S.CR0, (m.cpu.cr0 | CR0.PG) >>> 0);
+    m.write32(AT.TSS2 + 28, AT.PDPT);
+    m.write32(AT.PDPT, 0x83, 0x40_0083);
+    m.vcpu.intercepts.crAccess = 1;
+    m.code(`ea 00000000 ${hex16(TSS2)}`);
+    m.code('f4', AT.DATA);
+    expect(m.run()).toBe(EXIT.TASK_CR3);
+    expect([m.exit.qualification, m.rip, m.reg(1), m.selector(SEG.TR)]).toEqual([AT.PDPT, AT.DATA, 2, TSS2]);
+    expect([m.vcpu.instructions, m.cpu.get(S.CR3)]).toEqual([1, AT.PML4]);
+    m.cpu.set64(S.CR3, AT.PDPT, 0);
+    expect(m.run()).toBe(EXIT.BUDGET);
+    expect([m.vcpu.instructions, m.rights(SEG.CS) & 0x1_009f]).toEqual([1, 0x9b]);
+    expect(m.run()).toBe(EXIT.HLT);
+    expect(m.rip).toBe(AT.DATA);
+  });
+
+  const LDT = 0x60;
+  const FAR = 0x20_0000; // under another entry of the second stage than the rest
+  it.each(['JMP', 'a task gate'])(
+    '%s: what L0 must fetch first for the new task does not bring the old one back',
+    (how) => {
+      const m = prepare();
+      const { lo } = m.cpu.walker.secondStage.tables;
+      const entry = lo[513]!;
+      m.descriptor(LDT, gateLow(FAR, 0xff), 0x0000_8220);
+      m.write16(AT.TSS2 + 96, LDT);
+      m.write32(AT.TSS2 + 72 + 4 * SEG.GS, 0x0c);
+      m.write32(FAR + 8, 0x0000_ffff, 0x00cf_9300);
+      if (how === 'JMP') m.code(`ea 00000000 ${hex16(TSS2)}`);
+      else {
+        m.gate(13, TSS2, 0, 0x8500);
+        m.code(`66b8 ${hex16(0x800)} 8ed8`);
+      }
+      m.code('f4', AT.DATA);
+      lo[513] = 0;
+      expect(m.run()).toBe(EXIT.EPT_VIOLATION);
+      expect([m.rip, m.exit.vectoring, m.selector(SEG.TR)]).toEqual([AT.DATA, 0, TSS2]);
+      lo[513] = entry;
+      expect(m.run()).toBe(EXIT.BUDGET);
+      expect(m.run()).toBe(EXIT.HLT);
+      expect([m.rip, m.selector(SEG.GS), m.rights(SEG.GS) & 0x9f]).toEqual([AT.DATA, 0x0c, 0x93]);
+      expect(m.reg(4)).toBe(how === 'JMP' ? AT.IST1 : AT.IST1 - 4);
+      expect(m.read32(AT.IST1 - 4)).toBe(how === 'JMP' ? 0 : 0x800);
+    },
+  );
+
   it('a bad segment of the new task is its own #TS', () => {
     const m = prepare();
     m.write32(AT.TSS2 + 72 + 12, SEL.CODE64 + 0x200);

@@ -190,6 +190,7 @@ export class PageWalker {
     let code = write ? PFEC.W : 0;
     if (access & ACCESS.USER) code |= PFEC.U;
     if (access & ACCESS.FETCH && (nxe || cr4 & CR4.SMEP)) code |= PFEC.F;
+    u32[X.ACCESS >>> 2] = access;
     // 63:MAXPHYADDR of a PAE-format entry, upper half
     const reservedHigh = pae ? this.#reservedHigh(long, nxe) : 0;
 
@@ -254,8 +255,8 @@ export class PageWalker {
       const host =
         tableHost !== 0 ? tableHost + 8 * index : this.#tableHost(vcpu, at, low, high, vcpu.root.accessedDirty);
       tableHost = 0;
-      // No memory there: all ones, and so reserved bits
-      if (host === OPEN_BUS) return this.#pageFault(low, high, code | PFEC.P | PFEC.RSVD);
+      // No memory there, and L0 knows: no entry is present, as it has it in its own walks
+      if (host === OPEN_BUS) return this.#pageFault(low, high, code);
       if (host < 0) return false;
       entryLow = u32[host >>> 2]!;
       entryHigh = pae ? u32[(host >>> 2) + 1]! : 0;
@@ -417,8 +418,11 @@ export class PageWalker {
       return host;
     }
     if (host >= 0 && rights & SPTE.MMIO) {
-      if (this.#memory.u32[S.ALLOW >>> 2]! & ALLOW.MMIO) return OPEN_BUS;
+      const { u32 } = this.#memory;
+      if (u32[S.ALLOW >>> 2]! & ALLOW.MMIO) return OPEN_BUS;
       this.#misconfiguration(physical, low, high);
+      // Hardware tells nothing here; L0 wants to know that it was a table
+      u32[X.QUALIFICATION >>> 2] = (write ? 3 : 1) | 0x80;
       return -1;
     }
     if (host >= 0 && write && rights & SPTE.R && this.#memory.u32[S.ALLOW >>> 2]! & ALLOW.ROM_TABLE) return ROM;
@@ -612,9 +616,7 @@ export class PageWalker {
     if (!allowed || marker) {
       this.#exit(EXIT.SHADOW_FAULT);
       this.#where(0, low, high);
-      const fetch = access & ACCESS.FETCH ? PFEC.F : 0;
-      u32[X.QUALIFICATION >>> 2] =
-        (present ? PFEC.P : 0) | marker | (access & (PFEC.W | PFEC.U)) | fetch | (access & ACCESS.IMPLICIT ? 0x100 : 0);
+      u32[X.QUALIFICATION >>> 2] = (present ? PFEC.P : 0) | marker | access;
       u32[(X.QUALIFICATION + 4) >>> 2] = 0;
       return TRANSLATE.FAULT;
     }

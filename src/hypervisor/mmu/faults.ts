@@ -48,16 +48,15 @@ export function handleEptViolation(v: VcpuMmu, f: EngineViolation): FaultResult 
  * #PF. DEVIATION from hardware, which would read ones from the bus, and fault with RSVD.
  */
 function tableWithoutRam(v: VcpuMmu, f: EngineViolation): FaultResult {
-  const access = f.access ?? (v.regs.cpl === 3 ? PFEC.U : 0);
   // A table in a read-only slot whose A or D the engine wants to set: it is there, and the instruction must be emulated.
-  if (v.translate(f.linearLo, f.linearHi, access)) return 'mmio';
+  if (v.translate(f.linearLo, f.linearHi, f.access)) return 'mmio';
   injectFault(v, v.gvaWalk.record, 0, false);
   return 'reflected';
 }
 
-/** A fault of a linear address under L0's shadow paging. `errorCode` bit 3 may be L0's own MMIO marker. */
-export function handlePageFault(v: VcpuMmu, lo: number, hi: number, errorCode: number): FaultResult {
-  const access = (errorCode & (PFEC.W | PFEC.U | PFEC.F | PFEC.IMPLICIT)) | PFEC.GUEST_FINAL;
+/** A fault of a linear address under L0's shadow paging. `kind`: PFEC.W, U, F and IMPLICIT. */
+export function handlePageFault(v: VcpuMmu, lo: number, hi: number, kind: number): FaultResult {
+  const access = (kind & (PFEC.W | PFEC.U | PFEC.F | PFEC.IMPLICIT)) | PFEC.GUEST_FINAL;
   const f = v.violation;
   f.gpa = 0;
   f.linearLo = lo >>> 0;

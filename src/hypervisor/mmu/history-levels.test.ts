@@ -166,7 +166,14 @@ describe('what belongs to which level', () => {
     cpu.mmu.resetContext();
     expect(cpu.mmu.mmu.roots.current.page).toBe(0);
     const { pages } = machine.vm;
-    const report = { gpa: 0x300000, qualification: Q.READ | 0x180, linearLo: 0x300000, linearHi: 0, mmio: false };
+    const report = {
+      gpa: 0x300000,
+      qualification: Q.READ | 0x180,
+      linearLo: 0x300000,
+      linearHi: 0,
+      mmio: false,
+      access: 0,
+    };
     const result = tdp ? cpu.mmu.handleEptViolation(report) : cpu.mmu.handlePageFault(0x300000, 0, 0);
     expect(result).toBe('retry');
     expect(cpu.mmu.requests & REQUEST.FREE_OBSOLETE_ROOTS).not.toBe(0);

@@ -106,10 +106,10 @@ export interface EngineViolation {
   /** The leaf found was an MMIO marker. */
   mmio: boolean;
   /**
-   * PFEC.W, U and F of the access to the linear address, if the engine knows them. They matter in one case only: a guest
-   * paging structure lies where there is no RAM, and the #PF must say what the access was.
+   * PFEC.W, U, F and IMPLICIT of the access to the linear address. They matter in one case only: a guest paging structure
+   * lies where there is no RAM, and the #PF must say what the access was.
    */
-  access?: number;
+  access: number;
 }
 
 /**

@@ -53,7 +53,7 @@ export class VcpuMmu implements WalkContext, Syncer {
   /** Where the last result 'mmio' lies. `table`: a paging structure in a read-only slot, whose A or D cannot be set. */
   readonly mmio = { gpa: 0, write: false, table: false, linearLo: 0, linearHi: 0 };
   /** For callers that have no report object of their own. */
-  readonly violation: EngineViolation = { gpa: 0, qualification: 0, linearLo: 0, linearHi: 0, mmio: false };
+  readonly violation: EngineViolation = { gpa: 0, qualification: 0, linearLo: 0, linearHi: 0, mmio: false, access: 0 };
   /** VMCS12.VPID of the last entry that had one, where VPIDs share something. */
   lastVpid = 0;
   readonly #role: RoleWords = { base: 0, ext: 0 };
@@ -394,8 +394,8 @@ export class VcpuMmu implements WalkContext, Syncer {
     return faults.handleEptViolation(this, fault);
   }
 
-  handlePageFault(lo: number, hi: number, errorCode: number): FaultResult {
-    return faults.handlePageFault(this, lo, hi, errorCode);
+  handlePageFault(lo: number, hi: number, access: number): FaultResult {
+    return faults.handlePageFault(this, lo, hi, access);
   }
 
   /**

@@ -11,7 +11,7 @@ import { CR0 } from '../../arch/registers.ts';
 import { setCr0, setCr4 } from '../../engine/core/control-registers.ts';
 import { INTERCEPT } from '../../engine/core/cpu.ts';
 import { X } from '../../engine/core/exits.ts';
-import { S, STATUS } from '../../engine/core/layout.ts';
+import { S, STATUS, TASK } from '../../engine/core/layout.ts';
 import { loadsPdptrs } from '../mmu/paging-registers.ts';
 import type { Vcpu } from './vcpu.ts';
 
@@ -50,6 +50,16 @@ export function crAccess(vcpu: Vcpu): void {
       } else apic.cr8 = low;
       vcpu.skip();
   }
+}
+
+/**
+ * A task switch loads CR3. Should it not be legal, which with PAE the PDPTEs decide, the new task gets #GP(0): the engine
+ * raises it, for it knows what the switch was on the way to.
+ */
+export function taskLoadsCr3(vcpu: Vcpu): void {
+  const { state, mmu } = vcpu;
+  if (mmu.writeCr3(state.u32(X.QUALIFICATION), 0)) return;
+  state.setU32(S.TASK, (state.u32(S.TASK) | TASK.CR3_REFUSED) >>> 0);
 }
 
 function loadedByLmsw(cr0: number, source: number): number {

@@ -4,16 +4,19 @@ import { CR0, DR6, DR7, EFER, RFLAGS } from '../../arch/registers.ts';
 import { assert } from '../../base/assert.ts';
 import type { CpuState, EngineVcpu } from '../../engine/core/cpu.ts';
 import { EXIT, X } from '../../engine/core/exits.ts';
-import { ALLOW, gpr, S, SEG, STATUS, segment } from '../../engine/core/layout.ts';
+import { ALLOW, gpr, S, SEG, STATUS, segment, TASK } from '../../engine/core/layout.ts';
 import { engineMsrRead, engineMsrWrite } from '../../engine/core/msrs.ts';
 import type { Engine } from '../../engine/engine.ts';
+import { ACCESS } from '../../engine/paging/access.ts';
 import type { LocalApic } from '../irq/local-apic.ts';
 import type { VirtualTsc } from '../irq/virtual-tsc.ts';
+import { PFEC } from '../mmu/access.ts';
 import type { EngineViolation, NestedPort } from '../mmu/ports.ts';
 import { REQUEST } from '../mmu/requests.ts';
 import { VcpuMmu } from '../mmu/vcpu-mmu.ts';
 import type { Vm } from '../vm/vm.ts';
-import { crAccess, shadowIntercepts } from './control-registers.ts';
+import { crAccess, shadowIntercepts, taskLoadsCr3 } from './control-registers.ts';
+import { hypercall } from './hypercalls.ts';
 import { VcpuMsrs } from './msrs.ts';
 import type { NestedLayer } from './nested-layer.ts';
 import { MmuRegisters } from './registers.ts';
@@ -75,7 +78,7 @@ export class Vcpu {
   #rest = 0;
   /** ALLOW bits of the instruction that `step` runs. */
   #allowed = 0;
-  readonly #violation: EngineViolation = { gpa: 0, qualification: 0, linearLo: 0, linearHi: 0, mmio: false };
+  readonly #violation: EngineViolation = { gpa: 0, qualification: 0, linearLo: 0, linearHi: 0, mmio: false, access: 0 };
 
   constructor(vm: Vm, index: number, policy: CpuidPolicy, apic: LocalApic, tsc: VirtualTsc, nested: NestedPort) {
     this.vm = vm;
@@ -144,6 +147,7 @@ export class Vcpu {
     state.setU64(S.DR + 48, 0xffff_0ff0, 0);
     state.setU64(S.DR + 56, 0x400, 0);
     state.setU32(S.SHADOW_KIND, 0);
+    state.setU32(S.TASK, 0);
     if (!init) {
       state.setU32(S.XCR0, 1);
       state.setU16(S.FCW, 0x40);
@@ -336,6 +340,8 @@ export class Vcpu {
     const { state, vm, core } = this;
     const { nested } = this;
     if (nested?.beforeEvents()) return false;
+    // No boundary between two instructions
+    if (state.u32(S.TASK) !== 0) return true;
     const { intercepts } = core;
     if (this.pendingEvent !== 0) {
       const event = this.pendingEvent;
@@ -416,7 +422,11 @@ export class Vcpu {
    * engine does where no exit comes between: SDM 3A 6.15 "Interrupt 8—Double Fault Exception (#DF)", Table 6-5.
    */
   raisePageFault(error: number, linearLo: number, linearHi: number): void {
-    const first = this.pendingIsNew ? 0 : this.pendingEvent;
+    const task = this.state.u32(S.TASK);
+    this.state.setU32(S.TASK, 0);
+    let first = this.pendingIsNew ? 0 : this.pendingEvent;
+    // It has come through a task gate, and the new task's segments cannot be loaded
+    if (task & TASK.BY_EVENT) first = (EVENT.VALID | (task & TASK.EVENT)) >>> 0;
     const { pendingError, pendingLength } = this;
     const onTheWay = first !== 0 && (first & 0x700) === EVENT.EXCEPTION;
     // If L1 takes page faults, it learns of both by itself
@@ -553,6 +563,9 @@ export class Vcpu {
       case EXIT.CR_ACCESS:
         crAccess(this);
         return;
+      case EXIT.TASK_CR3:
+        taskLoadsCr3(this);
+        return;
       case EXIT.INVLPG:
         this.mmu.invlpg(state.u32(X.QUALIFICATION), state.high(X.QUALIFICATION));
         this.skip();
@@ -583,7 +596,7 @@ export class Vcpu {
         return;
       case EXIT.VMCALL:
       case EXIT.VMMCALL:
-        this.#hypercall();
+        hypercall(this);
         return;
       case EXIT.MONITOR:
       case EXIT.MWAIT:
@@ -629,6 +642,7 @@ export class Vcpu {
     v.linearLo = state.u32(X.LINEAR);
     v.linearHi = state.high(X.LINEAR);
     v.mmio = mmio;
+    v.access = accessOf(state.u32(X.ACCESS));
     const result = this.mmu.handleEptViolation(v);
     if (result === 'mmio') this.#allowDevice();
     else assert(result !== 'no-pages', 'the shadow-page quota has room for one fault');
@@ -648,7 +662,8 @@ export class Vcpu {
 
   #shadowFault(): void {
     const { state } = this;
-    const result = this.mmu.handlePageFault(state.u32(X.LINEAR), state.high(X.LINEAR), state.u32(X.QUALIFICATION));
+    const access = accessOf(state.u32(X.QUALIFICATION));
+    const result = this.mmu.handlePageFault(state.u32(X.LINEAR), state.high(X.LINEAR), access);
     if (result === 'mmio') this.#allowDevice();
     else assert(result !== 'no-pages', 'the shadow-page quota has room for one fault');
   }
@@ -664,28 +679,6 @@ export class Vcpu {
     this.skip();
   }
 
-  /**
-   * A call to L0, with KVM's numbers and registers. None is advertised in CPUID; guests that call without asking get
-   * KVM's answers. Linux `Documentation/virt/kvm/x86/hypercalls.rst`.
-   */
-  #hypercall(): void {
-    const { state } = this;
-    let result: number = HYPERCALL.ENOSYS;
-    if (state.cpl !== 0) result = HYPERCALL.EPERM;
-    else if (state.gprLow(0) === HYPERCALL.SEND_IPI) {
-      result = 0;
-      const first = state.gprLow(2);
-      const bitmap = [state.gprLow(3), state.gprHigh(3), state.gprLow(1), state.gprHigh(1)];
-      for (let bit = 0; bit < 128; bit += 1) {
-        if (!((bitmap[bit >>> 5]! >>> (bit & 31)) & 1) || first + bit >= this.vm.vcpus.length) continue;
-        this.vm.irq.sendIpi(this.index, state.gprLow(6) & 0x7ff, first + bit, true);
-        result += 1;
-      }
-    }
-    state.setU64(gpr(0), result, result < 0 ? 0xffff_ffff : 0);
-    this.skip();
-  }
-
   /** After each change of level, CR0 or CR4 that does not come by an instruction of the guest. */
   shadowIntercepts(): void {
     shadowIntercepts(this);
@@ -695,8 +688,9 @@ export class Vcpu {
   static readonly register = gpr;
 }
 
-/** KVM's hypercall numbers and errors. */
-const HYPERCALL = { SEND_IPI: 10, ENOSYS: -1000, EPERM: -1 } as const;
+/** The engine's ACCESS bits as the MMU has them. */
+const accessOf = (access: number): number =>
+  (access & (ACCESS.WRITE | ACCESS.USER | ACCESS.FETCH)) | (access & ACCESS.IMPLICIT ? PFEC.IMPLICIT : 0);
 
 /** Longest stretch without looking at anything: V8 has no on-stack replacement (wasm-engine.md A). */
 const MAX_SLICE = 1_000_000;

@@ -215,7 +215,7 @@ export class FakeVcpu {
   violations = 0;
   /** How often an L2 was entered. */
   entries = 0;
-  readonly #fault: EngineViolation = { gpa: 0, qualification: 0, linearLo: 0, linearHi: 0, mmio: false };
+  readonly #fault: EngineViolation = { gpa: 0, qualification: 0, linearLo: 0, linearHi: 0, mmio: false, access: 0 };
 
   constructor(machine: FakeMachine) {
     this.machine = machine;
