@@ -24,8 +24,10 @@ const HANGS_MS = 120_000;
 /** The failing assertion, or null if the test passes. */
 function failureOf(test) {
   try {
-    const args = ['vitest', 'run', '--project', 'unit', 'src/hypervisor/mmu/history', '-t', test];
-    const out = execFileSync('npx', args, {
+    // By itself and not by npx, so that what is killed is what loops
+    const vitest = join(root, 'node_modules/vitest/vitest.mjs');
+    const args = [vitest, 'run', '--project', 'unit', 'src/hypervisor/mmu/history', '-t', test];
+    const out = execFileSync(process.execPath, args, {
       cwd: copy,
       encoding: 'utf8',
       stdio: 'pipe',

@@ -4,6 +4,10 @@
  *
  * Found by kvm-unit-tests' `vmx_pf_vpid_test` under `-machine tdp=off` and by reading around it: without TDP L0 watched L1's
  * registers, and not L2's.
+ *
+ * "Mutant:" says which part of the fix was undone, singly, and that the test was then seen to fail without TDP. Without
+ * shadowIntercepts() at the entry (which is the old code) those of CR0.WP, CR3, CR3 targets and INVLPG fail, and that of
+ * SMEP does not end.
  */
 import { beforeEach, describe, expect, test } from 'vitest';
 import { CR0, CR4, EFER } from '../../src/arch/registers.ts';
@@ -95,6 +99,7 @@ describe.each([true, false])('TDP: %s', (tdp) => {
     set('MSR_BITMAP', MSR_BITMAP);
   });
 
+  // Mutant: writePaging() does not tell the MMU of CR0.
   test('CR0.WP: a read-only page is written without it, and not with it', () => {
     m.write64(TABLE, DATA | 5);
     expect(enter([...store(1), ...store(2)])).toMatchObject(pageFault(3));
@@ -107,6 +112,7 @@ describe.each([true, false])('TDP: %s', (tdp) => {
     expect(get('GUEST_CR0') & CR0.WP).toBe(CR0.WP);
   });
 
+  // Mutant: shadowIntercepts() does not watch CR3.
   test('CR3: each of two address spaces has its own page, and L2 reads the register as it wrote it', () => {
     const code = [...load, ...setCr3(OTHER.PML4), ...load];
     expect(enter(code)).toMatchObject(CALLED);
@@ -118,6 +124,7 @@ describe.each([true, false])('TDP: %s', (tdp) => {
     expect(m.vcpu.state.gprLow(0)).toBe(AT.PML4);
   });
 
+  // Mutants: CR3-target values do not leave; isCr3Target() is never true.
   test('a load of a CR3-target value is no exit, and takes effect', () => {
     turn('PRIMARY.CR3_LOAD_EXITING', true);
     expect(enter([...load, ...setCr3(OTHER.PML4)])).toMatchObject({ reason: R.CR_ACCESS });
@@ -127,12 +134,14 @@ describe.each([true, false])('TDP: %s', (tdp) => {
     expect(ebx()).toBe(0x2222);
   });
 
+  // Mutant: crAccess() goes on whatever writeCr3() says.
   test('a CR3 with reserved bits is #GP, and stays what it was', () => {
     const code = [...load, 0x48, 0xb8, 0, 0, 0, 0, 0, 0, 8, 0, 0x0f, 0x22, 0xd8]; // bit 51
     expect(enter(code)).toMatchObject({ reason: R.EXCEPTION_OR_NMI, vector: 13, error: 0 });
     expect(get('GUEST_CR3')).toBe(AT.PML4);
   });
 
+  // Mutant: shadowIntercepts() does not watch INVLPG.
   test('INVLPG: what L2 has mapped elsewhere is found there', () => {
     // L2's own table, seen in the supervisor page at its identity
     const remap = [0xc7, 0x04, 0x25, ...u32(TABLE), ...u32(OTHER_DATA | 7)];
@@ -140,6 +149,7 @@ describe.each([true, false])('TDP: %s', (tdp) => {
     expect(ebx()).toBe(0x2222);
   });
 
+  // Mutant: a WRMSR of EFER does not reach the MMU.
   test('EFER.NXE: bit 63 of an entry is reserved without it', () => {
     m.write64(TABLE, DATA | 7, 0x8000_0000);
     const msr = 0xc000_0080;
@@ -150,6 +160,7 @@ describe.each([true, false])('TDP: %s', (tdp) => {
     expect(again([...wrmsr(msr, EFER.LME | EFER.LMA | EFER.NXE), ...load])).toMatchObject(CALLED);
   });
 
+  // Mutant: loadMsrs() does not tell the MMU.
   test('EFER.NXE by the MSR-load list of the entry counts as that of a WRMSR', () => {
     m.write64(TABLE, DATA | 7, 0x8000_0000);
     turn('ENTRY.LOAD_EFER', false);
@@ -163,6 +174,7 @@ describe.each([true, false])('TDP: %s', (tdp) => {
     expect(again(load)).toMatchObject(CALLED);
   });
 
+  // Mutant: writePaging() does not tell the MMU of CR4: the fetch is tried for ever.
   test('CR4.SMEP: a user page is not fetched from with it, and is without it', () => {
     m.bytes(DATA, [0xc3]);
     const call = [0xb8, ...u32(LINEAR), 0xff, 0xd0];
@@ -171,6 +183,7 @@ describe.each([true, false])('TDP: %s', (tdp) => {
     expect(again([...change(4, CR4.SMEP, 0), ...call])).toMatchObject(CALLED);
   });
 
+  // Mutants: writePaging() does not keep them; either read shadow leaves them out.
   test('bits that L1 owns keep their value and read as its shadow, whatever L2 does to the others', () => {
     m.write64(TABLE, DATA | 5);
     set('CR0_GUEST_HOST_MASK', CR0.WP | CR0.NE);
@@ -187,6 +200,7 @@ describe.each([true, false])('TDP: %s', (tdp) => {
     expect(again(change(0, 0, CR0.WP))).toMatchObject({ reason: R.CR_ACCESS });
   });
 
+  // Mutants: loadedByLmsw() gives CR0 as it is; each LMSW is L1's.
   test('LMSW and CLTS of bits that are not L1’s change them', () => {
     set('GUEST_CR0', get('GUEST_CR0') | CR0.TS);
     const code = [0xb8, ...u32(CR0.PE | CR0.MP | CR0.EM | CR0.TS), 0x0f, 0x01, 0xf0, 0x0f, 0x06];
@@ -194,6 +208,7 @@ describe.each([true, false])('TDP: %s', (tdp) => {
     expect(get('GUEST_CR0') & 0xf).toBe(CR0.PE | CR0.MP | CR0.EM);
   });
 
+  // Mutant: the route never raises #GP; fails with TDP, too.
   test('what VMX operation fixes L2 cannot clear', () => {
     for (const code of [change(0, CR0.NE, 0), change(0, CR0.PG, 0), change(4, CR4.VMXE, 0)]) {
       expect(again(code)).toMatchObject({ reason: R.EXCEPTION_OR_NMI, vector: 13, error: 0 });
@@ -201,6 +216,7 @@ describe.each([true, false])('TDP: %s', (tdp) => {
     }
   });
 
+  // Mutant: no shadowIntercepts() at the exit.
   test('after the exit L1 reads the CR0 and CR4 of its host state', () => {
     set('HOST_CR0', get('HOST_CR0') | CR0.MP);
     set('HOST_CR4', get('HOST_CR4') | CR4.PGE);

@@ -543,6 +543,20 @@ describe('invalidation', () => {
     },
   );
 
+  // Not of Linux's history, but of ours (kvm-unit-tests' vmx_pf_vpid_test under tdp=off). Mutant: VPIDs share something only
+  // if they have one tag. Seen: VPID 2, which never ran, reads the page that VPID 1 had.
+  test('without TDP, an L2 with another VPID sees its tables as they are', () => {
+    const { machine, cpu, writer, cr3, leaf } = shadowed();
+    const mode = longMode(cr3[0]!);
+    cpu.enterL2({ vpid: 1, mode });
+    expect(cpu.read(0x1000)).toEqual(ram(machine, 0x200000));
+    cpu.exitL2();
+    writer.store64(leaf[0]!, 0x300000 | PTE);
+    cpu.enterL2({ vpid: 2, mode });
+    expect(cpu.read(0x1000)).toEqual(ram(machine, 0x300000));
+    check(machine);
+  });
+
   // Mutant: only the MMU in force gives up obsolete roots. Seen: root_mmu keeps a dead root while L2 runs.
   test('row 21: a slot deletion reaches the MMU that is not in force', () => {
     const { machine, tables, root, eptp, cpu } = nested();
