@@ -128,7 +128,7 @@ export const MSRS: readonly MsrRow[] = [
     because: 'once LOCK is set, WRMSR is #GP until RESET',
   }),
   msr(0x3b, 'IA32_TSC_ADJUST', 'hypervisor', 'tsc_adjust', ALL),
-  msr(0x48, 'IA32_SPEC_CTRL', 'hypervisor', ['spec_ctrl', 'ibrs'], LOW, {
+  msr(0x48, 'IA32_SPEC_CTRL', 'engine', ['spec_ctrl', 'ibrs'], LOW, {
     rule: 'speculation control',
     because: 'bits are kept and do nothing: nothing here speculates',
   }),
@@ -331,6 +331,12 @@ export function msrWriteIsLegal(row: MsrRow, lo: number, hi: number, model: MsrM
     case 'one memory type':
       return isMemoryType(lo & 0xff, false) && fitsPhysical(hi, model.physicalAddressBits);
   }
+}
+
+/** Bits of the low half that may be 1 in a value which WRMSR takes, where the high half is 0 and no rule asks for more. */
+export function writableLow({ writable, rule }: MsrRow, model: MsrModel): number {
+  if (rule === 'speculation control') return specCtrlBits(model);
+  return typeof writable === 'string' ? 0xffff_ffff : writable[1];
 }
 
 function specCtrlBits(model: MsrModel): number {

@@ -176,18 +176,55 @@ describe('bitmaps', () => {
     expect(reasonOf([0xe4, 0x81])).toBe(R.VMCALL);
   });
 
-  test('of MSRs: reads and writes have bits of their own', () => {
+  // IA32_SYSENTER_CS is asked of L0, the others are laid open to generated code
+  test.each([0x174, 0x48, 0x1d9])('of MSRs: reads and writes have bits of their own (%#x)', (msr) => {
+    const bits = (offset: number) => {
+      m.bytes(PAGE.A, new Array(4096).fill(0));
+      m.bytes(PAGE.A + offset + (msr >>> 3), [1 << (msr & 7)]);
+    };
     turnOn('PRIMARY.USE_MSR_BITMAPS');
     set('MSR_BITMAP', PAGE.A);
-    m.bytes(PAGE.A + 0x174 / 8, [1 << (0x174 & 7)]); // IA32_SYSENTER_CS, reads
-    const read = [0xb9, 0x74, 1, 0, 0, 0x0f, 0x32];
-    const write = [0xb9, 0x74, 1, 0, 0, 0x31, 0xc0, 0x31, 0xd2, 0x0f, 0x30];
-    expect(reasonOf(read)).toBe(R.RDMSR);
-    again();
-    expect(reasonOf(write)).toBe(R.VMCALL);
-    m.bytes(PAGE.A, new Array(4096).fill(0));
-    again();
-    expect(reasonOf(read)).toBe(R.VMCALL);
+    const read = [0xb9, msr & 255, msr >>> 8, 0, 0, 0x0f, 0x32];
+    const write = [0xb9, msr & 255, msr >>> 8, 0, 0, 0x31, 0xc0, 0x31, 0xd2, 0x0f, 0x30];
+    const reasons = () =>
+      [read, write].map((code) => {
+        const reason = reasonOf(code);
+        again();
+        return reason;
+      });
+    bits(0);
+    expect(reasons()).toEqual([R.RDMSR, R.VMCALL]);
+    bits(2048);
+    expect(reasons()).toEqual([R.VMCALL, R.WRMSR]);
+    bits(1024); // of another MSR
+    expect(reasons()).toEqual([R.VMCALL, R.VMCALL]);
+    // A page in a hole reads as ones
+    set('MSR_BITMAP', 0x8000_0000);
+    expect(reasons()).toEqual([R.RDMSR, R.WRMSR]);
+    set('MSR_BITMAP', PAGE.A);
+    set('PRIMARY_CONTROLS', get('PRIMARY_CONTROLS') & ~controlMask('PRIMARY.USE_MSR_BITMAPS'));
+    expect(reasons()).toEqual([R.RDMSR, R.WRMSR]);
+  });
+
+  test('IA32_SPEC_CTRL is one for both levels, is written without an exit, and refuses other bits', () => {
+    const SPEC_CTRL = 0x48;
+    const write = (value: number) => [0xb9, SPEC_CTRL, 0, 0, 0, 0xb8, value, 0, 0, 0, 0x31, 0xd2, 0x0f, 0x30];
+    const { exits } = m.vcpu;
+    const before = [exits[R.RDMSR], exits[R.WRMSR]];
+    expect(m.run(write(1)).vector).toBe(-1);
+    expect(m.vcpu.msrs.read(SPEC_CTRL) && m.vcpu.msrs.lo).toBe(1);
+    afresh();
+    turnOn('PRIMARY.USE_MSR_BITMAPS');
+    set('MSR_BITMAP', PAGE.A);
+    m.vcpu.msrs.write(SPEC_CTRL, 1, 0);
+    expect(reasonOf([0xb9, SPEC_CTRL, 0, 0, 0, 0x0f, 0x32, 0x89, 0xc3, ...write(4)])).toBe(R.VMCALL);
+    expect(registerOf(3)).toBe(1);
+    expect(m.vcpu.msrs.read(SPEC_CTRL) && m.vcpu.msrs.lo).toBe(4);
+    expect([exits[R.RDMSR], exits[R.WRMSR]]).toEqual(before);
+    afresh();
+    expect(m.run(write(0x40)).vector).toBe(13);
+    m.toUserMode();
+    expect(m.run(write(0), USER_PAGE).vector).toBe(13);
   });
 
   test('of VMCS shadowing: a clear bit reaches the linked VMCS, a set one leaves', () => {

@@ -187,6 +187,12 @@ export const S = {
   TASK_ERROR: at(0x7ec),
   /** Its CR3, as long as TASK.LOADS_CR3. u32 */
   TASK_CR3: at(0x7f0),
+  /** Page of a VMX MSR bitmap: it says which RDMSRs and WRMSRs of OPEN_MSRS leave. 0: none, 1: all. u32 */
+  MSR_BITMAP: at(0x7f4),
+  /** IA32_SPEC_CTRL. u32 */
+  SPEC_CTRL: at(0x7f8),
+  /** What is written to an MSR that cannot be read. u32 */
+  WRITE_ONLY_MSR: at(0x7fc),
 } as const;
 
 /** In S.TASK, above the vector, type and error bit of the event (interruption information) that has come through a gate. */
@@ -202,6 +208,26 @@ export const TASK = {
   /** Of EVENT: it has an error code. */
   ERROR: 0x800,
 } as const;
+
+/**
+ * MSRs that RDMSR and WRMSR reach without asking L0, as S.MSR_BITMAP lets them: a slot for each, found by `openMsrSlot`. None
+ * is above 1FFFH, and none has more than 32 bits that are not 0.
+ */
+export const OPEN_MSRS = {
+  AT: at(0x800),
+  SLOTS: 8,
+  SLOT_BYTES: 16,
+  /** u32 */
+  INDEX: 0,
+  /** Address of its value, or 0: there is none in this slot. u32 */
+  CELL: 4,
+  /** Values that WRMSR may write have no other bits. Others are for L0. u32 */
+  WRITABLE: 8,
+  /** OPEN_MSR. u32 */
+  ACCESS: 12,
+} as const;
+export const OPEN_MSR = { READ: 1, WRITE: 2 } as const;
+export const openMsrSlot = (index: number): number => (index ^ (index >>> 3)) & (OPEN_MSRS.SLOTS - 1);
 
 /** In S.QUICK. */
 export const QUICK = {

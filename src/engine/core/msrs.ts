@@ -1,9 +1,11 @@
 import type { FeatureName } from '../../arch/cpuid-features.ts';
 import { VECTOR } from '../../arch/exceptions.ts';
-import { type MsrModel, msrIndex, msrRow, msrWriteIsLegal } from '../../arch/msrs.ts';
+import { type MsrModel, msrExists, msrIndex, msrRow, msrWriteIsLegal, writableLow } from '../../arch/msrs.ts';
 import { CR4 } from '../../arch/registers.ts';
+import { assert } from '../../base/assert.ts';
 import { setEfer } from './control-registers.ts';
-import { S, SEG, STATUS, segment } from './layout.ts';
+import type { CpuState } from './cpu.ts';
+import { OPEN_MSR, OPEN_MSRS, openMsrSlot, S, SEG, STATUS, segment } from './layout.ts';
 import { setBase } from './operands.ts';
 import type { Processor } from './processor.ts';
 
@@ -32,9 +34,33 @@ const CELLS: ReadonlyMap<number, { readonly cell: number; readonly wide: boolean
       ['IA32_PAT', S.PAT, true],
       ['IA32_XSS', S.XSS, false],
       ['IA32_DEBUGCTL', S.DEBUGCTL, false],
+      ['IA32_SPEC_CTRL', S.SPEC_CTRL, false],
     ] as const
   ).map(([name, cell, wide]) => [msrIndex(name), { cell, wide }]),
 );
+
+/** What a hypervisor reads and writes around each run of its guest. */
+const OPEN = [
+  ['IA32_SPEC_CTRL', S.SPEC_CTRL, OPEN_MSR.READ | OPEN_MSR.WRITE],
+  ['IA32_PRED_CMD', S.WRITE_ONLY_MSR, OPEN_MSR.WRITE],
+  ['IA32_DEBUGCTL', S.DEBUGCTL, OPEN_MSR.READ],
+] as const;
+
+/** Lays OPEN_MSRS open in a state block, as far as the model has them. */
+export function layOpenMsrs(state: CpuState, model: MsrModel): void {
+  for (const [name, cell, access] of OPEN) {
+    const row = msrRow(msrIndex(name))!;
+    if (!msrExists(row, model)) continue;
+    assert(row.index < 0x2000, 'its bits are in the first half of a bitmap');
+    const slot = OPEN_MSRS.AT + OPEN_MSRS.SLOT_BYTES * openMsrSlot(row.index);
+    const taken = state.u32(slot + OPEN_MSRS.CELL) !== 0 && state.u32(slot + OPEN_MSRS.INDEX) !== row.index;
+    assert(!taken, 'two open MSRs have two slots');
+    state.setU32(slot + OPEN_MSRS.INDEX, row.index);
+    state.setU32(slot + OPEN_MSRS.CELL, cell);
+    state.setU32(slot + OPEN_MSRS.WRITABLE, (access & OPEN_MSR.WRITE) !== 0 ? writableLow(row, model) : 0);
+    state.setU32(slot + OPEN_MSRS.ACCESS, access);
+  }
+}
 
 const EFER_INDEX = msrIndex('IA32_EFER');
 const FS_BASE = msrIndex('IA32_FS_BASE');

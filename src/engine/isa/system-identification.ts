@@ -8,7 +8,7 @@ import { INTERCEPT } from '../core/cpu.ts';
 import { EXIT, type ExitReason, X } from '../core/exits.ts';
 import type { Helper } from '../core/helpers.ts';
 import { intercepts } from '../core/intercepts.ts';
-import { gpr, S, STATUS } from '../core/layout.ts';
+import { gpr, OPEN_MSR, OPEN_MSRS, S, STATUS } from '../core/layout.ts';
 import { rmField, setEdxEax } from '../core/operands.ts';
 import type { Processor } from '../core/processor.ts';
 import { inUse } from '../core/state-save.ts';
@@ -41,6 +41,32 @@ const wrmsr: Helper = (cpu, record) => {
   if (!cpu.host.msrWrite(cpu.get(gpr(1)), cpu.get(gpr(0)), cpu.get(gpr(2)))) return cpu.exitBefore(EXIT.WRMSR, record);
   return STATUS.NEXT;
 };
+
+/**
+ * RDMSR or WRMSR of one of OPEN_MSRS, where neither the level nor a bitmap forbids it; else `helper`.
+ *
+ * @returns  The address of its slot.
+ */
+function openMsr(m: Semantics, helper: Helper, access: number): Local {
+  const zero = i32.const(0);
+  const index = m.let(i32.wrap(m.reg(RCX)));
+  const fold = i32.and(i32.xor(index.get, i32.shrU(index.get, i32.const(3))), i32.const(OPEN_MSRS.SLOTS - 1));
+  const slot = m.let(i32.add(i32.const(OPEN_MSRS.AT), i32.mul(fold, i32.const(OPEN_MSRS.SLOT_BYTES))));
+  const isOpen = i32.and(
+    i32.eq(i32.load(slot.get, OPEN_MSRS.INDEX), index.get),
+    i32.ne(i32.and(i32.load(slot.get, OPEN_MSRS.ACCESS), i32.const(access)), zero),
+  );
+  m.f.if(i32.or(i32.load(zero, S.CPL), i32.eqz(isOpen)), () => m.helperInstead(helper));
+  const bitmap = m.let(i32.load(zero, S.MSR_BITMAP));
+  m.f.if(bitmap.get, () => {
+    // 1 is no page: what is looked at there does not count
+    const first = access === OPEN_MSR.READ ? 0 : 2048;
+    const byte = i32.load8U(i32.add(bitmap.get, i32.shrU(index.get, i32.const(3))), first);
+    const bit = i32.and(i32.shrU(byte, i32.and(index.get, i32.const(7))), i32.const(1));
+    m.f.if(i32.or(bit, i32.eq(bitmap.get, i32.const(1))), () => m.helperInstead(helper));
+  });
+  return slot;
+}
 
 /** Asks L0 for the time. `timeLow`, and the host's `tscHigh`. */
 function readTime(cpu: Processor, record: number): void {
@@ -235,8 +261,36 @@ export const IDENTIFICATION: readonly Instruction[] = [
       m.exitBefore(EXIT.CPUID);
     },
   }),
-  row('RDMSR', 'SDM 2B 4.3 "RDMSR—Read from Model Specific Register"', { '0F 32': 'RDMSR' }, rdmsr),
-  row('WRMSR', 'SDM 2D 6.1 "WRMSR—Write to Model Specific Register"', { '0F 30': 'WRMSR' }, wrmsr),
+  instruction({
+    name: 'RDMSR',
+    source: 'SDM 2B 4.3 "RDMSR—Read from Model Specific Register"',
+    forms: { '0F 32': 'RDMSR' },
+    execute(m) {
+      if (!m.long) {
+        m.helper(rdmsr);
+        return;
+      }
+      const slot = openMsr(m, rdmsr, OPEN_MSR.READ);
+      m.setReg(RAX, i64.load32U(i32.load(slot.get, OPEN_MSRS.CELL)));
+      m.setReg(RDX, i64.const(0));
+    },
+  }),
+  instruction({
+    name: 'WRMSR',
+    source: 'SDM 2D 6.1 "WRMSR—Write to Model Specific Register"',
+    forms: { '0F 30': 'WRMSR' },
+    execute(m) {
+      if (!m.long) {
+        m.helper(wrmsr);
+        return;
+      }
+      const slot = openMsr(m, wrmsr, OPEN_MSR.WRITE);
+      const low = m.let(i32.wrap(m.reg(RAX)));
+      const others = i32.and(low.get, i32.xor(i32.load(slot.get, OPEN_MSRS.WRITABLE), i32.const(-1)));
+      m.f.if(i32.or(others, i32.wrap(m.reg(RDX))), () => m.helperInstead(wrmsr));
+      m.f.do(i32.store(i32.load(slot.get, OPEN_MSRS.CELL), low.get));
+    },
+  }),
   row('HLT', 'SDM 2A 3.2 "HLT—Halt"', { F4: 'HLT' }, privileged(EXIT.HLT)),
   instruction({
     name: 'RDTSC',

@@ -5,7 +5,7 @@ import { assert } from '../../base/assert.ts';
 import type { CpuState, EngineVcpu } from '../../engine/core/cpu.ts';
 import { EXIT, X } from '../../engine/core/exits.ts';
 import { ALLOW, gpr, S, SEG, STATUS, segment, TASK } from '../../engine/core/layout.ts';
-import { engineMsrRead, engineMsrWrite } from '../../engine/core/msrs.ts';
+import { engineMsrRead, engineMsrWrite, layOpenMsrs } from '../../engine/core/msrs.ts';
 import type { Engine } from '../../engine/engine.ts';
 import { ACCESS } from '../../engine/paging/access.ts';
 import type { LocalApic } from '../irq/local-apic.ts';
@@ -154,6 +154,7 @@ export class Vcpu {
       for (let i = 0; i < 8; i += 1) state.setU8(S.FEMPTY + i, 0);
       state.setU32(S.MXCSR, 0x1f80);
       state.setU64(S.PAT, 0x0007_0406, 0x0007_0406);
+      layOpenMsrs(state, this.policy);
     }
     this.pendingEvent = 0;
     this.nmiPending = false;

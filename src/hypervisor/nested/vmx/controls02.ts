@@ -63,6 +63,10 @@ export function mergeControls(n: NestedVmx): void {
   n.tsc.multiplierLo = v.lo(FIELD.TSC_MULTIPLIER);
   n.tsc.multiplierHi = v.hi(FIELD.TSC_MULTIPLIER);
 
+  // All bits of a bitmap in a hole are set
+  const msrBitmap = (primary & PRIMARY.USE_MSR_BITMAPS) !== 0 ? n.memory.offset(v.number(FIELD.MSR_BITMAP)) : -1;
+  n.msrBitmap = msrBitmap < 0 ? 1 : msrBitmap;
+
   announceAccessPage(n);
 
   const into = n.l2Intercepts;

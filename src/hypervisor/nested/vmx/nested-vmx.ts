@@ -83,6 +83,8 @@ export class NestedVmx implements NestedLayer, NestedPort {
   pin = 0;
   primary = 0;
   secondary = 0;
+  /** As S.MSR_BITMAP has it while L2 runs. */
+  msrBitmap = 1;
 
   // Between two instructions of L2
   /** A monitor-trap-flag exit is due when more instructions than this have retired; -1: not armed. */
@@ -172,6 +174,7 @@ export class NestedVmx implements NestedLayer, NestedPort {
     let cells = 0;
     let reads = 0;
     let writes = 0;
+    state.setU32(S.MSR_BITMAP, this.guestMode ? this.msrBitmap : 0);
     if (!this.guestMode) {
       if (this.vmxOn && this.v.address >= 0) cells = this.v.cells;
     } else if ((this.secondary & SECONDARY.VMCS_SHADOWING) !== 0) {
