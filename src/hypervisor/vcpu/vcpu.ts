@@ -284,6 +284,7 @@ export class Vcpu {
     const { vm, nested } = this;
     if (this.pendingEvent !== 0 || this.nmiPending || this.initPending || this.sipiVector >= 0) return 0;
     if (this.activity !== 'running' || vm.stopped || vm.watcher || vm.debugger) return 0;
+    if (this.state.u32(S.TASK) !== 0) return 0;
     if (nested?.guestMode === true && !nested.isQuiet) return 0;
     // One that waits for its window, and it cannot be now
     const waits = vm.irq.hasInterrupt(this.index);
