@@ -22,6 +22,8 @@ export class MachineBus implements Bus, DeviceSpace {
   readonly #mmio: Range<MmioDevice>[] = [];
   /** Accesses that nobody answered, by port or page: for `info`. */
   readonly unclaimed = new Map<string, number>();
+  /** Told of each. */
+  onUnclaimed: ((space: 'port' | 'memory', at: number, write: boolean) => void) | undefined;
 
   addPorts(first: number, count: number, device: PortDevice, name: string): void {
     assert(first >= 0 && first + count <= 0x1_0000, `${name}: ports are 16 bits`);
@@ -62,7 +64,7 @@ export class MachineBus implements Bus, DeviceSpace {
       for (let i = 0; i < bytes; i += 1) value += this.portRead((port + i) & 0xffff, 1) * 2 ** (8 * i);
       return value;
     }
-    this.#note(`port ${port.toString(16)}`);
+    this.#note('port', port, false);
     return 0xff;
   }
 
@@ -73,7 +75,7 @@ export class MachineBus implements Bus, DeviceSpace {
       range.device.writePort(port - range.first, bytes as AccessSize, (value & mask) >>> 0);
     } else if (bytes > 1) {
       for (let i = 0; i < bytes; i += 1) this.portWrite((port + i) & 0xffff, 1, (value >>> (8 * i)) & 0xff);
-    } else this.#note(`port ${port.toString(16)}`);
+    } else this.#note('port', port, true);
   }
 
   mmioRead(physical: number, bytes: number): number {
@@ -86,7 +88,7 @@ export class MachineBus implements Bus, DeviceSpace {
       for (let i = 0; i < bytes; i += 1) value += this.mmioRead(physical + i, 1) * 2 ** (8 * i);
       return value;
     }
-    if (!range) this.#note(`page ${Math.floor(physical / 4096).toString(16)}`);
+    if (!range) this.#note('memory', physical, false);
     return range ? range.device.readMmio(physical - range.first, 1) : 0xff;
   }
 
@@ -96,7 +98,7 @@ export class MachineBus implements Bus, DeviceSpace {
       range.device.writeMmio(physical - range.first, bytes as AccessSize, value >>> 0);
     } else if (bytes > 1) {
       for (let i = 0; i < bytes; i += 1) this.mmioWrite(physical + i, 1, (value >>> (8 * i)) & 0xff);
-    } else this.#note(`page ${Math.floor(physical / 4096).toString(16)}`);
+    } else this.#note('memory', physical, true);
   }
 
   #at(physical: number): Range<MmioDevice> | undefined {
@@ -104,8 +106,10 @@ export class MachineBus implements Bus, DeviceSpace {
     return undefined;
   }
 
-  #note(place: string): void {
+  #note(space: 'port' | 'memory', at: number, write: boolean): void {
+    const place = space === 'port' ? `port ${at.toString(16)}` : `page ${Math.floor(at / 4096).toString(16)}`;
     this.unclaimed.set(place, (this.unclaimed.get(place) ?? 0) + 1);
+    this.onUnclaimed?.(space, at, write);
   }
 
   /** What is where, for `info mtree`. */

@@ -161,7 +161,10 @@ function deliver(
       return STATUS.EXIT_BEFORE;
     }
     if (type === EVENT.EXCEPTION && !injected) loadFaultRegisters(cpu, vector);
+    const told = cpu.onDelivery?.(vector, type, hasError, error);
     const status = switching ? finishTask(cpu) : enter(cpu, vector, type, hasError, error, length);
+    // What leaves in the middle comes again
+    if (status === STATUS.JUMP || status === STATUS.FAULT) told?.();
     if (status === STATUS.EXIT) return status;
     switching = false;
     if (status === STATUS.JUMP) {

@@ -52,6 +52,8 @@ export class Processor {
   readonly u32: Uint32Array;
   readonly i32: Int32Array;
   vcpu!: EngineVcpu;
+  /** Told of an event that is about to be delivered; what it returns is called if it was delivered, or faulted on the way. */
+  onDelivery: ((vector: number, type: number, hasError: boolean, error: number) => () => void) | undefined;
   /** Loops of the generated core. */
   strings!: StringKernels;
   /** Result of the last read: low and high half. */

@@ -82,6 +82,8 @@ export class CodeCache implements CodePages {
   /** Who makes one of two handlers. */
   fusions!: Fusions;
   watcher: DecodedWatcher | undefined;
+  /** Told of each stretch that is decoded: its records from `first` on. */
+  listener: ((page: CodePage, first: number, count: number) => void) | undefined;
   readonly counters = { decoded: 0, pages: 0, stale: 0, droppedPages: 0, flushes: 0, crossings: 0 };
 
   constructor(memory: EngineMemory) {
@@ -231,6 +233,7 @@ export class CodeCache implements CodePages {
       for (let i = starts[run]!; i < end; i += 1) u16[(first + i * REC.BYTES + REC.REMAINING) >>> 1] = end - i;
     }
     if (page.breaks) this.watcher!.decoded(page);
+    this.listener?.(page, first, count);
     return first;
   }
 

@@ -7,30 +7,42 @@ import { contextOf } from './interpreter.ts';
 const NAMES64 = ['rax', 'rcx', 'rdx', 'rbx', 'rsp', 'rbp', 'rsi', 'rdi'] as const;
 const SEGMENTS = ['es', 'cs', 'ss', 'ds', 'fs', 'gs'] as const;
 
-/** A decoded instruction in Intel's syntax, for reports: names and operands are those of its row and its record. */
-export function disassemble(memory: EngineMemory, record: number, variant: Variant, page: number): string {
+/**
+ * A decoded instruction in Intel's syntax, for reports: names and operands are those of its row and its record.
+ *
+ * @param page  Linear address of its page, or 0 where that is not known.
+ */
+export function disassemble(memory: EngineMemory, record: number, variant: Variant, page: bigint): string {
   const { u32 } = memory;
   const { form } = variant;
   const context = contextOf(variant);
+  const aux = u32[(record + REC.AUX) >>> 2]!;
   const operands = form.operands.map((_, i): string => {
     const operand = context.operands[i]!;
     switch (operand.kind) {
       case 'mem':
-        return memoryOperand(memory, record, operand.size);
+        return memoryOperand(memory, record, operand.size, page);
       case 'imm':
         return immediate(memory, record);
       case 'one':
         return '1';
-      case 'rel':
-      case 'far':
-        return hex(page + memory.i32[(record + REC.EXTRA) >>> 2]!);
+      case 'rel': {
+        const behind = memory.u16[(record + REC.OFFSET) >>> 1]! + memory.u8[record + REC.LENGTH]!;
+        return hex(BigInt.asUintN(64, page + BigInt(behind + memory.i32[(record + REC.IMM) >>> 2]!)));
+      }
+      case 'far': {
+        const [offset, selector] = [u32[(record + REC.IMM) >>> 2]!, u32[(record + REC.IMM + 4) >>> 2]!];
+        return `${hex(selector & 0xffff)}:${hex(offset)}`;
+      }
+      case 'cr':
+      case 'dr':
+        return `${operand.kind}${(aux >>> AUX.REG_SHIFT) & 15}`;
       default: {
         const cell = operand.slot < 0 ? operand.fixed : u32[(record + [REC.RA, REC.RB, REC.RC][operand.slot]!) >>> 2]!;
         return registerName(operand.kind, cell, operand.size);
       }
     }
   });
-  const aux = u32[(record + REC.AUX) >>> 2]!;
   const prefix = aux & AUX.LOCK ? 'lock ' : aux & AUX.REP ? 'rep ' : aux & AUX.REPNE ? 'repne ' : '';
   return `${prefix}${form.mnemonic.toLowerCase()} ${operands.join(', ')}`.trimEnd();
 }
@@ -41,12 +53,12 @@ export function listingLine(
   record: number,
   variant: Variant | undefined,
   bytes: Uint8Array,
-  page: number,
+  page: bigint,
 ): string {
   const offset = memory.u16[(record + REC.OFFSET) >>> 1]!;
   const handler = memory.u16[record >>> 1]!;
   const text = variant ? disassemble(memory, record, variant, page) : (pseudoName(handler) ?? `handler ${handler}`);
-  return `${hex(page + offset, 3)}: ${hexBytes(bytes).padEnd(32)}  ${text}`;
+  return `${hex(page + BigInt(offset), page === 0n ? 3 : 8)}: ${hexBytes(bytes).padEnd(32)}  ${text}`;
 }
 
 const pseudoName = (handler: number): string | undefined =>
@@ -69,11 +81,12 @@ function registerName(kind: string, cell: number, bytes: number): string {
   return kind;
 }
 
-function memoryOperand(memory: EngineMemory, record: number, bytes: number): string {
+function memoryOperand(memory: EngineMemory, record: number, bytes: number, page: bigint): string {
   const { u32, u8, i32 } = memory;
   const at = record >>> 2;
+  const addressBytes = 2 << ((u32[at + (REC.AUX >>> 2)]! >>> AUX.ADDRESS_SIZE_SHIFT) & 3);
   const name = (cell: number): string =>
-    cell === S.RIP_PAGE ? 'page' : cell === S.ZERO ? '' : registerName('gpr', cell, 8);
+    cell === S.RIP_PAGE ? 'page' : cell === S.ZERO ? '' : registerName('gpr', cell, addressBytes);
   const parts: string[] = [];
   const base = u32[at + (REC.BASE >>> 2)]!;
   if (base === record + REC.IMM) parts.push(immediate(memory, record));
@@ -82,8 +95,9 @@ function memoryOperand(memory: EngineMemory, record: number, bytes: number): str
   if (index !== S.ZERO) parts.push(`${name(index)}*${1 << u8[record + REC.SCALE]!}`);
   const displacement = i32[at + (REC.DISP >>> 2)]!;
   const sign = displacement < 0 ? '-' : '+';
-  let text = parts.join('+');
-  if (displacement !== 0 || text === '')
+  let text =
+    base === S.RIP_PAGE && page !== 0n ? hex(BigInt.asUintN(64, page + BigInt(displacement))) : parts.join('+');
+  if (text === parts.join('+') && (displacement !== 0 || text === ''))
     text += text === '' ? hex(displacement) : `${sign}${hex(Math.abs(displacement))}`;
   const segment = u32[at + (REC.SEG >>> 2)]!;
   const number = (segment - S.SEG_BASE) / 8;

@@ -162,6 +162,7 @@ export class Vcpu {
 
   /** RESET: as after power-on. `boot`: this vCPU runs, the others wait for a SIPI. */
   reset(boot: boolean): void {
+    this.vm.log?.reset?.(this, false);
     this.engine.activate(this.core);
     this.nested?.reset();
     this.resetRegisters();
@@ -178,6 +179,7 @@ export class Vcpu {
 
   #init(): void {
     this.initPending = false;
+    this.vm.log?.reset?.(this, true);
     this.engine.activate(this.core);
     this.nested?.reset();
     this.resetRegisters(true);
@@ -507,6 +509,7 @@ export class Vcpu {
   handle(reason: number): void {
     const { state, vm } = this;
     this.exits[reason] = this.exits[reason]! + 1;
+    vm.log?.exit?.(this, reason);
     const vectoring = state.u32(X.VECTORING);
     if (this.nested?.exit(reason)) return;
     if (vectoring & EVENT.VALID && reason !== EXIT.TRIPLE_FAULT && reason !== EXIT.TASK_SWITCH) {
@@ -646,6 +649,7 @@ export class Vcpu {
     v.mmio = mmio;
     v.access = accessOf(state.u32(X.ACCESS));
     const result = this.mmu.handleEptViolation(v);
+    this.vm.log?.pageFault?.(this, v.access, result);
     if (result === 'mmio') this.#allowDevice();
     else assert(result !== 'no-pages', 'the shadow-page quota has room for one fault');
   }
@@ -666,6 +670,7 @@ export class Vcpu {
     const { state } = this;
     const access = accessOf(state.u32(X.QUALIFICATION));
     const result = this.mmu.handlePageFault(state.u32(X.LINEAR), state.high(X.LINEAR), access);
+    this.vm.log?.pageFault?.(this, access, result);
     if (result === 'mmio') this.#allowDevice();
     else assert(result !== 'no-pages', 'the shadow-page quota has room for one fault');
   }

@@ -19,6 +19,7 @@ import type { VmDebugger } from './debugger.ts';
 import { GuestRam } from './guest-ram.ts';
 import type { DeviceSpace } from './io.ts';
 import { VirtualClock } from './virtual-clock.ts';
+import type { VmLog } from './vm-log.ts';
 
 export interface VmOptions {
   readonly cpu: CpuChoice;
@@ -100,6 +101,7 @@ export class Vm {
   #roundLongest = 0;
   /** Whoever watches the vCPUs. */
   watcher: VcpuWatcher | undefined;
+  log: VmLog | undefined;
   /** MSR accesses that were refused, by index: for `info` and for finding out what a guest wanted. */
   readonly refusedMsrs = new Map<number, number>();
   #seed = 0x9e37_79b9;
@@ -380,7 +382,8 @@ export class Vm {
     if (this.running) this.running.stallNs += this.options.deviceNs;
   }
 
-  unknownMsr(_vcpu: Vcpu, index: number, _write: boolean): void {
+  unknownMsr(vcpu: Vcpu, index: number, write: boolean): void {
+    this.log?.msrRefused?.(vcpu, index, write);
     this.refusedMsrs.set(index, (this.refusedMsrs.get(index) ?? 0) + 1);
   }
 
@@ -407,6 +410,7 @@ export class Vm {
   }
 
   tripleFault(vcpu: Vcpu): void {
+    this.log?.tripleFault?.(vcpu);
     vcpu.activity = 'shutdown';
     this.options.tripleFault(vcpu);
   }

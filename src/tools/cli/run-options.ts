@@ -14,6 +14,7 @@ import { COMPILER_DEFAULTS } from '../../engine/tiers/compiler/compiler.ts';
 import { DEFAULT_PORT, type GdbTarget, parseGdbTarget } from '../gdb/target.ts';
 import { cpu, DEFAULT_CPU, HELP } from './common-options.ts';
 import { DEVICES, type DriveOption, parseDrive, takeDevice } from './device-options.ts';
+import { LOG_ITEMS, type LogItemName, logHelp, parseLogItems } from './log-option.ts';
 import type { OptionRow } from './option-table.ts';
 import { oneOf, parseInteger, parseProperties, parseSize, parseSwitch, requireKnown } from './sizes.ts';
 import { versionText } from './version.ts';
@@ -72,6 +73,9 @@ export interface RunOptions {
   /** Where a profile of the guest goes, and every how many instructions a sample is taken. */
   profile: { readonly path: string; readonly every: number } | null;
   symbols: SymbolsOption[];
+  /** What is logged, and where: a file, or `stderr`. */
+  logItems: LogItemName[];
+  logFile: string;
   startStopped: boolean;
   /** Where gdb may connect. */
   gdb: GdbTarget | null;
@@ -113,6 +117,8 @@ export const runDefaults = (): RunOptions => ({
   fwCfg: [],
   profile: null,
   symbols: [],
+  logItems: [],
+  logFile: 'stderr',
   startStopped: false,
   gdb: null,
   monitor: 'mux',
@@ -525,6 +531,25 @@ export const RUN_OPTIONS: readonly OptionRow<RunOptions>[] = [
     default: '',
     help: 'Names for -profile: System.map, a copy of /proc/kallsyms, or an ELF file such as vmlinux. KASLR is found by where the kernel has its SYSCALL entry; offset= says it (0 with nokaslr). level=L2: of the guest in the guest. Debian 12 has no System.map: write cat /proc/kallsyms in the guest and keep what it prints.',
     take: takeSymbols,
+  },
+  {
+    names: ['d'],
+    argument: 'ITEM[,ITEM…]',
+    default: '',
+    help: `Logs what happens: ${Object.keys(LOG_ITEMS).join(', ')}; "help" says what each is. Times in it are the guest's: two runs that are the same log the same.`,
+    take: (into, text) => {
+      if (text === 'help' || text === '?') into.show = logHelp();
+      else into.logItems = parseLogItems(text);
+    },
+  },
+  {
+    names: ['D'],
+    argument: 'FILE|stderr',
+    default: standard.logFile,
+    help: 'Where the log of -d goes.',
+    take: (into, text) => {
+      into.logFile = text;
+    },
   },
   {
     names: ['S', 'stopped'],

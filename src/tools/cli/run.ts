@@ -12,6 +12,7 @@ import { ESCAPE_HELP } from './escape-keys.ts';
 import { readWhole, reasonOf } from './files.ts';
 import { FOREIGN_OPTIONS } from './foreign-options.ts';
 import { GuestProfile } from './guest-profile.ts';
+import { MachineLog } from './log-option.ts';
 import { MachineBug } from './machine-bug.ts';
 import { describeOptions, parseOptions } from './option-table.ts';
 import { RUN_OPTIONS, type RunOptions, runDefaults, type SerialTarget } from './run-options.ts';
@@ -48,6 +49,9 @@ export function parseRun(argv: readonly string[]): RunOptions {
   if (options.kernel === '') throw new UserError('no kernel is given: write -kernel FILE.');
   if (options.symbols.length > 0 && !options.profile) {
     throw new UserError(`-symbols ${options.symbols[0]!.path} names what -profile finds: write -profile FILE, too.`);
+  }
+  if (options.logFile !== runDefaults().logFile && options.logItems.length === 0) {
+    throw new UserError(`-D ${options.logFile} says where the log of -d goes: write -d ITEMS, too.`);
   }
   if (options.gdb?.kind === 'stdio') {
     if (options.monitor === 'stdio' || options.debugConsole?.kind === 'stdio') {
@@ -136,6 +140,7 @@ export async function run(argv: readonly string[]): Promise<number> {
   const input = new Input();
   const sinks = new Sinks(output);
   const profile = options.profile && new GuestProfile(options.profile, options.symbols);
+  const log = options.logItems.length > 0 ? new MachineLog(options.logItems, options.logFile) : undefined;
   const tellProfile = () => {
     if (profile) process.stderr.write(`${profile.finish()}\n`);
   };
@@ -150,6 +155,7 @@ export async function run(argv: readonly string[]): Promise<number> {
     const leave = () => {
       output.flushNow();
       sinks.close();
+      log?.close();
       input.restore();
       tellProfile();
       process.exit(128 + number);
@@ -160,6 +166,7 @@ export async function run(argv: readonly string[]): Promise<number> {
   try {
     machine = new Machine(machineOptions(options, sinks));
     profile?.attach(machine);
+    log?.attach(machine);
     if (machine.engine.compiler) machine.engine.compiler.clock = () => performance.now();
     const serialPort = serialPorts(options).findIndex(({ kind }) => kind === 'stdio');
     const { monitor, startStopped } = options;
@@ -183,6 +190,7 @@ export async function run(argv: readonly string[]): Promise<number> {
   } finally {
     gdb?.close();
     sinks.close();
+    log?.close();
     for (const [signal, leave] of leaveOn) process.off(signal, leave);
   }
 }

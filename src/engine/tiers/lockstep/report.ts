@@ -100,7 +100,7 @@ function listing(cpu: Processor, code: CodeCache, interpreter: Interpreter, entr
     const length = handler < PSEUDO.COUNT ? 0 : u8[record + REC.LENGTH]!;
     const bytes = u8.subarray(hostPage * 4096 + at, hostPage * 4096 + at + length);
     const mark = record === entry ? '>' : isEntry ? '*' : ' ';
-    lines.push(`${mark} ${listingLine(cpu.memory, record, interpreter.variant(handler), bytes, 0)}`);
+    lines.push(`${mark} ${listingLine(cpu.memory, record, interpreter.variant(handler), bytes, 0n)}`);
   }
   if (lines.length <= LINES_MAX) return lines;
   const here = lines.findIndex((line) => line.startsWith('>'));

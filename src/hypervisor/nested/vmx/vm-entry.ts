@@ -40,6 +40,7 @@ export function vmEntry(n: NestedVmx, isLaunch: boolean): boolean {
   const badControl = VMX_CHECKS.firstFailureAmong(v.vmxSuspects, v, context, sameMode);
   if (badControl !== undefined) {
     n.lastFailedCheck = badControl;
+    vcpu.vm.log?.entryRefused?.(vcpu, badControl);
     return fail(n, badControl.failure.kind === 'VMfail' ? badControl.failure.error : 7);
   }
   // From here on the instruction is over: what follows ends in L2, or in L1's host state
@@ -48,6 +49,7 @@ export function vmEntry(n: NestedVmx, isLaunch: boolean): boolean {
   const badState = GUEST_CHECKS.firstFailureAmong(v.guestSuspects, v, context, sameMode);
   if (badState !== undefined) {
     n.lastFailedCheck = badState;
+    vcpu.vm.log?.entryRefused?.(vcpu, badState);
     const { failure } = badState;
     return entryFailure(
       n,
@@ -68,6 +70,7 @@ export function vmEntry(n: NestedVmx, isLaunch: boolean): boolean {
   injectOnEntry(n);
   startEvents(n);
   vcpu.stallNs += SWITCH_NS;
+  vcpu.vm.log?.nestedEntry?.(vcpu);
   return true;
 }
 

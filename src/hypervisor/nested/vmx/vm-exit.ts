@@ -62,6 +62,7 @@ export function vmExit(
   if (byNmi) cpu.set(S.NMI_BLOCKED, 1);
   else if ((n.pin & PIN.VIRTUAL_NMIS) !== 0) cpu.set(S.NMI_BLOCKED, 0);
   n.exitsToL1[reason & 0xff] = n.exitsToL1[reason & 0xff]! + 1;
+  vcpu.vm.log?.nestedExit?.(vcpu, reason);
   return returnToL1(n);
 }
 
@@ -84,6 +85,7 @@ export function entryFailure(n: NestedVmx, reason: number, qualification: number
   v.put(FIELD.EXIT_QUALIFICATION, qualification);
   if (n.guestMode) vcpu.mmu.serviceLocalRequests();
   n.exitsToL1[reason] = n.exitsToL1[reason]! + 1;
+  vcpu.vm.log?.nestedExit?.(vcpu, (reason | EXIT_REASON_FLAGS.ENTRY_FAILURE) >>> 0);
   return returnToL1(n);
 }
 
