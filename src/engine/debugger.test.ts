@@ -318,3 +318,19 @@ describe.each(TIERS)('a watchpoint (%s)', (accel) => {
     expect(m.run()).toBe(EXIT.HLT);
   });
 });
+
+test('generated code walks tables by itself again when a debugger that watched has gone', () => {
+  const { m, debug } = machine('interpreter', '90 90 90 f4');
+  m.run(1);
+  const step = () => m.engine.run(m.vcpu, 1);
+  const quick = m.cpu.get(S.QUICK);
+  expect(quick).not.toBe(0);
+  const range = watch(AT.DATA, 4);
+  debug.watchpoints.add(range);
+  step();
+  expect(m.cpu.get(S.QUICK)).toBe(0);
+  debug.watchpoints.remove(range);
+  m.engine.detachDebugger();
+  step();
+  expect(m.cpu.get(S.QUICK)).toBe(quick);
+});

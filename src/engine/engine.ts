@@ -243,6 +243,8 @@ export class Engine {
     this.code.watcher = undefined;
     this.processor.walker.watchpoints = undefined;
     this.#debug = undefined;
+    // Generated code may walk tables again
+    if (this.#current) this.#current.state.touched = true;
   }
 
   /** Instructions retired when the last run was to end although its budget might reach farther; Infinity: it was not. */
