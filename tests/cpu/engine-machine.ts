@@ -57,6 +57,8 @@ export class EngineMachine implements Machine {
         mmioWrite() {},
         portRead: () => 0,
         portWrite() {},
+        opensPort: () => false,
+        closesPort: () => 0,
         trackWrite() {},
         tsc: (n) => n,
         tscHigh: 0,

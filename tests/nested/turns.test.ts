@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest';
+import { snapshotRegisters } from '../../src/inspect/registers.ts';
 import { GuestRun } from './guest-run.ts';
 
 /** Everything that a run leaves behind: registers, time, counts, what was printed. */
@@ -13,7 +14,7 @@ function outcome(run: GuestRun): unknown {
     toL1: [...nested.exitsToL1],
     kept: [...nested.exitsKept],
     counters: run.counters(),
-    registers: [...vcpu.state.bytes()],
+    registers: snapshotRegisters(vcpu),
   };
 }
 

@@ -12,6 +12,13 @@ export interface EngineHost {
   mmioWrite(physical: number, bytes: number, value: number): void;
   portRead(port: number, bytes: number): number;
   portWrite(port: number, bytes: number, value: number): void;
+  /**
+   * IN or OUT as the instruction after so many: true if it happens on the spot, nobody hearing of it before. Then `portRead` or
+   * `portWrite` follows, and `closesPort`. False: the instruction leaves.
+   */
+  opensPort(instructions: number): boolean;
+  /** It has happened: instructions of the run under way that come behind it before L0 is to look. */
+  closesPort(): number;
   /** A store to a page that L0 tracks has happened: nested-mmu.md 7.7. */
   trackWrite(hostAddress: number, bytes: number): void;
   /** Time-stamp counter as the running guest reads it, at instruction count `instructions`: low half; high in `tscHigh`. */

@@ -114,6 +114,12 @@ export class TestMachine implements EngineHost {
   portWrite(port: number, bytes: number, value: number): void {
     this.ports.push(`out ${port.toString(16)} ${bytes} ${value.toString(16)}`);
   }
+  opensPort(): boolean {
+    return false;
+  }
+  closesPort(): number {
+    return 0;
+  }
   trackWrite(): void {}
   tsc(instructions: number): number {
     return instructions;

@@ -574,6 +574,17 @@ export class Processor {
     this.set64(S.RETIRED_AT_END, end >>> 0, Math.floor(end / TWO_32));
   }
 
+  /** Behind the instruction under way, the last of its run, come at most `count` more, and what time it is L0 has to tell. */
+  shorten(count: number): void {
+    const { i32, vcpu } = this;
+    const more = i32[S.BUDGET >>> 2]! - count;
+    if (more > 0) {
+      this.setSlice(vcpu.slice - more);
+      i32[S.BUDGET >>> 2] = count;
+    }
+    this.set(S.TSC_RATE, 0);
+  }
+
   /** Lays open to generated code what L0 has said about this run: which instructions leave. The time is asked for first. */
   beginRun(): void {
     const { intercepts } = this.vcpu;

@@ -43,11 +43,13 @@ export const helperInstruction = (
   source: string,
   forms: Readonly<Record<string, string>>,
   helper: Helper,
+  more: Pick<Instruction, 'terminator'> = {},
 ): Instruction =>
   instruction({
     name,
     source,
     forms,
+    ...more,
     execute(m) {
       m.helper(helper);
     },

@@ -1,6 +1,6 @@
 import { RFLAGS } from '../../arch/registers.ts';
 import { segmentLinear } from '../core/address.ts';
-import { notePortAccess } from '../core/debug.ts';
+import { debugArmed, notePortAccess } from '../core/debug.ts';
 import { EXIT, X } from '../core/exits.ts';
 import type { Helper } from '../core/helpers.ts';
 import { ALLOW, AUX, gpr, REC, S, SEG, STATUS } from '../core/layout.ts';
@@ -11,7 +11,8 @@ import { MODE } from '../decode/mode.ts';
 import { helperInstruction, type Instruction } from './instruction.ts';
 
 /**
- * IN, OUT, INS, OUTS. A port is L0's: the instruction leaves, and L0 runs it again with ALLOW.PORT if it is to happen.
+ * IN, OUT, INS, OUTS. A port is L0's: the instruction leaves, and L0 runs it again with ALLOW.PORT if it is to happen. IN and
+ * OUT it may let through on the spot. The next timer may come sooner then, so that they end a run.
  *
  * Source  SDM 1 19.5 "Protected-Mode I/O"; SDM 2A "IN", "INS", 2B "OUT", "OUTS"; SDM 3C Table 27-5 "Exit Qualification
  *         for I/O Instructions".
@@ -51,7 +52,8 @@ const inOut: Helper = (cpu, record) => {
   const status = checkPort(cpu, port, bytes);
   if (status !== STATUS.NEXT) return status;
   const out = (opcode & 2) !== 0;
-  if (!(cpu.get(S.ALLOW) & ALLOW.PORT)) {
+  const isSent = (cpu.get(S.ALLOW) & ALLOW.PORT) !== 0;
+  if (!isSent && (debugArmed(cpu) || !cpu.host.opensPort(cpu.instructionsAt(record)))) {
     return ioExit(cpu, record, port, bytes, (out ? 0 : IO.IN) | (immediate ? IO.IMMEDIATE : 0));
   }
   const rax = gpr(0);
@@ -65,6 +67,7 @@ const inOut: Helper = (cpu, record) => {
     else if (bytes === 2) cpu.u16[rax >>> 1] = value;
     else cpu.set64(rax, value, 0);
   }
+  if (!isSent) cpu.shorten(cpu.host.closesPort());
   return STATUS.NEXT;
 };
 
@@ -149,12 +152,14 @@ export const PORT_INSTRUCTIONS: readonly Instruction[] = [
     'SDM 2A 3.2 "IN—Input from Port"',
     { 'E4 ib': 'IN AL, imm8', 'E5 ib': 'IN eAX, imm8', EC: 'IN AL, DX', ED: 'IN eAX, DX' },
     inOut,
+    { terminator: true },
   ),
   helperInstruction(
     'OUT',
     'SDM 2B 4.3 "OUT—Output to Port"',
     { 'E6 ib': 'OUT imm8, AL', 'E7 ib': 'OUT imm8, eAX', EE: 'OUT DX, AL', EF: 'OUT DX, eAX' },
     inOut,
+    { terminator: true },
   ),
   helperInstruction(
     'INS',

@@ -1,11 +1,12 @@
 import type { CpuidPolicy } from '../../arch/cpuid.ts';
 import { secondException } from '../../arch/exceptions.ts';
-import { CR0, DR6, DR7, EFER, RFLAGS } from '../../arch/registers.ts';
+import { DR6, DR7, EFER, RFLAGS } from '../../arch/registers.ts';
 import { assert } from '../../base/assert.ts';
+import { BORN_DOUBLE } from '../../base/bits.ts';
 import type { CpuState, EngineVcpu } from '../../engine/core/cpu.ts';
 import { EXIT, X } from '../../engine/core/exits.ts';
 import { ALLOW, gpr, S, SEG, STATUS, segment, TASK } from '../../engine/core/layout.ts';
-import { engineMsrRead, engineMsrWrite, layOpenMsrs } from '../../engine/core/msrs.ts';
+import { engineMsrRead, engineMsrWrite } from '../../engine/core/msrs.ts';
 import type { Engine } from '../../engine/engine.ts';
 import { ACCESS } from '../../engine/paging/access.ts';
 import type { LocalApic } from '../irq/local-apic.ts';
@@ -20,6 +21,7 @@ import { hypercall } from './hypercalls.ts';
 import { VcpuMsrs } from './msrs.ts';
 import type { NestedLayer } from './nested-layer.ts';
 import { MmuRegisters } from './registers.ts';
+import { resetState } from './reset-state.ts';
 import { EngineTlb } from './tlb-port.ts';
 
 /** What a vCPU is doing. SDM 3C 24.4.2 "Guest Non-Register State", activity state. */
@@ -74,6 +76,8 @@ export class Vcpu {
   woken = false;
   /** Events that L0 has delivered. */
   deliveries = 0;
+  /** Of its part of the round: nanoseconds. */
+  #lengthNs = BORN_DOUBLE;
   /** What a run of the engine still has when a debugger's stop has cut it short: instructions. */
   #rest = 0;
   /** ALLOW bits of the instruction that `step` runs. */
@@ -114,48 +118,8 @@ export class Vcpu {
 
   // ---- reset ---------------------------------------------------------------------------------------------------------
 
-  /** SDM 3A 9.1.1 "Processor State After Reset". INIT keeps FPU, MSRs and caches: Table 9-1. */
   resetRegisters(init = false): void {
-    const { state } = this;
-    const keep = init ? state.bytes().slice() : null;
-    if (!keep) state.bytes().fill(0);
-    for (let i = 0; i < 16; i += 1) state.setGpr(i, 0, 0);
-    state.setGpr(2, this.policy.values[4 * this.policy.find(1, 0)]!, 0);
-    for (let seg = 0; seg < 8; seg += 1) {
-      const at = segment(seg);
-      state.setU16(at + SEG.SELECTOR, seg === SEG.CS ? 0xf000 : 0);
-      state.setU32(at + SEG.ACCESS, seg === SEG.CS ? 0x9b : seg === SEG.LDTR ? 0x82 : seg === SEG.TR ? 0x8b : 0x93);
-      state.setU32(at + SEG.LIMIT, 0xffff);
-      state.setU64(at + SEG.BASE, seg === SEG.CS ? 0xffff_0000 : 0, 0);
-    }
-    state.setU64(S.RIP, 0xfff0, 0);
-    state.setU32(S.RFLAGS, RFLAGS.FIXED1);
-    state.setU32(S.CC_KIND, 0);
-    state.setU64(S.CC_B, 0, 0);
-    state.setU64(S.DIRECTION, 1, 0);
-    const oldCr0 = init ? state.u32(S.CR0) : 0;
-    state.setU32(S.CR0, ((init ? oldCr0 & (CR0.CD | CR0.NW) : CR0.CD | CR0.NW) | CR0.ET) >>> 0);
-    state.setU64(S.CR2, 0, 0);
-    state.setU64(S.CR3, 0, 0);
-    state.setU32(S.CR4, 0);
-    state.setU32(S.EFER, 0);
-    state.setU32(S.CPL, 0);
-    for (const limit of [S.GDTR_LIMIT, S.IDTR_LIMIT]) state.setU32(limit, 0xffff);
-    state.setU64(S.GDTR_BASE, 0, 0);
-    state.setU64(S.IDTR_BASE, 0, 0);
-    for (let i = 0; i < 4; i += 1) state.setU64(S.DR + 8 * i, 0, 0);
-    state.setU64(S.DR + 48, 0xffff_0ff0, 0);
-    state.setU64(S.DR + 56, 0x400, 0);
-    state.setU32(S.SHADOW_KIND, 0);
-    state.setU32(S.TASK, 0);
-    if (!init) {
-      state.setU32(S.XCR0, 1);
-      state.setU16(S.FCW, 0x40);
-      for (let i = 0; i < 8; i += 1) state.setU8(S.FEMPTY + i, 0);
-      state.setU32(S.MXCSR, 0x1f80);
-      state.setU64(S.PAT, 0x0007_0406, 0x0007_0406);
-      layOpenMsrs(state, this.policy);
-    }
+    resetState(this.state, this.policy, init);
     this.pendingEvent = 0;
     this.nmiPending = false;
   }
@@ -238,6 +202,7 @@ export class Vcpu {
       vm.running = this;
       vm.runStart = core.instructions;
       this.stallNs = 0;
+      this.#lengthNs = lengthNs;
     }
     for (;;) {
       if (!vm.stopped) {
@@ -270,7 +235,7 @@ export class Vcpu {
       if (watcher) watcher.left(this, reason);
       while (reason !== EXIT.BUDGET) {
         this.handle(reason);
-        const more = this.#goesOn(lengthNs);
+        const more = this.#goesOn();
         if (more === 0) break;
         reason = engine.run(core, more);
       }
@@ -282,16 +247,14 @@ export class Vcpu {
    * Behind an exit where none of what `run` looks at is there to be looked at: instructions that may run now, and the rest
    * is as `run` would have it. 0: it is to look.
    */
-  #goesOn(lengthNs: number): number {
+  #goesOn(): number {
     const { vm, nested } = this;
-    if (this.pendingEvent !== 0 || this.nmiPending || this.initPending || this.sipiVector >= 0) return 0;
-    if (this.activity !== 'running' || vm.stopped || vm.watcher || vm.debugger) return 0;
-    if (this.state.u32(S.TASK) !== 0) return 0;
+    if (!this.#isQuiet() || vm.watcher || vm.debugger) return 0;
     if (nested?.guestMode === true && !nested.isQuiet) return 0;
     // One that waits for its window, and it cannot be now
     const waits = vm.irq.hasInterrupt(this.index);
     if (waits && (nested?.interruptsLeave === true || this.#mayBeOpen())) return 0;
-    const slice = Math.min(vm.instructionsBefore(lengthNs), MAX_SLICE);
+    const slice = Math.min(vm.instructionsBefore(this.#lengthNs), MAX_SLICE);
     if (slice <= 0) return 0;
     const { intercepts } = this.core;
     intercepts.nmiWindow = false;
@@ -299,6 +262,27 @@ export class Vcpu {
     if (!waits) this.woken = false;
     assert(this.mmu.reload(), 'the shadow-page quota has room for one root');
     return slice;
+  }
+
+  /** Nothing is to be delivered but interrupts, it runs, and is not in the middle of a task switch. */
+  #isQuiet(): boolean {
+    if (this.pendingEvent !== 0 || this.nmiPending || this.initPending || this.sipiVector >= 0) return false;
+    if (this.state.u32(S.TASK) !== 0) return false;
+    return this.activity === 'running' && !this.vm.stopped;
+  }
+
+  /** IN and OUT need not leave: nobody is to hear of exits, and no level is between this one and L0. */
+  get opensPorts(): boolean {
+    const { vm } = this;
+    return !vm.watcher && !vm.debugger && !vm.log?.exit && this.nested?.guestMode !== true;
+  }
+
+  /** Behind such an access, in the middle of a run of the engine: instructions until `run` is to look at something. */
+  instructionsLeft(): number {
+    const { vm, mmu } = this;
+    if (!this.#isQuiet() || mmu.requests !== 0 || vm.mmu.weakened) return 0;
+    if (vm.irq.hasInterrupt(this.index) !== this.core.intercepts.interruptWindow) return 0;
+    return vm.instructionsBefore(this.#lengthNs);
   }
 
   /** Interrupts are let through, now or behind the next instruction. */

@@ -3,6 +3,7 @@ import { CpuidPolicy } from '../../arch/cpuid.ts';
 import type { Capability } from '../../arch/cpuid-features.ts';
 import { BORN_DOUBLE } from '../../base/bits.ts';
 import type { EngineHost } from '../../engine/core/cpu.ts';
+import { EXIT } from '../../engine/core/exits.ts';
 import { S } from '../../engine/core/layout.ts';
 import type { MemoryPlan } from '../../engine/core/memory.ts';
 import { Engine } from '../../engine/engine.ts';
@@ -335,6 +336,19 @@ export class Vm {
         vm.#stall();
         if (apicPage(physical)) vm.running!.apic.writeMmio(physical % 4096, bytes as 1 | 2 | 4, value >>> 0);
         else vm.devices.mmioWrite(physical, bytes, value >>> 0);
+      },
+      opensPort: (instructions) => {
+        const vcpu = vm.running;
+        if (!vcpu?.opensPorts) return false;
+        vcpu.exits[EXIT.IO] = vcpu.exits[EXIT.IO]! + 1;
+        vm.#extra = instructions - vcpu.core.instructions;
+        return true;
+      },
+      closesPort: () => {
+        vm.#extra += 1;
+        const left = vm.running!.instructionsLeft();
+        vm.#extra = 0;
+        return left;
       },
       portRead: (port, bytes) => {
         vm.#stall();
