@@ -39,7 +39,7 @@ describe('-d', () => {
     const time = '\\[000\\] \\d+\\.\\d{9}:';
     const address = '0x[\\da-f]{16}';
     for (const text of [
-      `kvm_exit: vcpu 0 reason IO rip ${address} info1 ${address} info2 0x[\\da-f]{8} L1`,
+      `kvm_exit: vcpu 0 reason IO_INSTRUCTION rip ${address} info1 ${address} info2 0x[\\da-f]{8} L1`,
       `kvm_exit: vcpu 0 reason VMLAUNCH rip ${address} info1 ${address} info2 0x[\\da-f]{8} L1`,
       `kvm_exit: vcpu 0 reason CPUID rip ${address} info1 ${address} info2 0x[\\da-f]{8} L2`,
       `kvm_nested_vmenter: vcpu 0 vmcs ${address} nested_rip ${address} event_inject 0x00000000 nested_eptp ${address}`,
