@@ -15,7 +15,6 @@ import {
   JUMP_CACHE,
   PROBE_ACCESS,
   REC,
-  REGION_ACCESS,
   S,
   SCRATCH,
   SEG,
@@ -109,7 +108,6 @@ export class Engine {
           return STATUS.NEXT;
         },
         store: (access) => {
-          if (access & REGION_ACCESS && this.#isOdd(access & 0xff)) return STATUS.REDO;
           const { aligning } = cpu;
           if (access & UNALIGNED_ACCESS) cpu.aligning = false;
           const bytes = access & 0xff;
@@ -121,20 +119,13 @@ export class Engine {
         },
         modify: (access) => {
           const bytes = access & 0xff;
-          if (access & REGION_ACCESS && this.#isOdd(bytes)) {
-            cpu.set(S.ACCESS_STATUS, STATUS.REDO);
-            return 0;
-          }
           return access & PROBE_ACCESS ? this.#probe(bytes) : this.#modify(bytes);
         },
         commit: () => this.#commit(),
         loadWide: (bytes) =>
           cpu.copyFrom(cpu.get(S.EA), cpu.get(S.EA + 4), bytes, this.#wide) ? STATUS.NEXT : cpu.accessStatus,
-        storeWide: (access) => {
-          const bytes = access & 0xff;
-          if (access & REGION_ACCESS && this.#isOdd(bytes)) return STATUS.REDO;
-          return cpu.copyTo(cpu.get(S.EA), cpu.get(S.EA + 4), bytes, this.#wide) ? STATUS.NEXT : cpu.accessStatus;
-        },
+        storeWide: (bytes) =>
+          cpu.copyTo(cpu.get(S.EA), cpu.get(S.EA + 4), bytes, this.#wide) ? STATUS.NEXT : cpu.accessStatus,
         helper: (number, record) => {
           const status = HELPERS[number]!(cpu, record);
           const { intercepts } = cpu.vcpu;
@@ -559,16 +550,6 @@ export class Engine {
     if (second < 0) return cpu.accessStatus;
     this.code.cross(record, host, second, cpu.get(S.MODE));
     return STATUS.NEXT;
-  }
-
-  /** A store to S.EA is for the interpreter: to a device, to a page with code or a tracked one, over a page border. */
-  #isOdd(bytes: number): boolean {
-    const cpu = this.processor;
-    const low = cpu.get(S.EA);
-    if (cpu.aligning || cpu.walker.watching || (low & 0xfff) + bytes > 4096) return true;
-    const host = cpu.translate(low, cpu.get(S.EA + 4), cpu.dataAccess | ACCESS.WRITE);
-    // A fault is found again
-    return host === TRANSLATE.MMIO || (host >= 0 && cpu.walker.oddPage !== 0);
   }
 
   /** Not 0 if `bytes` at S.EA can be written, whatever their alignment. */

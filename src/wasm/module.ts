@@ -23,12 +23,6 @@ export interface Label {
   readonly depth: number;
 }
 
-/** Code cut out of a function, with the hints in it. */
-export interface Piece {
-  readonly bytes: Uint8Array;
-  readonly hints: readonly number[];
-}
-
 const VOID = 0x40;
 
 /** One function: structured statements are methods, expressions are `Expr`. */
@@ -191,18 +185,16 @@ export class FunctionBuilder implements Callee {
     if (likely !== undefined) this.#hints.push(this.code.length, likely ? 1 : 0);
   }
 
-  /** Takes out all code there is so far. */
-  cut(): Piece {
-    const piece = { bytes: this.code.done(), hints: this.#hints.slice() };
-    this.code.length = 0;
-    this.#hints.length = 0;
-    return piece;
-  }
-
-  /** Puts in code that was cut out at the same depth, or at one that differs by what encloses all of it. */
-  paste({ bytes, hints }: Piece): void {
-    for (let i = 0; i < hints.length; i += 2) this.#hints.push(this.code.length + hints[i]!, hints[i + 1]!);
-    this.code.raw(bytes);
+  /** Puts what `body` generates in front of the code from `at` on, at whose depth it stands. */
+  insert(at: number, body: () => void): void {
+    const behind = this.code.done().slice(at);
+    const first = this.#hints.findIndex((value, i) => i % 2 === 0 && value >= at);
+    const hints = first < 0 ? [] : this.#hints.splice(first);
+    this.code.length = at;
+    body();
+    const moved = this.code.length - at;
+    for (let i = 0; i < hints.length; i += 2) this.#hints.push(hints[i]! + moved, hints[i + 1]!);
+    this.code.raw(behind);
   }
 
   /** Hints of `body`: offset from its start, and 1 or 0. */

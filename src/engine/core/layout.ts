@@ -469,20 +469,10 @@ export const CODE_TABLE = {
 
 /** Added to the number of bytes of a slow access: it goes through SS although the memory operand may not. */
 export const STACK_ACCESS = 0x100;
-/** Added likewise: compiled code stores, and wants STATUS.REDO instead of a store to a page that holds code. */
-export const REGION_ACCESS = 0x200;
 /** Added likewise: #AC is not for this load or store. */
 export const UNALIGNED_ACCESS = 0x400;
 /** Added likewise where memory is to be modified: only asks whether it can be written, whatever its alignment. */
 export const PROBE_ACCESS = 0x800;
-
-/** Where compiled code is when it calls: the address of its record, which leaves six bits for the kind of access. */
-export const PLACE = {
-  /** Binary logarithm of the bytes: 2 bits. */
-  SIZE: 3,
-  STACK: 4,
-  SIGNED: 8,
-} as const;
 
 /** What a handler or a helper tells the dispatcher. */
 export const STATUS = {

@@ -368,13 +368,11 @@ export abstract class Semantics {
     this.f.do(i32.store(i32.const(0), set, S.TLB));
   }
 
-  /** Added to the number of bytes of slow accesses that write. */
-  get storeAccess(): number {
-    return 0;
+  /** Writes the `bytes` at S.WIDE to memory, wherever it is; leaves with the fault if it cannot. */
+  storeWide(linear: Local, bytes: number): void {
+    const status = this.let(call(this.lib.storeWide, linear.get, i32.const(bytes)));
+    this.f.if(status.get, () => this.leave(status.get));
   }
-
-  /** Emitted behind a slow access that went well. */
-  afterSlowAccess(): void {}
 
   /** 1 if all `bytes` at `linear` are in the page that the entry is for. */
   protected tlbHit(entry: Local, linear: Local, bytes: number, array: number): Expr {
@@ -393,9 +391,8 @@ export abstract class Semantics {
   probeElement(linear: Local, bytes: number): void {
     const entry = this.let(this.tlbEntry(linear.get));
     this.f.if(i32.eqz(this.tlbHit(entry, linear, bytes, TLB.WRITE)), () => {
-      const host = call(this.lib.modifySlow, linear.get, i32.const(bytes | PROBE_ACCESS | this.storeAccess));
+      const host = call(this.lib.modifySlow, linear.get, i32.const(bytes | PROBE_ACCESS));
       this.f.if(i32.eqz(host), () => this.leave(i32.load(i32.const(0), S.ACCESS_STATUS)));
-      this.afterSlowAccess();
     });
     this.f.release(entry);
   }
@@ -438,8 +435,7 @@ export abstract class Semantics {
         const slow = call(this.lib.loadSlow, linear.get, i32.const(bytes | (stack ? STACK_ACCESS : 0) | more));
         this.f.set(value, slow);
         this.f.if(i32.load(i32.const(0), S.ACCESS_STATUS), () => this.leave(i32.load(i32.const(0), S.ACCESS_STATUS)));
-        this.afterSlowAccess();
-        if (signed && bytes < 8) this.f.set(value, this.signExtend(value.get, bytes));
+          if (signed && bytes < 8) this.f.set(value, this.signExtend(value.get, bytes));
       },
       true,
     );
@@ -471,11 +467,10 @@ export abstract class Semantics {
         );
       },
       () => {
-        const access = i32.const(bytes | (stack ? STACK_ACCESS : 0) | this.storeAccess | more);
+        const access = i32.const(bytes | (stack ? STACK_ACCESS : 0) | more);
         const status = this.let(call(this.lib.storeSlow, linear.get, bound, access));
         this.f.if(status.get, () => this.leave(status.get));
-        this.afterSlowAccess();
-        this.f.release(status);
+          this.f.release(status);
       },
       true,
     );
@@ -491,10 +486,9 @@ export abstract class Semantics {
       this.tlbHit(entry, linear, bytes, TLB.WRITE),
       () => this.f.set(host, this.tlbHost(entry, linear, TLB.WRITE)),
       () => {
-        this.f.set(host, call(this.lib.modifySlow, linear.get, i32.const(bytes | this.storeAccess)));
+        this.f.set(host, call(this.lib.modifySlow, linear.get, i32.const(bytes)));
         this.f.if(i32.eqz(host.get), () => this.leave(i32.load(i32.const(0), S.ACCESS_STATUS)));
-        this.afterSlowAccess();
-      },
+        },
       true,
     );
     this.f.release(entry);
@@ -526,8 +520,7 @@ export abstract class Semantics {
       () => {
         const status = this.let(call(this.lib.loadWide, linear.get, i32.const(16)));
         this.f.if(status.get, () => this.leave(status.get));
-        this.afterSlowAccess();
-        this.f.set(value, v128.load(i32.const(0), S.WIDE));
+          this.f.set(value, v128.load(i32.const(0), S.WIDE));
       },
       true,
     );
@@ -554,10 +547,8 @@ export abstract class Semantics {
       () => this.f.do(v128.store(this.tlbHost(entry, linear, TLB.WRITE), bound.get)),
       () => {
         this.f.do(v128.store(i32.const(0), bound.get, S.WIDE));
-        const status = this.let(call(this.lib.storeWide, linear.get, i32.const(16 | this.storeAccess)));
-        this.f.if(status.get, () => this.leave(status.get));
-        this.afterSlowAccess();
-      },
+        this.storeWide(linear, 16);
+        },
       true,
     );
   }

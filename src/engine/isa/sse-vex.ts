@@ -1,5 +1,5 @@
 import { assert } from '../../base/assert.ts';
-import { call, type Expr, i32, i64, v128 } from '../../wasm/expr.ts';
+import { type Expr, i32, i64, v128 } from '../../wasm/expr.ts';
 import type { Local } from '../../wasm/module.ts';
 import { S } from '../core/layout.ts';
 import { type Instruction, instruction, type Operand } from './instruction.ts';
@@ -52,8 +52,7 @@ export function storeMemoryYmm(m: Semantics, linear: Local, low: Expr, high: Exp
     () => {
       m.f.do(v128.store(i32.const(0), first.get, S.WIDE));
       m.f.do(v128.store(i32.const(0), second.get, S.WIDE + 16));
-      const status = m.let(call(m.lib.storeWide, linear.get, i32.const(32 | m.storeAccess)));
-      m.f.if(status.get, () => m.leave(status.get));
+      m.storeWide(linear, 32);
     },
     () => {
       m.storeMemoryV(linear, first.get);

@@ -1,8 +1,7 @@
-import { VECTOR } from '../../arch/exceptions.ts';
 import { assert } from '../../base/assert.ts';
 import { type Callee, call, I32, I64, i32, i64, select } from '../../wasm/expr.ts';
-import { type FunctionBuilder, type Local, ModuleBuilder } from '../../wasm/module.ts';
-import { PLACE, REC, REGION_ACCESS, S, STACK_ACCESS, STATUS } from '../core/layout.ts';
+import { type FunctionBuilder, ModuleBuilder } from '../../wasm/module.ts';
+import { REC, S } from '../core/layout.ts';
 import type { EngineMemory } from '../core/memory.ts';
 import { defineQuickStrings } from '../core/quick-strings.ts';
 import { defineQuickTransfers } from '../core/quick-transfers.ts';
@@ -118,59 +117,6 @@ export function defineLibrary(
   const linear = define('linear', [I32, I32], [I32], (f) =>
     f.ret(call(js('linear'), ...f.parameters.map((p) => p.get))),
   );
-
-  // ---- for compiled code: tiers/compiler/calls.ts ---------------------------------------------------------------------
-
-  const record = (place: Local): ReturnType<typeof i32.and> => i32.and(place.get, i32.const(-64));
-  const bytesOf = (place: Local): ReturnType<typeof i32.and> =>
-    i32.shl(i32.const(1), i32.and(place.get, i32.const(PLACE.SIZE)));
-  const accessOf = (place: Local): ReturnType<typeof i32.and> =>
-    i32.or(bytesOf(place), select(i32.and(place.get, i32.const(PLACE.STACK)), i32.const(STACK_ACCESS), zero));
-  /** Where an access ends that did not go well: the region is left with S.ACCESS_STATUS at S.EXIT_RECORD. */
-  const note = (f: FunctionBuilder, status: Local, place: Local): void => {
-    f.do(i32.store(zero, status.get, S.ACCESS_STATUS));
-    f.do(i32.store(zero, record(place), S.EXIT_RECORD));
-  };
-  define('regionLoad', [I64, I32], [I64], (f) => {
-    const [linear, place] = f.parameters;
-    const value = f.let(call(loadSlow, linear!.get, accessOf(place!)));
-    f.do(i32.store(zero, record(place!), S.EXIT_RECORD));
-    f.if(i32.and(place!.get, i32.const(PLACE.SIGNED)), () => {
-      const up = f.let(i64.extendI32U(i32.sub(i32.const(64), i32.shl(bytesOf(place!), i32.const(3)))));
-      f.set(value, i64.shrS(i64.shl(value.get, up.get), up.get));
-    });
-    f.ret(value.get);
-  });
-  define('regionStore', [I64, I64, I32], [I32], (f) => {
-    const [linear, value, place] = f.parameters;
-    const access = i32.or(accessOf(place!), i32.const(REGION_ACCESS));
-    const status = f.let(call(storeSlow, linear!.get, value!.get, access));
-    note(f, status, place!);
-    f.ret(status.get);
-  });
-  define('regionModify', [I64, I32], [I32], (f) => {
-    const [linear, place] = f.parameters;
-    f.do(i32.store(zero, record(place!), S.EXIT_RECORD));
-    f.ret(call(modifySlow, linear!.get, i32.or(accessOf(place!), i32.const(REGION_ACCESS))));
-  });
-  const regionWide = (name: string, from: Callee, flag: number): FunctionBuilder =>
-    define(name, [I64, I32], [I32], (f) => {
-      const [linear, place] = f.parameters;
-      const status = f.let(call(from, linear!.get, i32.const(16 | flag)));
-      note(f, status, place!);
-      f.ret(status.get);
-    });
-  regionWide('regionLoadWide', loadWide, 0);
-  regionWide('regionStoreWide', storeWide, REGION_ACCESS);
-  define('regionCanonical', [I64, I32], [I32], (f) => {
-    const [target, place] = f.parameters;
-    const shift = i64.load32U(zero, S.CANONICAL_SHIFT);
-    f.if(i64.eq(i64.shrS(i64.shl(target!.get, shift), shift), target!.get), () => f.ret(zero));
-    f.do(i32.store(zero, i32.const(VECTOR.GP), S.FAULT_VECTOR));
-    f.do(i32.store(zero, zero, S.FAULT_ERROR));
-    note(f, f.let(i32.const(STATUS.FAULT)), place!);
-    f.ret(i32.const(1));
-  });
 
   /** Offset part of the record's memory operand, by its address size. */
   define('effective', [I32], [I64], (f) => {

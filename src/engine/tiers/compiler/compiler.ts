@@ -1,6 +1,6 @@
 import { assert } from '../../../base/assert.ts';
 import { I32 } from '../../../wasm/expr.ts';
-import { FunctionBuilder, ModuleBuilder } from '../../../wasm/module.ts';
+import { FunctionBuilder } from '../../../wasm/module.ts';
 import { PLACE_ENTRY_SHIFT, REC, S, TLB } from '../../core/layout.ts';
 import { type EngineMemory, REGION_MAP_BYTES, REGION_PAGES_MAX, REGIONS_MAX } from '../../core/memory.ts';
 import { PSEUDO, REGION_SLOT, type Variant } from '../../decode/decoder.ts';
@@ -8,7 +8,6 @@ import { MODE } from '../../decode/mode.ts';
 import type { CodeCache, CodePage, Regions } from '../code-cache.ts';
 import { contextOf, type Interpreter } from '../interpreter.ts';
 import { type Decoded, type FlagUse, KIND, type Reader } from './blocks.ts';
-import { defineRegionCalls, type RegionCalls } from './calls.ts';
 import { type PagePlan, type Plan, planPage, planRegion, RegionBuilder, type RegionPlace } from './region.ts';
 import { NotInline, RegionFrame, RegionSemantics, type Targets } from './region-semantics.ts';
 
@@ -270,10 +269,9 @@ export class Compiler implements Regions, Reader {
     const sizes: number[] = [];
     const places = plans.map((plan) => this.#place(plan));
     const exports = this.#interpreter.module((m, lib) => {
-      const calls = defineRegionCalls(m, lib);
       plans.forEach((plan, i) => {
         const f = m.func(`r${i}`, [I32], [I32], true);
-        new RegionBuilder(this, plan, lib, calls, f, places[i]!).build();
+        new RegionBuilder(this, plan, lib, f, places[i]!).build();
         sizes.push(f.code.length);
       });
     });
@@ -402,8 +400,6 @@ export class Compiler implements Regions, Reader {
     return known ?? undefined;
   }
 
-  #sketchCalls: RegionCalls | undefined;
-
   /** Generates the instruction once, for nothing, to see whether it can be: else its handler is called. */
   #try(handler: number, record: number): Decoded | null {
     const variant = this.#interpreter.variant(handler);
@@ -436,14 +432,11 @@ export class Compiler implements Regions, Reader {
     try {
       const f = new FunctionBuilder('trial', [I32], [I32]);
       const lib = this.#interpreter.sketch;
-      this.#sketchCalls ??= defineRegionCalls(new ModuleBuilder(), lib);
-      const frame = new RegionFrame(f, lib, this.#sketchCalls, this.memory);
-      frame.ways(() => {
-        const semantics = new RegionSemantics(frame, contextOf(variant), record, targets);
-        semantics.use = flags;
-        semantics.mnemonic = mnemonic;
-        instruction.execute(semantics);
-      });
+      const frame = new RegionFrame(f, lib, this.memory);
+      const semantics = new RegionSemantics(frame, contextOf(variant), record, targets);
+      semantics.use = flags;
+      semantics.mnemonic = mnemonic;
+      instruction.execute(semantics);
     } catch (error) {
       if (error instanceof NotInline) return undefined;
       throw error;
