@@ -27,7 +27,7 @@ const VOID = 0x40;
 
 /** One function: structured statements are methods, expressions are `Expr`. */
 export class FunctionBuilder implements Callee {
-  index = -1;
+  #index = -1;
   readonly params: readonly ValType[];
   readonly results: readonly ValType[];
   readonly name: string;
@@ -44,6 +44,15 @@ export class FunctionBuilder implements Callee {
     this.params = params;
     this.results = results;
     this.parameters = params.map((type, index) => new Local(type, index));
+  }
+
+  get index(): number {
+    assert(this.#index >= 0, 'what is called has its number: not so where imports are declared as they are used');
+    return this.#index;
+  }
+
+  set index(index: number) {
+    this.#index = index;
   }
 
   local(type: ValType): Local {
@@ -228,8 +237,38 @@ interface Import extends Callee {
   readonly name: string;
 }
 
+/** An import that the module has only if something calls it. */
+class LateImport implements Import {
+  readonly module: string;
+  readonly name: string;
+  readonly params: readonly ValType[];
+  readonly results: readonly ValType[];
+  readonly #declare: (self: LateImport) => number;
+  #index = -1;
+
+  constructor(
+    module: string,
+    name: string,
+    params: readonly ValType[],
+    results: readonly ValType[],
+    declare: (self: LateImport) => number,
+  ) {
+    this.module = module;
+    this.name = name;
+    this.params = params;
+    this.results = results;
+    this.#declare = declare;
+  }
+
+  get index(): number {
+    if (this.#index < 0) this.#index = this.#declare(this);
+    return this.#index;
+  }
+}
+
 /**
- * A module: imports first, then functions, then `finish`. Indices are assigned as things are declared.
+ * A module: imports first, then functions, then `finish`. Indices are assigned as things are declared; with late imports
+ * functions have theirs only at the end, and cannot call each other.
  *
  * Source  WebAssembly Core Specification 2.0, 5.5 "Modules"; the custom section with hints: WebAssembly proposal "Branch
  *         Hinting". Who does not know it passes over it.
@@ -239,10 +278,12 @@ export class ModuleBuilder {
   readonly #signatures: { params: readonly ValType[]; results: readonly ValType[] }[] = [];
   readonly #imports: Import[] = [];
   readonly #functions: FunctionBuilder[] = [];
-  readonly #exports: { name: string; kind: number; index: number }[] = [];
+  readonly #exports: { name: string; function: FunctionBuilder | undefined }[] = [];
   readonly #elements: { offset: number; functions: FunctionBuilder[] }[] = [];
   #memory: { module: string; name: string; pages: number } | undefined;
   #tableSize = 0;
+  /** Imports are declared as they are used. */
+  #late = false;
 
   typeIndex(params: readonly ValType[], results: readonly ValType[]): number {
     const key = `${params.join(',')}>${results.join(',')}`;
@@ -250,14 +291,6 @@ export class ModuleBuilder {
     if (known >= 0) return known;
     this.#signatures.push({ params, results });
     return this.#types.push(key) - 1;
-  }
-
-  /** Begins with the types and imported functions of another module, which keep their numbers. */
-  importsOf(other: ModuleBuilder): void {
-    assert(this.#types.length === 0 && this.#imports.length === 0, 'imports are taken over first');
-    this.#types.push(...other.#types);
-    this.#signatures.push(...other.#signatures);
-    this.#imports.push(...other.#imports);
   }
 
   importFunction(module: string, name: string, params: readonly ValType[], results: readonly ValType[]): Callee {
@@ -268,6 +301,15 @@ export class ModuleBuilder {
     return entry;
   }
 
+  /** A function that is imported when code that calls it is generated. */
+  lateImport(module: string, name: string, params: readonly ValType[], results: readonly ValType[]): Callee {
+    this.#late = true;
+    return new LateImport(module, name, params, results, (self) => {
+      this.typeIndex(params, results);
+      return this.#imports.push(self) - 1;
+    });
+  }
+
   importMemory(module: string, name: string, pages: number): void {
     this.#memory = { module, name, pages };
   }
@@ -275,7 +317,7 @@ export class ModuleBuilder {
   /** An own table of `size` slots, exported as `table`. */
   table(size: number): void {
     this.#tableSize = size;
-    this.#exports.push({ name: 'table', kind: 1, index: 0 });
+    this.#exports.push({ name: 'table', function: undefined });
   }
 
   /** Puts functions into the table from slot `offset` on. */
@@ -286,7 +328,7 @@ export class ModuleBuilder {
   func(name: string, params: readonly ValType[], results: readonly ValType[], exported = false): FunctionBuilder {
     const builder = new FunctionBuilder(name, params, results);
     this.typeIndex(params, results);
-    builder.index = this.#imports.length + this.#functions.length;
+    if (!this.#late) builder.index = this.#imports.length + this.#functions.length;
     this.#functions.push(builder);
     if (exported) this.export(name, builder);
     return builder;
@@ -295,10 +337,14 @@ export class ModuleBuilder {
   /** Exports a function under a name; a second export under the same name is left out. */
   export(name: string, builder: FunctionBuilder): void {
     if (this.#exports.some((entry) => entry.name === name)) return;
-    this.#exports.push({ name, kind: 0, index: builder.index });
+    this.#exports.push({ name, function: builder });
   }
 
   finish(): Uint8Array<ArrayBuffer> {
+    if (this.#late) {
+      assert(this.#elements.length === 0, 'a module with late imports has no table');
+      for (const [i, builder] of this.#functions.entries()) builder.index = this.#imports.length + i;
+    }
     const out = new Bytes(1 << 16);
     out.raw(Uint8Array.of(0, 0x61, 0x73, 0x6d, 1, 0, 0, 0));
     const section = (id: number, write: (body: Bytes) => void): void => {
@@ -348,10 +394,10 @@ export class ModuleBuilder {
     }
     section(7, (body) => {
       body.u32(this.#exports.length);
-      for (const { name, kind, index } of this.#exports) {
+      for (const { name, function: builder } of this.#exports) {
         body.name(name);
-        body.byte(kind);
-        body.u32(index);
+        body.byte(builder ? 0 : 1);
+        body.u32(builder ? builder.index : 0);
       }
     });
     if (this.#elements.length > 0) {

@@ -1,6 +1,6 @@
 import { assert } from '../../base/assert.ts';
 import { type Callee, call, I32, I64, i32, i64, select } from '../../wasm/expr.ts';
-import { type FunctionBuilder, ModuleBuilder } from '../../wasm/module.ts';
+import type { FunctionBuilder, ModuleBuilder } from '../../wasm/module.ts';
 import { REC, S } from '../core/layout.ts';
 import type { EngineMemory } from '../core/memory.ts';
 import { defineQuickStrings } from '../core/quick-strings.ts';
@@ -336,27 +336,80 @@ export function defineLibrary(
   };
 }
 
-/** Name under which another module imports the function that is number `slot` in the library. */
-const importName = (slot: number): string => slot.toString(36);
-
 /**
- * The same functions seen from another module, which imports all of them by themselves: that takes Node 20 some 0.3 ms a
- * module. Through a table it would take 0.1 ms, and keep every module alive for ever: V8 before Node 24 has a table know its
- * importers (MEASURED: none of 1000 instances was collected).
+ * The same functions seen from another module, which imports those that it calls: V8 compiles a wrapper for each signature
+ * among a module's imports, whether or not it will be used, with TurboFan (MEASURED: with all of the library imported that
+ * was a third of the time of a module). Through a table no function would be imported, but a table keeps its importers
+ * alive for ever: V8 before Node 24 has it know them (MEASURED: none of 1000 instances was collected).
  */
 export function importLibrary(m: ModuleBuilder, core: CoreLibrary): Library {
   m.importMemory('env', 'memory', 1);
-  const known = imported.get(core);
-  if (known) {
-    m.importsOf(known.first);
-    return known.library;
-  }
-  const library = libraryOf(m, core);
-  const first = new ModuleBuilder();
-  first.importsOf(m);
-  imported.set(core, { first, library });
-  return library;
+  const names = namesOf(core);
+  const callees = new Map<string, Callee>();
+  const get = (name: string): Callee => {
+    let callee = callees.get(name);
+    if (!callee) {
+      const target = core.functions.get(name);
+      assert(target !== undefined, `the core library has a function ${name}`);
+      callee = m.lateImport('env', names.get(name)!, target.params, target.results);
+      callees.set(name, callee);
+    }
+    return callee;
+  };
+  return {
+    get loadSlow() {
+      return get('loadSlow');
+    },
+    get storeSlow() {
+      return get('storeSlow');
+    },
+    get modifySlow() {
+      return get('modifySlow');
+    },
+    get commit() {
+      return get('commit');
+    },
+    get loadWide() {
+      return get('loadWide');
+    },
+    get storeWide() {
+      return get('storeWide');
+    },
+    get flags() {
+      return get('flags');
+    },
+    get condition() {
+      return get('condition');
+    },
+    get carry() {
+      return get('carry');
+    },
+    get helper() {
+      return get('helper');
+    },
+    get mulHighU() {
+      return get('mulHighU');
+    },
+    get mulHighS() {
+      return get('mulHighS');
+    },
+    get linear() {
+      return get('linear');
+    },
+    byName: get,
+  };
 }
+
+/** Names under which other modules import the functions of a library. */
+function namesOf(core: CoreLibrary): ReadonlyMap<string, string> {
+  let names = namesByLibrary.get(core);
+  if (!names) {
+    names = new Map([...core.functions.keys()].map((name, slot) => [name, slot.toString(36)]));
+    namesByLibrary.set(core, names);
+  }
+  return names;
+}
+const namesByLibrary = new WeakMap<CoreLibrary, ReadonlyMap<string, string>>();
 
 /** What such a module's imports are bound to. */
 export function libraryImports(
@@ -365,40 +418,6 @@ export function libraryImports(
   exports: Readonly<Record<string, unknown>>,
 ): Record<string, unknown> {
   const env: Record<string, unknown> = { memory };
-  let slot = 0;
-  for (const name of core.functions.keys()) env[importName(slot++)] = exports[name];
+  for (const [name, short] of namesOf(core)) env[short] = exports[name];
   return env;
-}
-
-/** What every module that imports a library has in common. */
-const imported = new WeakMap<CoreLibrary, { first: ModuleBuilder; library: Library }>();
-
-function libraryOf(m: ModuleBuilder, core: CoreLibrary): Library {
-  const callees = new Map<string, Callee>();
-  let slot = 0;
-  for (const [name, { params, results }] of core.functions) {
-    callees.set(name, m.importFunction('env', importName(slot), params, results));
-    slot += 1;
-  }
-  const get = (name: string): Callee => {
-    const callee = callees.get(name);
-    assert(callee !== undefined, `the core library has a function ${name}`);
-    return callee;
-  };
-  return {
-    loadSlow: get('loadSlow'),
-    storeSlow: get('storeSlow'),
-    modifySlow: get('modifySlow'),
-    commit: get('commit'),
-    loadWide: get('loadWide'),
-    storeWide: get('storeWide'),
-    flags: get('flags'),
-    condition: get('condition'),
-    carry: get('carry'),
-    helper: get('helper'),
-    mulHighU: get('mulHighU'),
-    mulHighS: get('mulHighS'),
-    linear: get('linear'),
-    byName: get,
-  };
 }
