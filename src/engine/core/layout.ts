@@ -497,6 +497,8 @@ export const STATUS = {
   GO: 8,
   /** Nothing has changed; the interpreter is to run this record, of a run that is charged. */
   REDO: 9,
+  /** Done; go on with this record, in another page perhaps, and charge its run. */
+  FOUND: 10,
   /** Set in whatever a region returns. */
   REGION: 16,
 } as const;

@@ -435,7 +435,7 @@ export abstract class Semantics {
         const slow = call(this.lib.loadSlow, linear.get, i32.const(bytes | (stack ? STACK_ACCESS : 0) | more));
         this.f.set(value, slow);
         this.f.if(i32.load(i32.const(0), S.ACCESS_STATUS), () => this.leave(i32.load(i32.const(0), S.ACCESS_STATUS)));
-          if (signed && bytes < 8) this.f.set(value, this.signExtend(value.get, bytes));
+        if (signed && bytes < 8) this.f.set(value, this.signExtend(value.get, bytes));
       },
       true,
     );
@@ -470,7 +470,7 @@ export abstract class Semantics {
         const access = i32.const(bytes | (stack ? STACK_ACCESS : 0) | more);
         const status = this.let(call(this.lib.storeSlow, linear.get, bound, access));
         this.f.if(status.get, () => this.leave(status.get));
-          this.f.release(status);
+        this.f.release(status);
       },
       true,
     );
@@ -488,7 +488,7 @@ export abstract class Semantics {
       () => {
         this.f.set(host, call(this.lib.modifySlow, linear.get, i32.const(bytes)));
         this.f.if(i32.eqz(host.get), () => this.leave(i32.load(i32.const(0), S.ACCESS_STATUS)));
-        },
+      },
       true,
     );
     this.f.release(entry);
@@ -520,7 +520,7 @@ export abstract class Semantics {
       () => {
         const status = this.let(call(this.lib.loadWide, linear.get, i32.const(16)));
         this.f.if(status.get, () => this.leave(status.get));
-          this.f.set(value, v128.load(i32.const(0), S.WIDE));
+        this.f.set(value, v128.load(i32.const(0), S.WIDE));
       },
       true,
     );
@@ -548,7 +548,7 @@ export abstract class Semantics {
       () => {
         this.f.do(v128.store(i32.const(0), bound.get, S.WIDE));
         this.storeWide(linear, 16);
-        },
+      },
       true,
     );
   }

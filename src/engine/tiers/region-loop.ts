@@ -38,28 +38,22 @@ export function defineRegionLoop(m: ModuleBuilder): Callee {
     f.set(status, callIndirect(I32, type, 0, i32.load16U(record.get), record.get));
     f.block((miss) => {
       f.block((found) => {
-        f.block((jump) => {
-          f.set(linear, i64.load(zero, S.NEXT_LINEAR));
-          f.brIf(jump, i32.eq(status.get, i32.const(STATUS.JUMP | STATUS.REGION)));
-          f.brIf(miss, i32.ne(status.get, i32.const(STATUS.LINKED | STATUS.REGION)));
-          f.set(slot, i32.load(zero, S.EXIT_RECORD));
-          f.set(record, i32.load(slot.get, REC.LINK));
-          f.brIf(found, record.get);
-          f.set(linear, i64.add(i64.load(zero, S.RIP_PAGE), i64.load32S(slot.get, REC.EXTRA)));
-          f.if(i32.eqz(i32.and(i32.load(zero, S.MODE), i32.const(MODE.LONG))), () =>
-            f.set(linear, i64.and(linear.get, i64.halves(-1, 0))),
-          );
-        });
+        f.set(record, i32.load(zero, S.EXIT_RECORD));
+        f.brIf(found, i32.eq(status.get, i32.const(STATUS.FOUND | STATUS.REGION)));
+        // A region has looked itself for where a JUMP goes
+        f.brIf(miss, i32.ne(status.get, i32.const(STATUS.LINKED | STATUS.REGION)));
+        const extra = f.let(i64.load32S(record.get, REC.EXTRA));
+        f.set(record, i32.load(record.get, REC.LINK));
+        f.brIf(found, record.get);
+        f.set(linear, i64.add(i64.load(zero, S.RIP_PAGE), extra.get));
+        f.if(i32.eqz(i32.and(i32.load(zero, S.MODE), i32.const(MODE.LONG))), () =>
+          f.set(linear, i64.and(linear.get, i64.halves(-1, 0))),
+        );
         f.set(slot, jumpSlot(linear));
         f.brIf(miss, i64.ne(i64.load(slot.get), linear.get));
         f.brIf(miss, i32.ne(i32.load(slot.get, JUMP_CACHE.TAG), i32.load(zero, S.JUMP_TAG)));
         f.set(record, i32.load(slot.get, JUMP_CACHE.RECORD));
         f.do(i64.store(zero, i64.and(linear.get, i64.const(-4096)), S.RIP_PAGE));
-        f.if(i32.eq(status.get, i32.const(STATUS.JUMP | STATUS.REGION)), () => {
-          // Not the last of its run: the instructions behind it do not run now
-          const rest = i32.sub(i32.load16U(i32.load(zero, S.EXIT_RECORD), REC.REMAINING), i32.const(1));
-          f.do(i32.store(zero, i32.add(i32.load(zero, S.BUDGET), rest), S.BUDGET));
-        });
       });
       f.brIf(again, i32.geU(i32.load16U(record.get), i32.const(REGION_SLOT)));
       f.do(i32.store(zero, record.get, S.EXIT_RECORD));

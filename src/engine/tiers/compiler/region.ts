@@ -147,6 +147,7 @@ export class RegionBuilder implements Targets {
   readonly #plan: Plan;
   readonly #f: FunctionBuilder;
   readonly #frame: RegionFrame;
+  /** Number + 1 of the block that the dispatchers lead to. */
   readonly #entry: Local;
   readonly #numbers: ReadonlyMap<number, number>;
   readonly #levels: Level[] = [];
@@ -177,7 +178,7 @@ export class RegionBuilder implements Targets {
   build(): void {
     const f = this.#f;
     const record = f.parameters[0]!;
-    f.set(this.#entry, i32.shrU(i32.load(record.get, REC.PLACE), i32.const(PLACE_ENTRY_SHIFT)));
+    f.set(this.#entry, numberOf(record));
     const body = (): void => f.loop((top) => this.#level(this.#plan.root, top));
     if (!this.#callsOut()) {
       this.#loadTlb();
@@ -221,7 +222,7 @@ export class RegionBuilder implements Targets {
     });
     f.if(status.get, () => f.ret(i32.or(status.get, i32.const(STATUS.REGION))));
     // Nothing to go on with: no block, or it has changed
-    f.if(i32.or(i32.ltS(this.#entry.get, zero), i32.eqz(i32.load8U(i32.const(this.#place.alive)))), () => {
+    f.if(i32.or(i32.eqz(this.#entry.get), i32.eqz(i32.load8U(i32.const(this.#place.alive)))), () => {
       f.do(i32.store(zero, i32.add(this.#called.get, i32.const(REC.BYTES)), S.EXIT_RECORD));
       f.ret(i32.const(STATUS.RESUME | STATUS.REGION));
     });
@@ -268,8 +269,7 @@ export class RegionBuilder implements Targets {
     item.items!.forEach(({ first, last }, i) => {
       for (let at = first; at <= last; at += 1) targets.push(labels[i]!);
     });
-    const index = item.first === 0 ? this.#entry.get : i32.sub(this.#entry.get, i32.const(item.first));
-    f.brTable(index, targets, labels[0]!);
+    f.brTable(i32.sub(this.#entry.get, i32.const(item.first + 1)), targets, labels[0]!);
   }
 
   #block(number: number): void {
@@ -313,7 +313,7 @@ export class RegionBuilder implements Targets {
     const next = ends ? undefined : this.#next(record + REC.BYTES);
     f.set(this.#handler, i32.const(handler));
     f.set(this.#called, i32.const(record));
-    f.set(this.#entry, i32.const(next ? next.number : -1));
+    f.set(this.#entry, i32.const(next ? next.number + 1 : 0));
     f.set(this.#back, i32.const(next ? next.back : 0));
     f.br(this.#calls);
   }
@@ -352,11 +352,11 @@ export class RegionBuilder implements Targets {
       if (number < item.first || number > item.last) continue;
       const at = item.items!.findIndex(({ first, last }) => number >= first && number <= last);
       if (at > current) {
-        if (item.items![at]!.dispatch) f.set(this.#entry, i32.const(number));
+        if (item.items![at]!.dispatch) f.set(this.#entry, i32.const(number + 1));
         f.br(labels[at]!);
       } else {
         assert(item.dispatch || number === item.first, 'a loop without dispatcher is entered at its head');
-        if (item.dispatch) f.set(this.#entry, i32.const(number));
+        if (item.dispatch) f.set(this.#entry, i32.const(number + 1));
         f.br(loop);
       }
       return;
@@ -371,7 +371,7 @@ export class RegionBuilder implements Targets {
     const at = item.items!.findIndex(({ first, last }) => number >= first && number <= last);
     const target = item.items![at]!;
     const ahead = at > current && (target.dispatch || number === target.first);
-    if (!ahead || target.dispatch) f.set(this.#entry, i32.const(number));
+    if (!ahead || target.dispatch) f.set(this.#entry, i32.const(number + 1));
     f.br(ahead ? labels[at]! : loop);
   }
 
@@ -436,28 +436,33 @@ export class RegionBuilder implements Targets {
 
   indirect(record: number, target: Local, offset: Local): void {
     const f = this.#f;
+    const zero = i32.const(0);
+    const top = this.#levels[0]!.loop;
     f.if(i64.ltU(offset.get, i64.const(4096)), () => {
       const at = i32.shl(i32.wrap(offset.get), i32.const(1));
       f.set(this.#entry, i32.load16U(at, this.#place.maps[this.#page]!));
-      f.if(this.#entry.get, () => {
-        f.set(this.#entry, i32.sub(this.#entry.get, i32.const(1)));
-        f.br(this.#levels[0]!.loop);
-      });
+      f.brIf(top, this.#entry.get);
     });
-    if (this.#plan.pages.length > 1) {
-      const { hit, slot } = this.#cached(target);
-      f.if(hit, () => {
-        const found = f.let(i32.load(slot.get, JUMP_CACHE.RECORD));
+    const { hit, slot } = this.#cached(target);
+    f.if(hit, () => {
+      const found = f.let(i32.load(slot.get, JUMP_CACHE.RECORD));
+      this.#enterPage(target);
+      if (this.#plan.pages.length > 1) {
         f.if(i32.eq(i32.load16U(found.get), i32.const(this.#place.slot)), () => {
-          this.#enterPage(target);
-          f.set(this.#entry, i32.shrU(i32.load(found.get, REC.PLACE), i32.const(PLACE_ENTRY_SHIFT)));
-          f.br(this.#levels[0]!.loop);
+          f.set(this.#entry, numberOf(found));
+          f.br(top);
         });
-        f.release(found);
-      });
-      f.release(slot);
-    }
-    f.do(i64.store(i32.const(0), target.get, S.NEXT_LINEAR));
+      }
+      f.do(i32.store(zero, found.get, S.EXIT_RECORD));
+      f.ret(i32.const(STATUS.FOUND | STATUS.REGION));
+    });
+    f.release(slot);
+    f.do(i64.store(zero, target.get, S.NEXT_LINEAR));
     this.#frame.leave(i32.const(STATUS.JUMP), record);
   }
+}
+
+/** What the dispatcher takes for the block that an entry record stands for: its number + 1. */
+function numberOf(record: Local): Expr {
+  return i32.add(i32.shrU(i32.load(record.get, REC.PLACE), i32.const(PLACE_ENTRY_SHIFT)), i32.const(1));
 }

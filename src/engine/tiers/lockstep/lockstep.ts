@@ -207,6 +207,7 @@ export class Lockstep {
     const budget = i32[S.BUDGET >>> 2]!;
     switch (status) {
       case STATUS.GO:
+      case STATUS.FOUND:
         return budget;
       case STATUS.LINKED:
       case STATUS.JUMP:
