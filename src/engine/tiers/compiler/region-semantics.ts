@@ -339,6 +339,11 @@ export class RegionSemantics extends Semantics {
     return host;
   }
 
+  /** A gather has changed its registers when a later element is not in the TLB: nothing to do anew. */
+  override loadElement(): Expr {
+    throw new NotInline();
+  }
+
   override probeElement(linear: Local, bytes: number): void {
     this.f.release(this.#hit(linear, bytes, TLB.WRITE));
   }
