@@ -34,14 +34,14 @@ export async function loadBundle(dist = DIST) {
 /** The same with the script that it comes from. */
 export async function loadScript(dist = DIST) {
   // Flags are part of what V8 compares a cache with
-  const { prepareV8 } = await import(pathToFileURL(`${dist}/tools/v8-flags.js`).href);
+  const { once, prepareV8 } = await import(pathToFileURL(`${dist}/tools/v8-flags.js`).href);
   prepareV8();
   const filename = bundlePath(dist);
   const text = fs.readFileSync(filename, 'latin1');
   const script = new (require('node:vm').Script)(text, { filename, ...readCache(dist, nameOf(text)) });
   const module = { exports: {} };
   Error.prepareStackTrace = stackMapper(filename);
-  script.runInThisContext()(module.exports, require, module, filename);
+  once(() => script.runInThisContext()(module.exports, require, module, filename));
   return { exports: module.exports, script };
 }
 

@@ -10,44 +10,47 @@ import { basename } from 'node:path';
 import { loadBundle } from '../../bin/bundle.mjs';
 
 const options = JSON.parse(process.argv[2]);
-const { Machine, snapshotCounters } = await loadBundle(options.dist);
+const { Machine, once, snapshotCounters } = await loadBundle(options.dist);
 
 const SLICE_NS = 5_000_000;
-const bytesOf = (file) => ({ name: basename(file), bytes: new Uint8Array(readFileSync(file)) });
+const bytesOf = (file) => ({ name: basename(file), bytes: readFileSync(file) });
 
 let line = '';
 let out = [];
-const machine = new Machine({
-  cpu: options.cpu ?? 'intel',
-  cpus: 1,
-  ramBytes: (options.ramMiB ?? 512) * 2 ** 20,
-  kernel: bytesOf(options.kernel),
-  ...(options.initrd ? { modules: [{ ...bytesOf(options.initrd), commandLine: '' }] } : {}),
-  commandLine: options.append ?? '',
-  accel: options.accel ?? 'interpreter',
-  ...(options.jitThreshold ? { jitThreshold: options.jitThreshold } : {}),
-  ...(options.nestedMmu ? { nestedMmu: options.nestedMmu } : {}),
-  ...(options.profile ? { profile: true } : {}),
-  debugExit: { iobase: 0xf4, iosize: 4 },
-  epochMs: Date.UTC(2026, 0, 1),
-  serial: [
-    (byte) => {
-      out.push(byte);
-      if (byte !== 10) {
-        line += String.fromCharCode(byte);
-        return;
-      }
-      if (options.mark && !line.includes(options.mark)) {
-        line = '';
-        return;
-      }
-      const { user, system } = process.cpuUsage();
-      const { instructions, mmu, exits } = snapshotCounters(machine.vm);
-      process.send({ line: line.trim(), instructions, cpuMs: (user + system) / 1000, mmu, exits });
-      line = '';
-    },
-  ],
-});
+const machine = once(
+  () =>
+    new Machine({
+      cpu: options.cpu ?? 'intel',
+      cpus: 1,
+      ramBytes: (options.ramMiB ?? 512) * 2 ** 20,
+      kernel: bytesOf(options.kernel),
+      ...(options.initrd ? { modules: [{ ...bytesOf(options.initrd), commandLine: '' }] } : {}),
+      commandLine: options.append ?? '',
+      accel: options.accel ?? 'interpreter',
+      ...(options.jitThreshold ? { jitThreshold: options.jitThreshold } : {}),
+      ...(options.nestedMmu ? { nestedMmu: options.nestedMmu } : {}),
+      ...(options.profile ? { profile: true } : {}),
+      debugExit: { iobase: 0xf4, iosize: 4 },
+      epochMs: Date.UTC(2026, 0, 1),
+      serial: [
+        (byte) => {
+          out.push(byte);
+          if (byte !== 10) {
+            line += String.fromCharCode(byte);
+            return;
+          }
+          if (options.mark && !line.includes(options.mark)) {
+            line = '';
+            return;
+          }
+          const { user, system } = process.cpuUsage();
+          const { instructions, mmu, exits } = snapshotCounters(machine.vm);
+          process.send({ line: line.trim(), instructions, cpuMs: (user + system) / 1000, mmu, exits });
+          line = '';
+        },
+      ],
+    }),
+);
 
 process.stdin.on('data', (bytes) => machine.serialInput(0, bytes));
 process.on('message', (message) => {

@@ -3,3 +3,4 @@ export { snapshotCounters } from '../inspect/counters.ts';
 export { Machine } from '../machine/machine.ts';
 export { main } from './cli/main.ts';
 export { measureRoundTrip } from './cli/nested-measure.ts';
+export { once } from './v8-flags.ts';

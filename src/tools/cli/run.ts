@@ -6,6 +6,7 @@ import { UserError } from '../../base/assert.ts';
 import { Machine, type MachineOptions } from '../../machine/machine.ts';
 import type { BlockStore } from '../../pc/virtio/block.ts';
 import { GdbServer } from '../gdb/server.ts';
+import { once } from '../v8-flags.ts';
 import { BlockFile } from './block-file.ts';
 import type { DriveOption } from './device-options.ts';
 import { ESCAPE_HELP } from './escape-keys.ts';
@@ -164,7 +165,8 @@ export async function run(argv: readonly string[]): Promise<number> {
     process.on(signal, leave);
   }
   try {
-    machine = new Machine(machineOptions(options, sinks));
+    const described = machineOptions(options, sinks);
+    machine = once(() => new Machine(described));
     profile?.attach(machine);
     log?.attach(machine);
     if (machine.engine.compiler) machine.engine.compiler.clock = () => performance.now();
