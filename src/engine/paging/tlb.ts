@@ -1,6 +1,7 @@
 import { TWO_32 } from '../../base/bits.ts';
 import { CONTEXT_BYTES, FILLS, HAS_JUMPS, JUMP_CACHE, S, TABLES, TLB, WALKS } from '../core/layout.ts';
 import type { EngineMemory } from '../core/memory.ts';
+import { type WriterScan, writerScan } from './writer-scan.ts';
 
 /** In place of the one write entry of a host page: there may be several. */
 export const SEVERAL = 0xffff_ffff;
@@ -21,6 +22,7 @@ const GENERATIONS = 0xf_ffff;
  */
 export class TlbContexts {
   readonly #memory: EngineMemory;
+  readonly #scan: WriterScan;
   readonly count: number;
   readonly #vcpu: Int32Array;
   readonly #vpid: Int32Array;
@@ -43,6 +45,7 @@ export class TlbContexts {
 
   constructor(memory: EngineMemory) {
     this.#memory = memory;
+    this.#scan = writerScan(memory.memory);
     const { u32 } = memory;
     this.counters = {
       contextSwitches: 0,
@@ -390,9 +393,7 @@ export class TlbContexts {
       const dirty = this.#dirty(i);
       for (let set = 0; set < TLB.SETS; set += 1) {
         if (!(dirty & (1 << set))) continue;
-        const start = (this.set(i, set) + TLB.WRITE) >>> 2;
-        const end = start + TLB.ARRAY_BYTES / 4;
-        for (let entry = start; entry < end; entry += 4) if (this.#writes(entry, hostPage)) this.#empty(entry);
+        this.#scan(this.set(i, set) + TLB.WRITE, hostPage);
       }
     }
   }
