@@ -71,7 +71,56 @@ static void xsave(void) {
   WRITE(cr4, READ(cr4) & ~(1ULL << 18));
 }
 
+static u8 compact[1024] __attribute__((aligned(64)));
+SNIPPET(user_xsaves, "xor %edx, %edx; mov $3, %eax; xsaves (%rdi)");
+SNIPPET(user_xrstors, "xor %edx, %edx; mov $3, %eax; xrstors (%rdi)");
+
+static void xsaves(void) {
+  if (!(cpuid(1, 0).c >> 26 & 1) || !(cpuid(13, 1).a >> 3 & 1)) {
+    not_offered("xsaves");
+    return;
+  }
+#define XSAVES(mask) __asm__ volatile("xsaves %0" : "+m"(compact) : "a"(mask), "d"(0) : "memory")
+#define XRSTORS(mask) __asm__ volatile("xrstors %0" : : "m"(compact), "a"(mask), "d"(0) : "memory")
+  FAULTS("xsaves: without CR4.OSXSAVE", XSAVES(3), UD, 0);
+  WRITE(cr4, READ(cr4) | 1 << 18);
+  XSETBV(0, 3);
+  check_value("xsaves: the size for x87 and SSE, CPUID.(0DH, 1).EBX", cpuid(13, 1).b, 576);
+  check_value("xsaves: IA32_XSS after reset", read_msr(0xda0), 0);
+  FAULTS("xsaves: IA32_XSS with a component that does not exist", write_msr(0xda0, 1ULL << 62), GP, 0);
+  u64 pattern = 0xfedcba9876543210, back = 0;
+  for (u32 i = 0; i < sizeof compact; i++) compact[i] = 0xcc;
+  __asm__ volatile("fninit; movq %0, %%xmm3" : : "r"(pattern));
+  XSAVES(3);
+  check_value("xsaves: XSTATE_BV names SSE", *(u64 *)(compact + 512) & 2, 2);
+  check_value("xsaves: XCOMP_BV says compacted, x87 and SSE", *(u64 *)(compact + 520), 1ULL << 63 | 3);
+  check_value("xsaves: the rest of the header is as it was", *(u64 *)(compact + 528), 0xcccccccccccccccc);
+  for (u32 i = 528; i < 576; i++) compact[i] = 0;
+  check_value("xsaves: XMM3 is in its place", *(u64 *)(compact + 160 + 48), pattern);
+  __asm__ volatile("pxor %%xmm3, %%xmm3" : :);
+  XRSTORS(3);
+  __asm__ volatile("movq %%xmm3, %0" : "=r"(back));
+  check_value("xrstors: XMM3 comes back", back, pattern);
+  FAULTS("xsaves: address not on 64 bytes", __asm__ volatile("xsaves %0" : "+m"(compact[16]) : "a"(3), "d"(0)), GP, 0);
+  FAULTS("xsaves: in ring 3", user(user_xsaves, (u64)compact), GP, 0);
+  FAULTS("xrstors: in ring 3", user(user_xrstors, (u64)compact), GP, 0);
+  *(u64 *)(compact + 520) = 1ULL << 63 | 7;
+  FAULTS("xrstors: XCOMP_BV beyond XCR0", XRSTORS(3), GP, 0);
+  *(u64 *)(compact + 520) = 1ULL << 63 | 1;
+  FAULTS("xrstors: XSTATE_BV beyond XCOMP_BV", XRSTORS(3), GP, 0);
+  *(u64 *)(compact + 520) = 0;
+  FAULTS("xrstors: the standard form", XRSTORS(3), GP, 0);
+  *(u64 *)(compact + 520) = 1ULL << 63 | 3;
+  *(u64 *)(compact + 528) = 1;
+  FAULTS("xrstors: reserved bytes of the header", XRSTORS(3), GP, 0);
+  WRITE(cr0, READ(cr0) | 8);
+  FAULTS("xsaves: #NM with CR0.TS", XSAVES(3), NM, 0);
+  __asm__ volatile("clts");
+  WRITE(cr4, READ(cr4) & ~(1ULL << 18));
+}
+
 void state_checks(void) {
   fxsave();
   xsave();
+  xsaves();
 }

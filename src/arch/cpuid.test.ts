@@ -126,7 +126,7 @@ describe('leaf 0xD', () => {
     expect(leaf(plain, 0xd, 1)).toEqual([1, 0, 0, 0]);
     const compact = policy('intel');
     compact.setLive(CR4.OSXSAVE, xcr0, 0, true);
-    expect(leaf(compact, 0xd, 1).slice(0, 2)).toEqual([7, 584]);
+    expect(leaf(compact, 0xd, 1).slice(0, 2)).toEqual([15, 584]);
     compact.setLive(CR4.OSXSAVE, xcr0 | XCR0.AVX, 0, true);
     expect(leaf(compact, 0xd, 1)[1]).toBe(840);
   });

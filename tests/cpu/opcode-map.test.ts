@@ -129,7 +129,6 @@ const OWN_WAYS: readonly [encoding: RegExp, why: string][] = [
   [/ 77 /, 'VZEROUPPER and VZEROALL have no ModRM: what is behind them runs too'],
   [/0F 0D \/\d:r/, 'PREFETCHW of a register is #UD on AMD and does nothing on Intel'],
   [/^(66|F2) (48 )?0F 7[89]|^F[23] (48 )?0F 2B/, 'SSE4A'],
-  [/0F C7 \/[35]:m/, 'XSAVES and XRSTORS'],
   [/^(66|F[23]) (48 )?0F 01 \/0:r/, 'prefixes before VMCALL: the hypervisor of this machine sees it'],
 ];
 const ownWay = (name: string): boolean => OWN_WAYS.some(([encoding]) => encoding.test(name));

@@ -5,6 +5,7 @@
  * Source  SDM 3C 24.6 "VM-Execution Control Fields", 25 "VMX Non-Root Operation", 28, 29.
  */
 import { beforeEach, describe, expect, test } from 'vitest';
+import { CR4 } from '../../src/arch/registers.ts';
 import { type ControlName, controlMask, ENTRY, VMFUNC } from '../../src/arch/vmx/controls.ts';
 import { EXIT_REASONS as R } from '../../src/arch/vmx/exit-reasons.ts';
 import { FIELD, VMCS_FIELD_COUNT, type VmcsField } from '../../src/arch/vmx/fields.ts';
@@ -120,6 +121,25 @@ describe('an instruction leaves if its control says so, and only then', () => {
     expect(reasonOf(rdtscp)).toBe(R.RDTSCP);
     again();
     expect(reasonOf(invpcid)).toBe(R.INVPCID);
+  });
+
+  test('XSAVES and XRSTORS do not exist in L2 unless L1 says so; there is no bit of IA32_XSS that they could leave for', () => {
+    const xsaves = [0x0f, 0xc7, 0x2c, 0x24]; // xsaves [rsp]
+    const xrstors = [0x0f, 0xc7, 0x1c, 0x24];
+    const enabled = [0x48, 0x83, 0xe4, 0xc0, 0x31, 0xc0, 0x31, 0xd2]; // and rsp, -64; xor eax, eax; xor edx, edx
+    const prepare = () => {
+      afresh();
+      set('GUEST_CR4', get('GUEST_CR4') | CR4.OSXSAVE);
+      set('GUEST_RSP', AT.STACK - 0x1000);
+    };
+    for (const code of [xsaves, xrstors]) {
+      prepare();
+      expect(enter([...enabled, ...code])).toMatchObject(UD);
+    }
+    prepare();
+    turnOn('SECONDARY.ENABLE_XSAVES');
+    set('XSS_EXITING_BITMAP', 0xffff_ffff, 0xffff_ffff);
+    expect(reasonOf([...enabled, ...xsaves, ...xrstors])).toBe(R.VMCALL);
   });
 
   test('RDPMC is #GP where there are no counters, and leaves before that', () => {

@@ -78,7 +78,6 @@ export const INTERCEPT = {
   RDRAND: 1 << 11,
   INVPCID: 1 << 12,
   RDSEED: 1 << 13,
-  XSAVES: 1 << 14,
   /** RDTSCP, INVPCID, XSAVES are #UD although CPUID has them. */
   RDTSCP_UD: 1 << 15,
   INVPCID_UD: 1 << 16,

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { CR0, CR4 } from '../../arch/registers.ts';
+import { INTERCEPT } from './cpu.ts';
 import { EXIT } from './exits.ts';
 import { S } from './layout.ts';
 import { AT, TestMachine } from './machine-testbed.ts';
@@ -106,16 +107,51 @@ describe('images', () => {
 
   it('XSAVEC writes the compacted format, which XRSTOR reads', () => {
     const m = prepare();
+    m.fill(AT.DATA, 1024, 0xcc);
     m.cpu.set(S.YMMH + 16, 0x9abc_def0);
     m.code('b804000000 31d2 0fc727 f4'); // xsavec [rdi]
     expect(m.run()).toBe(EXIT.HLT);
-    expect([0, 8, 12].map((at) => m.read32(AT.DATA + 512 + at))).toEqual([4, 4, 0x8000_0000]);
+    expect([0, 4, 8, 12].map((at) => m.read32(AT.DATA + 512 + at))).toEqual([4, 0, 4, 0x8000_0000]);
+    // What the processor leaves alone, and XRSTOR does not take
+    expect(rowAt(m, AT.DATA + 528)).toBe('cc'.repeat(16));
+    m.fill(AT.DATA + 528, 48, 0);
     expect(m.read32(AT.DATA + 576 + 16)).toBe(0x9abc_def0);
     m.cpu.set(S.YMMH + 16, 0);
     m.code('b804000000 31d2 0fae2f f4');
     m.rip = AT.CODE;
     expect(m.run()).toBe(EXIT.HLT);
     expect(m.cpu.get(S.YMMH + 16)).toBe(0x9abc_def0);
+  });
+});
+
+describe('XSAVES and XRSTORS', () => {
+  it('bring back what they saved, in the compacted format', () => {
+    const m = prepare();
+    m.fill(AT.DATA + 512, 64, 0);
+    m.cpu.set(S.YMMH + 16, 0x9abc_def0);
+    m.code('b804000000 31d2 0fc72f f4'); // xsaves [rdi]
+    expect(m.run()).toBe(EXIT.HLT);
+    expect([0, 8, 12].map((at) => m.read32(AT.DATA + 512 + at))).toEqual([4, 4, 0x8000_0000]);
+    m.cpu.set(S.YMMH + 16, 0);
+    m.code('b804000000 31d2 0fc71f f4'); // xrstors [rdi]
+    m.rip = AT.CODE;
+    expect(m.run()).toBe(EXIT.HLT);
+    expect(m.cpu.get(S.YMMH + 16)).toBe(0x9abc_def0);
+  });
+  it.each([
+    ['XSAVES', '0fc72f'],
+    ['XRSTORS', '0fc71f'],
+  ])('%s is #UD where L0 does not let its guest have it, and #GP at level 3', (_name, code) => {
+    const m = prepare();
+    m.vcpu.intercepts.instructions = INTERCEPT.XSAVES_UD;
+    m.code(`${code} f4`);
+    m.run();
+    expect(m.stoppedAt).toBe(6);
+    const user = new TestMachine().longMode(3);
+    user.setReg(7, AT.DATA);
+    user.code(`${code} f4`);
+    user.run();
+    expect(user.stoppedAt).toBe(13);
   });
 });
 
@@ -152,6 +188,13 @@ describe('faults', () => {
       code: '0fae2f',
       vector: 13,
       set: (m: TestMachine) => m.write32(AT.DATA + 512, 8),
+    },
+    { name: 'XRSTORS of the standard form', code: '0fc71f', vector: 13, set: () => {} },
+    {
+      name: 'XRSTORS of a component that XCOMP_BV lacks',
+      code: '0fc71f',
+      vector: 13,
+      set: (m: TestMachine) => m.write32(AT.DATA + 512, 3, 0, 1, 0x8000_0000),
     },
     {
       name: 'XRSTOR with a reserved header byte',

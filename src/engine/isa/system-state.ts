@@ -1,5 +1,5 @@
 import type { Helper } from '../core/helpers.ts';
-import { fxrstor, fxsave, xrstor, xsave, xsavec, xsaveopt } from '../core/state-save.ts';
+import { fxrstor, fxsave, xrstor, xrstors, xsave, xsavec, xsaveopt, xsaves } from '../core/state-save.ts';
 import { type Instruction, instruction } from './instruction.ts';
 
 /** Saving and restoring of processor state. SDM 1 5.1.13, 5.8.3, 13 "Managing State Using the XSAVE Feature Set". */
@@ -59,5 +59,19 @@ export const STATE_INSTRUCTIONS: readonly Instruction[] = [
     { 'NP 0F C7 /4:m': 'XSAVEC m' },
     'xsavec',
     xsavec,
+  ),
+  row(
+    'XSAVES',
+    'SDM 2D 6.1 "XSAVES—Save Processor Extended States Supervisor"',
+    { 'NP 0F C7 /5:m': 'XSAVES m' },
+    'xsaves',
+    xsaves,
+  ),
+  row(
+    'XRSTORS',
+    'SDM 2D 6.1 "XRSTORS—Restore Processor Extended States Supervisor"',
+    { 'NP 0F C7 /3:m': 'XRSTORS m' },
+    'xsaves',
+    xrstors,
   ),
 ];

@@ -13,7 +13,7 @@ import type { NestedPort } from '../mmu/ports.ts';
 import { addSlot } from '../mmu/slots.ts';
 import { type ComparisonMode, DEFAULT_CONFIG, VmMmu } from '../mmu/vm-mmu.ts';
 import { NestedVmx } from '../nested/vmx/nested-vmx.ts';
-import { nestedCapabilities } from '../nested/vmx/offer.ts';
+import { nestedCapabilities, partsWithout } from '../nested/vmx/offer.ts';
 import { Vcpu } from '../vcpu/vcpu.ts';
 import type { VcpuWatcher } from '../vcpu/watcher.ts';
 import type { VmDebugger } from './debugger.ts';
@@ -125,7 +125,8 @@ export class Vm {
       (_, apicId) => new CpuidPolicy(cpu, { cpus: options.cpus, apicId, capabilities }),
     );
     const policy = policies[0]!;
-    const vmx = policy.has('vmx') ? nestedCapabilities(options.tdp, policy.cr4Allowed, options.cpu.vmxRemove) : null;
+    const without = [...(options.cpu.vmxRemove ?? []), ...partsWithout((feature) => policy.has(feature))];
+    const vmx = policy.has('vmx') ? nestedCapabilities(options.tdp, policy.cr4Allowed, without) : null;
     const ramBytes = options.ram.reduce((sum, { bytes }) => sum + bytes, 0);
     this.engine = new Engine(
       { ...options.plan, ramBytes, vcpus: options.cpus },

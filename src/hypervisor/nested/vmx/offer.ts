@@ -1,6 +1,7 @@
 /**
  * Which part of DESIGN.md 5's offer L0 can keep: what is not in here, the capability MSRs do not show.
  */
+import type { FeatureName } from '../../../arch/cpuid-features.ts';
 import { FULL_OFFER, type VmxCapabilities, type VmxOffer, vmxCapabilities } from '../../../arch/vmx/capabilities.ts';
 import type { ControlName } from '../../../arch/vmx/controls.ts';
 import { offerWithout, type VmxPart } from '../../../arch/vmx/offer-names.ts';
@@ -13,6 +14,19 @@ const NEEDS_TDP: ReadonlySet<ControlName> = new Set<ControlName>([
   'SECONDARY.MODE_BASED_EXECUTE_CONTROL',
   'SECONDARY.ENABLE_VM_FUNCTIONS',
 ]);
+
+/** Controls about an instruction that the processor may not have. */
+const ABOUT: readonly (readonly [feature: FeatureName, part: VmxPart])[] = [
+  ['rdtscp', 'vmx-rdtscp-exit'],
+  ['invpcid', 'vmx-invpcid-exit'],
+  ['xsaves', 'vmx-xsaves'],
+  ['rdrand', 'vmx-rdrand-exit'],
+  ['rdseed', 'vmx-rdseed-exit'],
+];
+
+/** The parts that CPUID leaves nothing to do. */
+export const partsWithout = (has: (feature: FeatureName) => boolean): VmxPart[] =>
+  ABOUT.filter(([feature]) => !has(feature)).map(([, part]) => part);
 
 /** @param without  What the user took away. */
 export function nestedOffer(tdp: boolean, without: readonly VmxPart[] = []): VmxOffer {
