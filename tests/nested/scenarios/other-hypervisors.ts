@@ -149,6 +149,7 @@ export const otherHypervisors: readonly Scenario[] = [
       say(l1.run('dmesg | grep -E "Hypervisor detected|Booting paravirtualized"').trim());
       // What the domain says last need not reach its console: xl destroys it as soon as it is down
       l1.shell.type('poweroff -f');
+      l1.shell.waitFor('poweroff -f');
       l1.shell.waitFor('~ #');
       l1.run('sleep 2');
       expect(l1.run('cat /var/log/xen/xl-domu.log')).toMatch(/has shut down, reason code 0 [\s\S]*Done\. Exiting now/);
