@@ -12,6 +12,9 @@ const HINTS_BY_FLAG = { from: 20, to: 23 } as const;
  * that the machine would like to have. What a region must run before that is ten times V8's default; MEASURED on a Debian
  * boot, where it saves a tenth of the CPU time, and a loop is at full speed after 20 ms all the same.
  *
+ * `--interrupt-budget`: TurboFan on our TypeScript, functions that hardly matter among them, is a fifth of a boot's CPU time
+ * by V8's default. MEASURED: twice the default saves 4 % of all, and the boot is over no later.
+ *
  * `--semi-space-growth-factor`: all that a start makes stays, and a young generation of 1 MiB is copied ten times until it has
  * grown. MEASURED: 20 ms of a start.
  *
@@ -21,11 +24,12 @@ const HINTS_BY_FLAG = { from: 20, to: 23 } as const;
 export function prepareV8(): void {
   setFlagsFromString('--wasm-tiering-budget=20000000');
   setFlagsFromString('--semi-space-growth-factor=16');
+  if (NODE === BUDGET.node) setFlagsFromString(`--interrupt-budget=${BUDGET.bytes}`);
   if (NODE >= HINTS_BY_FLAG.from && NODE <= HINTS_BY_FLAG.to) setFlagsFromString('--experimental-wasm-branch-hinting');
 }
 
-/** Bytecode that a function runs before V8 looks whether to optimize it: its default, and for code that runs once. */
-const BUDGET = { node: 20, usual: 67_584, once: 1_000_000 } as const;
+/** Bytecode that a function runs before V8 looks whether to optimize it, of one version's V8; and for what runs once. */
+const BUDGET = { node: 20, bytes: 135_168, once: 1_000_000 } as const;
 
 /**
  * Runs what a start needs and a run does not: tables, the generated core. V8 would optimize the busiest of it, and be done
@@ -37,6 +41,6 @@ export function once<T>(make: () => T): T {
   try {
     return make();
   } finally {
-    setFlagsFromString(`--interrupt-budget=${BUDGET.usual}`);
+    setFlagsFromString(`--interrupt-budget=${BUDGET.bytes}`);
   }
 }
