@@ -10,7 +10,7 @@ export const ARROWS = {
   arch: ['contracts', 'base'],
   wasm: ['base'],
   engine: ['wasm', 'arch', 'contracts', 'base'],
-  hypervisor: ['engine', 'arch', 'contracts', 'base'],
+  hypervisor: ['engine', 'wasm', 'arch', 'contracts', 'base'],
   pc: ['arch', 'contracts', 'base'],
   inspect: ['hypervisor', 'engine', 'arch', 'contracts', 'base'],
   machine: ['inspect', 'hypervisor', 'pc', 'engine', 'wasm', 'arch', 'contracts', 'base'],

@@ -27,7 +27,8 @@ import {
 } from './core/layout.ts';
 import { EngineMemory, type MemoryPlan } from './core/memory.ts';
 import { Processor, type ProcessorFeatures } from './core/processor.ts';
-import { Decoder, PSEUDO, type QuickDecode, type Variant } from './decode/decoder.ts';
+import { turnFunction } from './core/turn.ts';
+import { Decoder, PSEUDO, type QuickDecode, TURN_SLOT, type Variant } from './decode/decoder.ts';
 import { FormTable } from './decode/forms.ts';
 import { defineFloatLibrary } from './float/index.ts';
 import { INSTRUCTIONS } from './isa/index.ts';
@@ -267,7 +268,10 @@ export class Engine {
     this.#debug?.breakpoints.settle();
     if (this.compiler?.due) this.compiler.compile();
     if (cpu.walker.watching) watchData(cpu);
-    const reason = debugArmed(cpu) ? this.#runStepping() : this.#run();
+    const isStepping = debugArmed(cpu);
+    // Where someone looks after each instruction, or L0 has decided about this one, none is offered to it once more
+    if (isStepping || this.#debug || cpu.get(S.ALLOW) !== 0) cpu.set(S.TURNS, 0);
+    const reason = isStepping ? this.#runStepping() : this.#run();
     vcpu.instructions += vcpu.slice - this.memory.i32[S.BUDGET >>> 2]!;
     vcpu.slice = 0;
     this.memory.i32[S.BUDGET >>> 2] = 0;
@@ -305,6 +309,7 @@ export class Engine {
   /** Makes `run` come back after the instruction under way. For callbacks from inside it. */
   requestStop(): void {
     this.#stopRequested = true;
+    this.processor.set(S.TURNS, 0);
     this.#shorten(0);
   }
 
@@ -384,8 +389,10 @@ export class Engine {
       const status = this.#interpret();
       const record = cpu.get(S.EXIT_RECORD);
       if (status === RUN_BUDGET) {
-        cpu.ripOf(record);
-        cpu.goTo(cpu.low, cpu.high);
+        if (record !== 0) {
+          cpu.ripOf(record);
+          cpu.goTo(cpu.low, cpu.high);
+        }
         // Only the lookup's end is a run of nothing: let the caller see what it asked for
         return EXIT.BUDGET;
       }
@@ -593,6 +600,13 @@ export class Engine {
     const bytes = this.#commitBytes;
     if (bytes <= 8) cpu.write(this.#commitLow, this.#commitHigh, bytes, cpu.get(SCRATCH), cpu.get(SCRATCH + 4));
     else cpu.copyTo(this.#commitLow, this.#commitHigh, bytes, this.memory.u8.subarray(SCRATCH, SCRATCH + 64));
+  }
+
+  /** Puts L0's function behind TURN_SLOT. */
+  installTurn(build: Parameters<typeof turnFunction>[2], ask: (what: number) => number): void {
+    const { flags } = this.interpreter.exports;
+    const functions = { flags, derive: this.processor.deriveMode, ask };
+    this.interpreter.setHandler(TURN_SLOT, turnFunction(this.memory.memory, functions, build));
   }
 
   // ---- what L0 does with the TLB --------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ export class L1Machine {
   readonly nested: NestedVmx;
   readonly #start: Uint8Array;
 
-  constructor({ tdp = true, devices = NO_DEVICES } = {}) {
+  constructor({ tdp = true, devices = NO_DEVICES, force = true } = {}) {
     this.vm = new Vm({
       cpu: parseCpu('intel,+vmx'),
       cpus: 1,
@@ -64,7 +64,7 @@ export class L1Machine {
       devices,
       mode: 'split',
       tdp,
-      force: true,
+      force,
       nsPerInstruction: 1,
       tscHertz: 1_000_000_000,
       deviceNs: 0,

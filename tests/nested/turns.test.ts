@@ -42,6 +42,8 @@ describe('a switch between levels that L0 deals with on the spot', () => {
         machine.run(machine.nowNs + 777 + 13 * i);
         seen.push([machine.nowNs, machine.vcpus[0]!.core.instructions, run.nested.guestMode, run.nested.entries]);
       }
+      // And this is about what it says it is
+      expect(run.nested.turns > 0).toBe(!isWatched);
       return [seen, outcome(run)];
     });
     expect(runs[0]).toEqual(runs[1]);

@@ -193,6 +193,10 @@ export const S = {
   SPEC_CTRL: at(0x7f8),
   /** What is written to an MSR that cannot be read. u32 */
   WRITE_ONLY_MSR: at(0x7fc),
+  /** Not 0: instructions that leave are offered to the function behind TURN_SLOT first. u32 */
+  TURNS: at(0x880),
+  /** That function's own: to 0x980. */
+  TURN: at(0x888),
 } as const;
 
 /** In S.TASK, above the vector, type and error bit of the event (interruption information) that has come through a gate. */

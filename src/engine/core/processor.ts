@@ -46,7 +46,8 @@ export class Processor {
   readonly walker: PageWalker;
   readonly host: EngineHost;
   readonly features: ProcessorFeatures;
-  readonly #deriveMode: DeriveMode;
+  /** For generated code; what is not derived there, `modeChanged` sets. */
+  readonly deriveMode: DeriveMode;
   readonly u8: Uint8Array;
   readonly u16: Uint16Array;
   readonly u32: Uint32Array;
@@ -71,7 +72,7 @@ export class Processor {
     this.memory = memory;
     this.host = host;
     this.features = features;
-    this.#deriveMode = deriveMode(memory.memory, features.has('zero_fcs_fds') ? 0xffff : 0);
+    this.deriveMode = deriveMode(memory.memory, features.has('zero_fcs_fds') ? 0xffff : 0);
     this.tlb = new TlbContexts(memory);
     this.walker = new PageWalker(memory, this.tlb, host, code);
     this.walker.physicalBits = features.physicalBits;
@@ -541,7 +542,7 @@ export class Processor {
    */
   modeChanged(): void {
     const { vcpu } = this;
-    this.aligning = this.#deriveMode(this.tlb.address(vcpu.context)) !== 0;
+    this.aligning = this.deriveMode(this.tlb.address(vcpu.context)) !== 0;
     this.walker.modeChanged(vcpu, this.aligning);
   }
 

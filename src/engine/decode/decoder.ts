@@ -38,6 +38,16 @@ export const PSEUDO = {
 export const REGION_SLOT = 8192;
 /** The handler number of instructions with a breakpoint of L0's debugger: tiers/breakpoints.ts. */
 export const BREAK_SLOT = REGION_SLOT - 1;
+/** Behind it: (record) → TURN, what L0 would do about an exit, if it has prepared anything: S.TURNS. */
+export const TURN_SLOT = BREAK_SLOT - 1;
+export const TURN = {
+  /** Nothing has changed: it leaves. */
+  NO: 0,
+  /** Done; go on at S.NEXT_LINEAR. */
+  DONE: 1,
+  /** Done, and the budget is used up; S.RIP is the next instruction. */
+  OVER: 2,
+} as const;
 
 export { DECODED };
 

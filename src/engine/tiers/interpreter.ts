@@ -4,7 +4,7 @@ import { type FunctionBuilder, type Label, type Local, ModuleBuilder } from '../
 import { REC, S, STATUS } from '../core/layout.ts';
 import { jumpRelativeGeneral } from '../core/legacy-stack.ts';
 import type { EngineMemory } from '../core/memory.ts';
-import { BREAK_SLOT, PSEUDO, REGION_SLOT, type Variant } from '../decode/decoder.ts';
+import { PSEUDO, REGION_SLOT, TURN, TURN_SLOT, type Variant } from '../decode/decoder.ts';
 import { MODE } from '../decode/mode.ts';
 import { CC } from '../isa/flags.ts';
 import type { Operand } from '../isa/instruction.ts';
@@ -347,7 +347,7 @@ export class Interpreter {
 
   #pend(variant: Variant): number {
     const number = this.#next++;
-    assert(number < BREAK_SLOT, 'there are slots for all forms');
+    assert(number < TURN_SLOT, 'there are slots for all forms');
     this.#variants[number] = variant;
     this.setHandler(number, this.exports['missing']);
     this.#pending.add(number);
@@ -512,6 +512,19 @@ export class Interpreter {
               ),
             );
             f.br(look);
+          });
+          const isOffered = i32.and(
+            i32.eq(status.get, i32.const(STATUS.EXIT_BEFORE)),
+            i32.ne(i32.load(zero, S.TURNS), zero),
+          );
+          f.if(isOffered, () => {
+            const turn = f.let(callIndirect(I32, handlerType, 0, i32.const(TURN_SLOT), record.get));
+            f.brIf(look, i32.eq(turn.get, i32.const(TURN.DONE)));
+            f.if(turn.get, () => {
+              f.do(i32.store(zero, zero, S.EXIT_RECORD));
+              f.ret(i32.const(RUN_BUDGET));
+            });
+            f.release(turn);
           });
           f.do(i32.store(zero, record.get, S.EXIT_RECORD));
           f.ret(status.get);

@@ -60,7 +60,7 @@ export class VcpuMmu implements WalkContext, Syncer {
   /** From equal registers follow equal roles, without a look at them: not where they are computed for comparison. */
   readonly #trustsSource: boolean;
   /** A switch may find roots and roles as they were: tables of both stages, each level's under tags of its own. */
-  readonly #mayFindAll: boolean;
+  readonly mayFindAll: boolean;
   /** What `ngpaWalk` has its role of: the EPT pointer's lower half and the use of MBEC; -1: another role was loaded. */
   #eptLo = -1;
   #eptMbec = false;
@@ -76,7 +76,7 @@ export class VcpuMmu implements WalkContext, Syncer {
     this.nested = nested;
     this.#trustsSource = !vm.config.force && vm.config.mode !== 'reinit';
     const { mode, tdp, vpidTags, syncOnSwitch } = vm.config;
-    this.#mayFindAll = this.#trustsSource && mode === 'split' && tdp && vpidTags !== 'single' && !syncOnSwitch;
+    this.mayFindAll = this.#trustsSource && mode === 'split' && tdp && vpidTags !== 'single' && !syncOnSwitch;
     const own = new RootCache(vm.config.previousRoots);
     this.rootMmu = new ShadowMmu('rootMmu', own, this.gvaWalkL1);
     const other = vm.config.mode === 'shared' ? own : new RootCache(vm.config.previousRoots);
@@ -194,7 +194,7 @@ export class VcpuMmu implements WalkContext, Syncer {
   enterAsBefore(cr0: number, cr4: number, efer: number): boolean {
     const { nested, guestMmu, gvaWalkL2, vm } = this;
     const lo = nested.eptPointerLo;
-    if (!this.#mayFindAll || this.requests !== 0 || !nested.usesEpt || !nested.usesVpid) return false;
+    if (!this.mayFindAll || this.requests !== 0 || !nested.usesEpt || !nested.usesVpid) return false;
     if (lo !== this.#eptLo || nested.usesMbec !== this.#eptMbec) return false;
     const { source } = gvaWalkL2;
     if (source.cr0 !== (cr0 | 0) || source.cr4 !== (cr4 | 0) || source.efer !== (efer | 0)) return false;
@@ -212,7 +212,7 @@ export class VcpuMmu implements WalkContext, Syncer {
   /** Exit to an L1 that runs as before the entry: as above, of `nestedEptUninit`, `loadCr3` and `transitionTlbFlush`. */
   returnAsBefore(cr0: number, cr4: number, efer: number): boolean {
     const { nested, rootMmu, gvaWalkL1, vm } = this;
-    if (!this.#mayFindAll || this.requests !== 0 || !nested.usesVpid || this.gvaWalk === gvaWalkL1) return false;
+    if (!this.mayFindAll || this.requests !== 0 || !nested.usesVpid || this.gvaWalk === gvaWalkL1) return false;
     const { source } = gvaWalkL1;
     if (source.cr0 !== (cr0 | 0) || source.cr4 !== (cr4 | 0) || source.efer !== (efer | 0)) return false;
     if (source.use !== 0 || !this.#isLoaded(rootMmu, gvaWalkL1.rootRole)) return false;
@@ -328,13 +328,17 @@ export class VcpuMmu implements WalkContext, Syncer {
     this.serviceRequests();
     // Building a root may make room, and making room may kill roots of other vCPUs, never this one.
     if (this.mmu.roots.current.page === 0 && !roots.load(this)) return false;
-    const tag = this.currentTag();
-    if (tag !== this.#loadedTag) {
-      this.#loadedTag = tag;
-      this.tlb.setVpid(tag);
-    }
+    this.loadTag();
     this.vm.commit();
     return true;
+  }
+
+  /** Tells the engine the tag of the level that runs. */
+  loadTag(): void {
+    const tag = this.currentTag();
+    if (tag === this.#loadedTag) return;
+    this.#loadedTag = tag;
+    this.tlb.setVpid(tag);
   }
 
   /** In the order of 4.14. */

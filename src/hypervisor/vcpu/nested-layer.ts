@@ -16,6 +16,8 @@ export interface NestedLayer {
   /** L1 waits for L2's interrupt window, NMI window: the engine must come back when one may have opened. */
   readonly wantsInterruptWindow: boolean;
   readonly wantsNmiWindow: boolean;
+  /** The engine's run is over: what was left for that. */
+  afterRun(): void;
   /** Instructions after which `beforeEvents` must be asked again. */
   readonly instructionLimit: number;
   /** Interrupts are exits to L1, whatever L2's RFLAGS.IF. */

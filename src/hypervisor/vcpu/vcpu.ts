@@ -231,13 +231,12 @@ export class Vcpu {
         continue;
       }
       assert(this.mmu.reload(), 'the shadow-page quota has room for one root');
-      let reason = engine.run(core, Math.max(1, slice));
-      if (watcher) watcher.left(this, reason);
-      while (reason !== EXIT.BUDGET) {
+      for (let count = Math.max(1, slice); count > 0; count = this.#goesOn()) {
+        const reason = engine.run(core, count);
+        this.nested?.afterRun();
+        if (watcher) watcher.left(this, reason);
+        if (reason === EXIT.BUDGET) break;
         this.handle(reason);
-        const more = this.#goesOn();
-        if (more === 0) break;
-        reason = engine.run(core, more);
       }
     }
     return this.leave();

@@ -14,6 +14,7 @@ import { addSlot } from '../mmu/slots.ts';
 import { type ComparisonMode, DEFAULT_CONFIG, VmMmu } from '../mmu/vm-mmu.ts';
 import { NestedVmx } from '../nested/vmx/nested-vmx.ts';
 import { nestedCapabilities, partsWithout } from '../nested/vmx/offer.ts';
+import { installTurns } from '../nested/vmx/turns.ts';
 import { Vcpu } from '../vcpu/vcpu.ts';
 import type { VcpuWatcher } from '../vcpu/watcher.ts';
 import type { VmDebugger } from './debugger.ts';
@@ -216,6 +217,7 @@ export class Vm {
       nested?.attach(vcpu);
       this.vcpus.push(vcpu);
     });
+    if (vmx !== null) installTurns(this.engine, () => this.running!);
     for (const vcpu of this.vcpus) if (vcpu.index > 0) vcpu.activity = 'wait for SIPI';
   }
 

@@ -12,6 +12,7 @@ import { INTERCEPT } from '../../../engine/core/cpu.ts';
 import { S } from '../../../engine/core/layout.ts';
 import { announceAccessPage } from './apic-access.ts';
 import type { NestedVmx } from './nested-vmx.ts';
+import { noteReasons } from './turns.ts';
 import { DIRTY } from './vmcs12.ts';
 
 /** Control of L1 → instruction that leaves. */
@@ -67,6 +68,7 @@ export function mergeControls(n: NestedVmx): void {
   const msrBitmap = (primary & PRIMARY.USE_MSR_BITMAPS) !== 0 ? n.memory.offset(v.number(FIELD.MSR_BITMAP)) : -1;
   n.msrBitmap = msrBitmap < 0 ? 1 : msrBitmap;
 
+  noteReasons(n);
   announceAccessPage(n);
 
   const into = n.l2Intercepts;

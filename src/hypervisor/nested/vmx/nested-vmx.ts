@@ -22,6 +22,7 @@ import type { EntryContext, NumberedCheck } from '../../../arch/vmx/checks.ts';
 import { PIN, PRIMARY, SECONDARY, VMFUNC } from '../../../arch/vmx/controls.ts';
 import { FIELD, FIELD_MASKS, fieldEncoding, fieldKind, VMCS_FIELD_COUNT } from '../../../arch/vmx/fields.ts';
 import { assert } from '../../../base/assert.ts';
+import { BORN_DOUBLE } from '../../../base/bits.ts';
 import type { Timer } from '../../../contracts/clock.ts';
 import { type InterceptControls, noIntercepts } from '../../../engine/core/cpu.ts';
 import { S, VMCS_MAP, vmcsSlot } from '../../../engine/core/layout.ts';
@@ -39,6 +40,7 @@ import { GuestPhysical } from './guest-physical.ts';
 import { existingFields, linkedVmcs, rootExit } from './instructions.ts';
 import { TscOfL2 } from './l2-tsc.ts';
 import { l2Exit, wantsMsr } from './routes.ts';
+import { afterRun, preventTurns, TurnRegisters } from './turns.ts';
 import { vmExitForEpt } from './vm-exit.ts';
 import { VmcsCache } from './vmcs-cache.ts';
 import { cellOf, DIRTY, type Vmcs12 } from './vmcs12.ts';
@@ -83,6 +85,10 @@ export class NestedVmx implements NestedLayer, NestedPort {
   pin = 0;
   primary = 0;
   secondary = 0;
+  /** Exits that are L1's whatever else is known of them, by reason: 64 bits. */
+  turnReasonsLo = 0;
+  turnReasonsHi = 0;
+  readonly turn = new TurnRegisters();
   /** As S.MSR_BITMAP has it while L2 runs. */
   msrBitmap = 1;
 
@@ -97,6 +103,10 @@ export class NestedVmx implements NestedLayer, NestedPort {
   readonly preemptionTickNs: number;
   preemptionExpired = false;
   preemptionDeadlineNs = 0;
+  /** A turn has started it, at these counts, and the timer is not armed yet: turns.ts. */
+  preemptionIsLate = false;
+  preemptionSinceInstructions = BORN_DOUBLE;
+  preemptionSinceStallNs = 0;
   /** TPR shadow was found below its threshold. */
   tprBelow = false;
   /** A virtual interrupt is recognized: SDM 3C 29.2.1. */
@@ -114,6 +124,8 @@ export class NestedVmx implements NestedLayer, NestedPort {
   /** Exits of L2 that L0 kept to itself, by the engine's reason. */
   readonly exitsKept = new Float64Array(0x200);
   entries = 0;
+  /** Switches of level that went on inside the engine's run: turns.ts. */
+  turns = 0;
   merges = 0;
   lastFailedCheck: NumberedCheck | undefined;
 
@@ -161,6 +173,7 @@ export class NestedVmx implements NestedLayer, NestedPort {
   }
 
   setCurrent(v: Vmcs12): void {
+    preventTurns(this);
     this.v = v;
     // What was merged is another VMCS's
     v.dirty |= DIRTY.CONTROLS;
@@ -222,6 +235,10 @@ export class NestedVmx implements NestedLayer, NestedPort {
 
   get isQuiet(): boolean {
     return events.isQuiet(this);
+  }
+
+  afterRun(): void {
+    afterRun(this);
   }
 
   get instructionLimit(): number {

@@ -44,6 +44,14 @@ for (let reason = 0; reason < COUNT; reason += 1) {
   else kind[reason] = route.to === 'L1' ? TO.L1 : TO.L0;
 }
 
+/** Exits of this reason go to L1 as they are, whatever else is known of them. */
+export function goesToL1(n: NestedVmx, reason: number): boolean {
+  if (kind[reason] !== TO.IF_ANY) return kind[reason] === TO.L1;
+  return (
+    ((n.pin & pinMask[reason]!) | (n.primary & primaryMask[reason]!) | (n.secondary & secondaryMask[reason]!)) !== 0
+  );
+}
+
 /** An exit of the engine while L2 runs. False: L0's own code deals with it. */
 export function l2Exit(n: NestedVmx, reason: number): boolean {
   // An instruction of the other vendor

@@ -20,7 +20,7 @@ import { DIRTY, type Vmcs12 } from './vmcs12.ts';
 const RSP = gpr(4);
 const DR7 = S.DR + 56;
 /** Bits of CR0 that neither VM entry nor VM exit changes, of those that this processor has: 26.3.2.1, 27.5.1. */
-const CR0_KEPT = (CR0.ET | CR0.CD | CR0.NW) >>> 0;
+export const CR0_KEPT = (CR0.ET | CR0.CD | CR0.NW) >>> 0;
 
 /** Loads an image of switched-state.ts, all but the bits of CR0 that stay: nested transitions have checked it. */
 function loadSwitched(n: NestedVmx, image: number): void {

@@ -12,6 +12,7 @@ import { ENTRY_FAILURE_QUALIFICATION, EXIT_REASONS } from '../../../arch/vmx/exi
 import { FIELD } from '../../../arch/vmx/fields.ts';
 import { assert } from '../../../base/assert.ts';
 import { S } from '../../../engine/core/layout.ts';
+import type { Processor } from '../../../engine/core/processor.ts';
 import { REQUEST } from '../../mmu/requests.ts';
 import { mergeControls } from './controls02.ts';
 import { startEvents } from './events.ts';
@@ -20,6 +21,7 @@ import { type NestedVmx, SWITCH_NS, UNKNOWN_RIGHTS } from './nested-vmx.ts';
 import { fail, failInvalid } from './operands.ts';
 import { isPae, loadGuestControlRegisters, loadGuestPdptes, loadGuestState, rightsKey } from './state-areas.ts';
 import { imagesAreFresh } from './switched-state.ts';
+import { type L1Before, prepareTurns, preventTurns } from './turns.ts';
 import { entryFailure } from './vm-exit.ts';
 import { DIRTY } from './vmcs12.ts';
 
@@ -32,6 +34,7 @@ export function vmEntry(n: NestedVmx, isLaunch: boolean): boolean {
   if (isLaunch && v.launched) return fail(n, 4);
   if (!isLaunch && !v.launched) return fail(n, 5);
 
+  preventTurns(n);
   v.absorb();
   const mode = cpu.ia32e ? 1 : 0;
   const sameMode = v.judgedMode === mode;
@@ -59,6 +62,7 @@ export function vmEntry(n: NestedVmx, isLaunch: boolean): boolean {
   }
   v.judgedMode = mode;
   if (n.vcpu.vm.options.force) assertSkipsAreUnobservable(n);
+  noteL1(cpu);
   if (!enterL2(n)) return true;
   const msrs = v.lo(FIELD.ENTRY_MSR_LOAD_COUNT);
   if (msrs !== 0) {
@@ -71,7 +75,21 @@ export function vmEntry(n: NestedVmx, isLaunch: boolean): boolean {
   startEvents(n);
   vcpu.stallNs += SWITCH_NS;
   vcpu.vm.log?.nestedEntry?.(vcpu);
+  prepareTurns(n, l1);
   return true;
+}
+
+/** L1 as it is before the entry, for turns.ts. */
+const l1: L1Before = { isLong: false, cr0: 0, cr4: 0, efer: 0, patLo: 0, patHi: 0, quick: 0, quickReserved: 0 };
+function noteL1(cpu: Processor): void {
+  l1.isLong = cpu.long;
+  l1.cr0 = cpu.cr0;
+  l1.cr4 = cpu.cr4;
+  l1.efer = cpu.efer;
+  l1.patLo = cpu.get(S.PAT);
+  l1.patHi = cpu.get(S.PAT + 4);
+  l1.quick = cpu.get(S.QUICK);
+  l1.quickReserved = cpu.get(S.QUICK_RESERVED);
 }
 
 /** Checked builds: neither a check that was not made nor an image that was not made anew would have told otherwise. */

@@ -15,6 +15,7 @@ import { stopEvents } from './events.ts';
 import { loadMsrs, storeMsrs } from './msr-areas.ts';
 import { type NestedVmx, SWITCH_NS } from './nested-vmx.ts';
 import { loadHostControlRegisters, loadHostState, rightsKey, saveGuestState } from './state-areas.ts';
+import { preventTurns } from './turns.ts';
 import { REGION } from './vmcs12.ts';
 
 const VALID = 0x8000_0000;
@@ -93,6 +94,7 @@ export function entryFailure(n: NestedVmx, reason: number, qualification: number
 function returnToL1(n: NestedVmx): true {
   const { v, vcpu, cpu } = n;
   const { mmu } = vcpu;
+  preventTurns(n);
   n.guestMode = false;
   n.openVmcs();
   vcpu.activity = 'running';
@@ -135,7 +137,7 @@ export function vmExitByInstruction(n: NestedVmx, reason: number): true {
 }
 
 /** Exits with VM-exit instruction information: SDM 3C 27.2.5. */
-const HAS_INFORMATION = new Uint8Array(256);
+export const HAS_INFORMATION = new Uint8Array(256);
 for (const reason of [
   EXIT_REASONS.VMCLEAR,
   EXIT_REASONS.VMPTRLD,
