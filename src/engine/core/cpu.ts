@@ -90,8 +90,9 @@ export const INTERCEPT = {
   TASK_SWITCH: 1 << 19,
 } as const;
 
-/** In S.INTERCEPTED: L0 waits for an interrupt or NMI window. */
+/** In S.INTERCEPTED: L0 waits for an interrupt or NMI window; it waits for one that IF does not shut. */
 export const WINDOW = 0x8000_0000;
+export const NMI_WINDOW = 0x4000_0000;
 
 export const noIntercepts = (): InterceptControls => ({
   exceptions: 0,

@@ -6,7 +6,7 @@ import { ACCESS, TRANSLATE } from '../paging/access.ts';
 import { TlbContexts } from '../paging/tlb.ts';
 import { type CodePages, PageWalker } from '../paging/walk.ts';
 import type { StringKernels } from '../tiers/string-kernels.ts';
-import { type EngineHost, type EngineVcpu, INTERCEPT, WINDOW } from './cpu.ts';
+import { type EngineHost, type EngineVcpu, INTERCEPT, NMI_WINDOW, WINDOW } from './cpu.ts';
 import { noteDataAccess } from './debug.ts';
 import { EXIT, type ExitReason, X } from './exits.ts';
 import { ALLOW, AUX, GPR, gpr, REC, S, SCRATCH, SEG, STATUS, segment } from './layout.ts';
@@ -590,7 +590,7 @@ export class Processor {
   beginRun(): void {
     const { intercepts } = this.vcpu;
     const free = (this.get(S.ALLOW) & ALLOW.INTERCEPT) !== 0;
-    const windows = intercepts.interruptWindow || intercepts.nmiWindow ? WINDOW : 0;
+    const windows = intercepts.nmiWindow ? WINDOW | NMI_WINDOW : intercepts.interruptWindow ? WINDOW : 0;
     this.set(S.INTERCEPTED, (free ? intercepts.instructions & UNDEFINED : intercepts.instructions) | windows);
     this.set(S.TSC_RATE, 0);
   }

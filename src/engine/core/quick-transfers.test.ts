@@ -10,7 +10,7 @@ import { iret } from './transfers.ts';
 
 /**
  * What generated code does of SYSCALL, SYSRET and IRET against the helpers: two machines in the same state, one of which L0
- * wants to know of an interrupt window from, so that each instruction is the helper's.
+ * wants to know of an NMI window from, so that each instruction is the helper's.
  */
 
 /** Words that say how a machine got where it is. */
@@ -35,7 +35,7 @@ class Pair {
   readonly both = [this.quick, this.slow];
 
   constructor() {
-    this.slow.vcpu.intercepts.interruptWindow = true;
+    this.slow.vcpu.intercepts.nmiWindow = true;
   }
 
   difference(): string | undefined {
@@ -139,6 +139,30 @@ test.each(CODES)('$name in generated code does what the helper does', ({ name, c
     expect([round, pair.difference()]).toEqual([round, undefined]);
   }
   expect(transfers - calls.count).toBeGreaterThan(0);
+});
+
+describe('IRETQ while L0 waits for an interrupt window', () => {
+  function run(image: number) {
+    const m = new TestMachine().longMode();
+    m.code('48cf');
+    m.fill(AT.CODE + 0x400, 256, 0x90);
+    m.setReg(4, AT.STACK);
+    m.write32(AT.STACK, AT.CODE + 0x400, 0, SEL.CODE64, 0, image, 0, AT.STACK - 64, 0, SEL.DATA, 0);
+    m.rip = AT.CODE;
+    m.run(0); // descriptors are accessed from here on
+    m.vcpu.intercepts.interruptWindow = true;
+    const calls = countCalls(iret, m.cpu);
+    m.run(20);
+    return { calls: calls.count, instructions: m.vcpu.instructions };
+  }
+
+  test('is in generated code where it leaves interrupts off, and the run goes on', () => {
+    expect(run(RFLAGS.FIXED1)).toEqual({ calls: 0, instructions: 20 });
+  });
+
+  test('ends the run where it lets them through', () => {
+    expect(run(RFLAGS.FIXED1 | RFLAGS.IF)).toEqual({ calls: 1, instructions: 1 });
+  });
 });
 
 describe('the TLB set in force', () => {

@@ -5,7 +5,7 @@ import { MODE } from '../decode/mode.ts';
 import { CC } from '../isa/flags.ts';
 import { ACCESS } from '../paging/access.ts';
 import { AR } from './address.ts';
-import { WINDOW } from './cpu.ts';
+import { NMI_WINDOW, WINDOW } from './cpu.ts';
 import { CODE64, DATA32, SYSRET_FLAGS } from './fast-calls.ts';
 import { gpr, JUMP_CACHE, S, SEG, segment, TLB } from './layout.ts';
 import { PENDING } from './pending-debug.ts';
@@ -13,7 +13,7 @@ import { IRET32 } from './transfers.ts';
 
 /**
  * SYSCALL, SYSRET and IRET between 64-bit code of levels 0 and 3, in WebAssembly: everything present, accessed and legal, no
- * debugging, nothing that L0 waits for. Each function answers 0 if it is the helper's case, and has changed nothing then.
+ * debugging, no window opening that L0 waits for. Each function answers 0 if it is the helper's case, and has changed nothing then.
  *
  * Owns    nothing: fast-calls.ts and transfers.ts say what the instructions do.
  */
@@ -83,6 +83,12 @@ const unlessCanonical = (f: FunctionBuilder, no: Label, address: Local): void =>
   f.brIf(no, i64.ne(i64.shrS(i64.shl(address.get, unused), unused), address.get));
 };
 
+/** L0 waits for a window, and it opens with these flags. */
+const unlessShut = (f: FunctionBuilder, no: Label, flags: Local): void => {
+  const wanted = select(has(flags.get, RFLAGS.IF), i32.const(WINDOW), i32.const(NMI_WINDOW));
+  f.brIf(no, i32.and(word(S.INTERCEPTED), wanted));
+};
+
 /** CR0.AM and RFLAGS.AC: accesses of level 3 are checked, and the TLB in force is another. */
 const unlessAligning = (f: FunctionBuilder, no: Label, flags: Local): void =>
   f.if(has(flags.get, RFLAGS.AC), () => f.brIf(no, has(word(S.CR0), CR0.AM)));
@@ -115,11 +121,11 @@ export function defineQuickTransfers(
     const f = syscall;
     f.block((no) => {
       f.brIf(no, i32.eqz(has(word(S.EFER), EFER.SCE)));
-      f.brIf(no, has(word(S.INTERCEPTED), WINDOW));
       const old = f.let(i32.or(word(S.RFLAGS), call(flags)));
       const cleared = i32.or(word(S.FMASK), i32.const(RFLAGS.RF | RFLAGS.VM));
       const value = f.let(i32.and(old.get, i32.xor(cleared, i32.const(-1))));
       f.brIf(no, has(value.get, RFLAGS.TF));
+      unlessShut(f, no, value);
       unlessAligning(f, no, old);
       f.do(i64.store(zero, f.parameters[0]!.get, RCX));
       f.do(i64.store(zero, i64.extendI32U(has(old.get, ~RFLAGS.RF)), R11));
@@ -140,11 +146,11 @@ export function defineQuickTransfers(
     f.block((no) => {
       f.brIf(no, i32.eqz(has(word(S.EFER), EFER.SCE)));
       f.brIf(no, word(S.CPL));
-      f.brIf(no, has(word(S.INTERCEPTED), WINDOW));
       const target = f.let(i64.load(zero, RCX));
       unlessCanonical(f, no, target);
       const value = f.let(has(word(R11), SYSRET_FLAGS));
       f.brIf(no, has(value.get, RFLAGS.TF));
+      unlessShut(f, no, value);
       unlessAligning(f, no, value);
       const base = f.let(i32.load16U(zero, S.STAR + 6));
       const selector = (offset: number): Expr => i32.or(i32.add(base.get, i32.const(offset)), i32.const(3));
@@ -165,8 +171,7 @@ export function defineQuickTransfers(
       const old = f.let(word(S.RFLAGS));
       f.brIf(no, has(old.get, RFLAGS.NT));
       unlessAligning(f, no, old);
-      const odd = i32.or(word(S.NMI_BLOCKED), has(word(S.DR + 56), DR7_ENABLES));
-      f.brIf(no, i32.or(odd, has(word(S.INTERCEPTED), WINDOW)));
+      f.brIf(no, i32.or(word(S.NMI_BLOCKED), has(word(S.DR + 56), DR7_ENABLES)));
       // RIP, CS, RFLAGS, RSP, SS
       const rsp = f.let(i64.load(zero, RSP));
       f.brIf(no, i32.gtU(has(i32.wrap(rsp.get), 0xfff), i32.const(4096 - 40)));
@@ -193,6 +198,7 @@ export function defineQuickTransfers(
       );
       const value = f.let(i32.or(kept, i32.and(i32.load(top.get, 16), mask.get)));
       f.brIf(no, has(value.get, RFLAGS.TF));
+      unlessShut(f, no, value);
       f.if(rpl.get, () => unlessAligning(f, no, value));
 
       const code = f.let(call(descriptor, cs.get));
