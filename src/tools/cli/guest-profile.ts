@@ -1,6 +1,7 @@
 /** `-profile`: samples while the machine runs, names and files at its end. */
 import { writeFileSync } from 'node:fs';
 import { UserError } from '../../base/assert.ts';
+import { hex } from '../../base/format.ts';
 import { collapsed, type Level, Profiler } from '../../inspect/profiler.ts';
 import { SymbolTable } from '../../inspect/symbols.ts';
 import type { Machine } from '../../machine/machine.ts';
@@ -48,7 +49,7 @@ export class GuestProfile {
       if (found === undefined)
         notes.push(`${level} has no SYSCALL entry that ${path} knows: its addresses are taken as they are`);
       else if (found !== 0n && option.offset === null)
-        notes.push(`${level} runs 0x${found.toString(16)} above ${path}`);
+        notes.push(`${level} runs ${found < 0n ? `${hex(-found)} below` : `${hex(found)} above`} ${path}`);
       tables[level] = symbols.movedBy(found ?? 0n);
     }
     const rows = profiler.rows(tables);
