@@ -399,3 +399,55 @@ describe('VMLAUNCH and VMRESUME', () => {
     expect(enter('VMLAUNCH')).toMatchObject({ exited: true });
   });
 });
+
+describe('where L1 is offered less', () => {
+  const on = (less: string, test: () => void): void => {
+    const whole = m;
+    m = new L1Machine({ cpu: `intel,+vmx,${less}` });
+    m.restartInVmx();
+    test();
+    m = whole;
+  };
+  test('VMWRITE of an exit-information field is VMfail(13), which VMREAD then reads unchanged', () => {
+    on('-vmx-vmwrite-vmexit-fields', () => {
+      expect(run('VMWRITE', 0x4402, 7)).toMatchObject(valid(13));
+      expect(run('VMWRITE_REGISTER', 0x4402)).toMatchObject(valid(13));
+      expect(field(m, 'EXIT_REASON')).toBe(0);
+      expect(run('VMWRITE', 0x4002, 7)).toMatchObject(SUCCEED);
+    });
+  });
+  test('VMPTRLD of a shadow VMCS is VMfail(11) without VMCS shadowing', () => {
+    const load = () => {
+      m.write32(AT.OTHER_VMCS, m.nested.caps.offer.revision | 0x8000_0000);
+      return run('VMPTRLD', 1, AT.OTHER_VMCS);
+    };
+    m.restartInVmx();
+    expect(load()).toMatchObject(SUCCEED);
+    on('-vmx-shadow-vmcs', () => expect(load()).toMatchObject(valid(11)));
+  });
+  test('INVEPT and INVVPID of a type that is not there are VMfail(28), and #UD if none is', () => {
+    on('-vmx-invept-single-context,-vmx-invvpid-single-addr', () => {
+      expect(run('INVEPT', 1, AT.PML4 | 0x1e)).toMatchObject(valid(28));
+      expect(run('INVEPT', 2)).toMatchObject(SUCCEED);
+      expect(run('INVVPID', 0, 1)).toMatchObject(valid(28));
+      expect(run('INVVPID', 2)).toMatchObject(SUCCEED);
+    });
+    on('-vmx-invept,-vmx-invvpid', () => {
+      expect(run('INVEPT', 2)).toMatchObject({ vector: UD });
+      expect(run('INVVPID', 2)).toMatchObject({ vector: UD });
+      for (const name of ['INVEPT', 'INVVPID'] as const) {
+        m.restartInVmx();
+        fillValid(m);
+        m.bytes(AT.L2, [...CODE[name], ...CODE.VMCALL]);
+        expect(run('VMLAUNCH')).toMatchObject({ exited: true });
+        expect([field(m, 'EXIT_REASON'), field(m, 'EXIT_INTERRUPTION_INFO') & 0xff]).toEqual([0, UD]);
+      }
+    });
+  });
+  test('a field of a control that is not offered does not exist: VMfail(12)', () => {
+    m.restartInVmx();
+    expect(run('VMREAD', 0x202c)).toMatchObject(SUCCEED); // XSS-exiting bitmap
+    on('-xsaves', () => expect(run('VMREAD', 0x202c)).toMatchObject(valid(12)));
+    on('-vmx-xsaves', () => expect(run('VMWRITE', 0x202c)).toMatchObject(valid(12)));
+  });
+});

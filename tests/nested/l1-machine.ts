@@ -56,9 +56,9 @@ export class L1Machine {
   readonly nested: NestedVmx;
   readonly #start: Uint8Array;
 
-  constructor({ tdp = true, devices = NO_DEVICES, force = true } = {}) {
+  constructor({ tdp = true, devices = NO_DEVICES, force = true, cpu = 'intel,+vmx' } = {}) {
     this.vm = new Vm({
-      cpu: parseCpu('intel,+vmx'),
+      cpu: parseCpu(cpu),
       cpus: 1,
       ram: [{ base: 0, bytes: RAM_BYTES }],
       devices,

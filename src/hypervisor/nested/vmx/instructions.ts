@@ -9,7 +9,7 @@ import { VECTOR } from '../../../arch/exceptions.ts';
 import { fitsPhysical } from '../../../arch/msrs.ts';
 import { allows, type VmxCapabilities } from '../../../arch/vmx/capabilities.ts';
 import { SECONDARY } from '../../../arch/vmx/controls.ts';
-import { inveptTypeIsOffered, invvpidTypeIsOffered } from '../../../arch/vmx/ept.ts';
+import { EPT_CAP, inveptTypeIsOffered, invvpidTypeIsOffered, VPID_CAP } from '../../../arch/vmx/ept.ts';
 import { FIELD, FIELD_MASKS, fieldExists, fieldKind, fieldRow, VMCS_FIELD_COUNT } from '../../../arch/vmx/fields.ts';
 import { EXIT, X } from '../../../engine/core/exits.ts';
 import type { NestedVmx } from './nested-vmx.ts';
@@ -54,7 +54,7 @@ export function rootExit(n: NestedVmx, reason: number): boolean {
     case EXIT.VMRESUME:
     case EXIT.INVEPT:
     case EXIT.INVVPID:
-      if (!n.vmxOn) return false; // #UD
+      if (!n.vmxOn || isNotOffered(n, reason)) return false; // #UD
       if (n.cpu.cpl !== 0) return raise(n, VECTOR.GP);
       return inRoot(n, reason);
     default:
@@ -222,9 +222,13 @@ export function vmwrite(n: NestedVmx, v: Vmcs12): boolean {
 
 // ---- invalidations -----------------------------------------------------------------------------------------------------
 
+/** INVEPT or INVVPID, and the processor has none: SDM 3C 30.3, before anything else. In L2, too: 25.1.1. */
+export const isNotOffered = ({ caps }: NestedVmx, reason: number): boolean =>
+  (reason === EXIT.INVEPT && (caps.eptCap & EPT_CAP.INVEPT) === 0) ||
+  (reason === EXIT.INVVPID && (caps.vpidCap & VPID_CAP.INVVPID) === 0);
+
 function invept(n: NestedVmx): boolean {
   const { cpu, caps } = n;
-  if (caps.eptCap === 0) return raise(n, VECTOR.UD);
   const type = cpu.get(reg2(n));
   const typeHigh = cpu.long ? cpu.get(reg2(n) + 4) : 0;
   if (typeHigh !== 0 || !inveptTypeIsOffered(type, caps.eptCap)) return fail(n, 28);
@@ -234,7 +238,6 @@ function invept(n: NestedVmx): boolean {
 
 function invvpid(n: NestedVmx): boolean {
   const { cpu, caps } = n;
-  if (caps.vpidCap === 0) return raise(n, VECTOR.UD);
   const type = cpu.get(reg2(n));
   const typeHigh = cpu.long ? cpu.get(reg2(n) + 4) : 0;
   if (typeHigh !== 0 || !invvpidTypeIsOffered(type, caps.vpidCap)) return fail(n, 28);

@@ -14,7 +14,7 @@ import { FIELD } from '../../../arch/vmx/fields.ts';
 import { EXIT, X } from '../../../engine/core/exits.ts';
 import { gpr } from '../../../engine/core/layout.ts';
 import { FIXED_CR4, fixedCr0 } from './controls02.ts';
-import { linkedVmcs, vmread, vmwrite } from './instructions.ts';
+import { isNotOffered, linkedVmcs, vmread, vmwrite } from './instructions.ts';
 import type { NestedVmx } from './nested-vmx.ts';
 import { failInvalid, raise, reg2 } from './operands.ts';
 import { virtualizeCr8, virtualizeMsr } from './virtual-apic.ts';
@@ -59,6 +59,7 @@ export function l2Exit(n: NestedVmx, reason: number): boolean {
   if (reason >= COUNT) return false;
   switch (kind[reason]) {
     case TO.L1:
+      if (isNotOffered(n, reason)) return raise(n, VECTOR.UD);
       return vmExitByInstruction(n, reason);
     case TO.IF_ANY: {
       const asked =
