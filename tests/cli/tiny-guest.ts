@@ -80,6 +80,22 @@ function timerInterrupts(): number[] {
   ];
 }
 
+/** Waits in HLT for the PIT's ticks, a hundred a second, for ever. */
+function waitsForTicks(): number[] {
+  const [idt, idtr] = [0x20_0000, 0x20_1000];
+  const handler = [0x50, ...outByte(0x20, 0x20), 0x58, 0xcf]; //              push eax; EOI; pop eax; iretd
+  const entry = LOAD_AT + HEADER_BYTES + 5;
+  return [
+    ...[0xe9, ...u32(handler.length), ...handler],
+    ...poke(idt + 8 * 8, ((0x10 << 16) | (entry & 0xffff)) >>> 0), //         IRQ 0 is vector 8
+    ...poke(idt + 8 * 8 + 4, ((entry & 0xffff_0000) | 0x8e00) >>> 0),
+    ...[...poke(idtr, 0x7ff), ...poke(idtr + 2, idt), 0x0f, 0x01, 0x1d, ...u32(idtr)],
+    ...[0xbc, ...u32(0x9_0000), ...outByte(0x21, 0xfe), ...outByte(0xa1, 0xff)],
+    ...[...outByte(0x43, 0x34), ...outByte(0x40, 0x9c), ...outByte(0x40, 0x2e)],
+    ...[...print('waiting\n'), 0xfb, 0xf4, 0xeb, 0xfc], //                     sti; hlt; jmp -4
+  ];
+}
+
 /** CMOS byte 0x40 outlives a reset: soft off if it is set, else set it and reset. */
 function reboots(reset: readonly number[]): number[] {
   const again = [0xb0, 0x01, 0xe6, 0x71, ...reset, 0xf4];
@@ -89,6 +105,7 @@ function reboots(reset: readonly number[]): number[] {
 export const GUESTS = {
   coprocessorError: coprocessorError(),
   timerInterrupts: timerInterrupts(),
+  waitsForTicks: waitsForTicks(),
   /** There is no IDT: #BP becomes #GP, #DF, shutdown. */
   tripleFault: [...print('hi'), 0xcc],
   rebootByTripleFault: reboots([0xcc]),

@@ -87,6 +87,39 @@ describe('regions', () => {
   });
 });
 
+describe('the bound of compiled code', () => {
+  /** A loop of ten rounds in each of 64 pages, again and again; EBX counts the rounds. */
+  function manyPages(jitBytes: number): TestMachine {
+    const m = new TestMachine({ plan: { ...plan, jitBytes } });
+    m.longMode();
+    const pages = 64;
+    for (let page = 0; page < pages; page += 1) {
+      const next = page === pages - 1 ? -0x1000 * (pages - 1) : 0x1000;
+      const relative = (next - 16) >>> 0; // behind the JMP
+      const bytes = [0, 8, 16, 24].map((shift) => ((relative >>> shift) & 255).toString(16).padStart(2, '0')).join('');
+      m.code(`b90a000000 ffc3 ffc9 75fa e9 ${bytes}`, 0x10_0000 + 0x1000 * page); // mov ecx, 10; inc ebx; dec ecx; jnz; jmp
+    }
+    m.rip = 0x10_0000;
+    for (let i = 0; i < 100; i += 1) m.engine.run(m.vcpu, 1000);
+    return m;
+  }
+
+  test('is kept, by dropping the oldest regions, and the guest does not notice', () => {
+    const whole = manyPages(1 << 20);
+    const { bytes, regions } = whole.engine.compiler!.alive;
+    expect(whole.engine.compiler!.counters.aged).toBe(0);
+    expect(regions).toBeGreaterThan(3);
+    const share = Math.ceil(bytes / regions);
+    const few = manyPages(share);
+    const alive = few.engine.compiler!.alive;
+    expect(few.engine.compiler!.counters.aged).toBeGreaterThan(5);
+    // The bound is looked at before a region is made
+    expect(alive.bytes).toBeLessThan(bytes / 2);
+    expect(alive.bytesMax).toBe(share);
+    expect([few.reg(3), few.rip, few.vcpu.instructions]).toEqual([whole.reg(3), whole.rip, whole.vcpu.instructions]);
+  });
+});
+
 /** What BX has after `rounds`: each adds AL, sign-extended, which counts up. */
 function expectedSum(rounds: number): number {
   let sum = 0;
