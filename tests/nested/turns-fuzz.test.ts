@@ -18,6 +18,8 @@ const EPT = 0xa_0000;
 /** By number of the exit: where L1 goes on. */
 const STEPS = 0x9_0000;
 const CODE = 0x10_0000;
+const VIRTUAL_APIC = 0x12_0000;
+const BITMAP = 0x13_0000;
 
 class Random {
   #x: number;
@@ -66,7 +68,7 @@ const VMRESUME = [0x0f, 0x01, 0xc3];
 
 const FLAGS = [2, 2, 0x202, 0xad7, 0x402, 0x4_0002, 0x102, 0x3002, 0x20_0002, 0];
 
-function actionOfL1(r: Random, often: number): number[] {
+function actionOfL1(r: Random, often: number, primary: number): number[] {
   const actions: (() => number[])[] = [
     () => vmwrite('GUEST_RFLAGS', r.of(FLAGS)),
     () => vmwrite('GUEST_RSP', AT.STACK - 0x3000 - 8 * r.below(9)),
@@ -78,20 +80,23 @@ function actionOfL1(r: Random, often: number): number[] {
     () => vmwrite('HOST_FS_BASE', r.of([0, 0x2000])),
     () => vmwrite('HOST_RSP', AT.STACK - 8 * r.below(9)),
     () => vmwrite('HOST_CR4', r.of([0x2020, 0x2020, 0x20a0])),
-    () => vmwrite('PRIMARY_CONTROLS', r.of([0x8400_61f2, 0x8400_61f2, 0x8400_61f2 | PRIMARY.RDTSC_EXITING])),
+    () => vmwrite('PRIMARY_CONTROLS', r.of([primary, primary, primary | PRIMARY.RDTSC_EXITING])),
     () => vmwrite('PIN_CONTROLS', r.of([0x16, 0x16 | PIN.PREEMPTION_TIMER])),
     () => vmwrite('PREEMPTION_TIMER_VALUE', r.of([0xffff_ffff, 0, 1, 5, 20, 40])),
+    () => vmwrite('TPR_THRESHOLD', r.of([0, 2, 5])),
     () => vmwrite('TSC_OFFSET', r.below(1000)),
     () => vmwrite('EXCEPTION_BITMAP', r.of([0xffff_ffff, 0])),
     () => vmwrite('ENTRY_CONTROLS', r.of([0x93fb, 0x93fb | ENTRY.LOAD_DEBUG_CONTROLS])),
+    () => [0xc7, 0x04, 0x25, ...u32(VIRTUAL_APIC + 0x80), ...u32(r.of([0x10, 0x30]))], // mov dword [VTPR], …
     () => dr7(r.of([0x400, 0x402])),
     () => wrmsr(PAT, DEFAULT_PAT, r.of([DEFAULT_PAT, 0x0107_0406])),
+    () => wrmsr(0x1d9, r.of([0, 1])),
     () => [0xfb, 0x90], // sti; nop
     () => [0xfb, 0xfa],
     () => [0xf9], // stc
     () => [0x0f, 0x31], // rdtsc
     () => [0xfc], // cld
-    () => (r.below(8) === 0 ? [0x66, 0xb8, 16, 0, 0x8e, 0xd0] : []), // mov ax, 16; mov ss, ax
+    () => (r.below(3) === 0 ? [0x66, 0xb8, 16, 0, 0x8e, 0xd0] : []), // mov ax, 16; mov ss, ax
     () => [...moveTo(0, r.of([0x2020, 0x20a0])), 0x0f, 0x22, 0xe0], // mov cr4, rax
   ];
   return r.below(often) === 0 ? r.of(actions)() : [];
@@ -108,6 +113,7 @@ function actionOfL2(r: Random, often: number): number[] {
     () => [0x54, 0x5e], // push rsp; pop rsi
     () => [0x56], // push rsi
     () => [0x0f, 0x31],
+    () => [...moveTo(1, r.below(60)), 0xe2, 0xfe], // loop
     () => dr7(r.of([0x400, 0x402])),
     () => wrmsr(0x174, r.below(8)),
     () => wrmsr(PAT, DEFAULT_PAT, 0x0107_0406),
@@ -115,12 +121,13 @@ function actionOfL2(r: Random, often: number): number[] {
     () => [0x66, 0xb8, 16, 0, 0x8e, 0xe0], // mov ax, 16; mov fs, ax
     () => [0x66, 0xb8, 16, 0, 0x8e, 0xd0], // mov ss, ax
     () => [0xfd, 0xfc],
+    () => [0x44, 0x0f, 0x20, 0xc0, 0x44, 0x0f, 0x22, 0xc0], // mov rax, cr8; mov cr8, rax
     () => [0x9c, 0x58, 0x50, 0x9d], // pushf; pop rax; push rax; popf
     () => [0x0f, 0x20, 0xe0, 0x48, 0x0f, 0xba, 0xf8, 7, 0x0f, 0x22, 0xe0], // CR4.PGE turned
   ];
   return r.below(often) === 0 ? r.of(actions)() : [];
 }
-/** VMCALL, PAUSE, CPUID, INVD, XSETBV, RDMSR. */
+/** VMCALL, PAUSE, CPUID, INVD, XSETBV, RDMSR, IN. */
 const LEAVING = [
   [0x0f, 0x01, 0xc1],
   [0xf3, 0x90],
@@ -129,6 +136,8 @@ const LEAVING = [
   [0x0f, 0x08],
   [0x0f, 0x01, 0xd1],
   [0x0f, 0x32],
+  [...moveTo(1, 0x174), 0x0f, 0x32],
+  [0xe4, 0x80],
 ];
 
 function prepare(m: L1Machine, seed: number): void {
@@ -142,7 +151,21 @@ function prepare(m: L1Machine, seed: number): void {
   m.write64(EPT + 0x2008, 0x20_00b7);
   set('EPT_POINTER', EPT | 0x1e);
   set('VPID', 1);
-  set('PRIMARY_CONTROLS', 0x8400_61f2);
+  set('PIN_CONTROLS', r.of([0x16, 0x16 | PIN.PREEMPTION_TIMER]));
+  set('PREEMPTION_TIMER_VALUE', r.of([0xffff_ffff, 7, 8, 9]));
+  const uses = [PRIMARY.USE_TPR_SHADOW, PRIMARY.USE_MSR_BITMAPS, PRIMARY.USE_IO_BITMAPS];
+  const primary = uses.reduce((word, mask) => (r.below(2) === 0 ? word | mask : word), 0x8400_61f2);
+  set('PRIMARY_CONTROLS', primary);
+  set('VIRTUAL_APIC_ADDRESS', VIRTUAL_APIC);
+  m.write32(VIRTUAL_APIC + 0x80, 0x30);
+  set('TPR_THRESHOLD', r.of([0, 2]));
+  set('MSR_BITMAP', BITMAP);
+  set('IO_BITMAP_A', BITMAP);
+  set('IO_BITMAP_B', BITMAP);
+  // Reads of MSR 174H, and port 80H
+  m.bytes(BITMAP, new Array(4096).fill(0));
+  m.bytes(BITMAP + (0x174 >>> 3), [r.of([0, 0x10])]);
+  m.bytes(BITMAP + (0x80 >>> 3), [r.of([0, 1])]);
   set('SECONDARY_CONTROLS', SECONDARY.ENABLE_EPT | SECONDARY.ENABLE_VPID | SECONDARY.ENABLE_RDTSCP);
   set('ENTRY_CONTROLS', r.of([0x93fb, 0x93fb | ENTRY.LOAD_DEBUG_CONTROLS]));
   set('EXIT_CONTROLS', r.of([0x33_effb, 0x33_efff]));
@@ -153,7 +176,7 @@ function prepare(m: L1Machine, seed: number): void {
   for (let i = 0; i <= SWITCHES; i += 1) {
     const at = CODE + 256 * i;
     m.write64(STEPS + 8 * i, at);
-    m.bytes(at, [...actionOfL1(r, often), ...ADVANCE, ...actionOfL1(r, often), ...VMRESUME, 0xf4]);
+    m.bytes(at, [...actionOfL1(r, often, primary), ...ADVANCE, ...actionOfL1(r, often, primary), ...VMRESUME, 0xf4]);
     l2.push(...actionOfL2(r, often), ...r.of(LEAVING));
   }
   m.write64(STEPS + 8 * SWITCHES, AT.HANDLERS);

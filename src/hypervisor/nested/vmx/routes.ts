@@ -101,7 +101,7 @@ function byFilter(n: NestedVmx, reason: number): boolean {
 // ---- the filters -----------------------------------------------------------------------------------------------------------
 
 /** SDM 3C 25.1.3: "use I/O bitmaps", else "unconditional I/O exiting". An access that wraps around always leaves. */
-function wantsPort(n: NestedVmx): boolean {
+export function wantsPort(n: NestedVmx): boolean {
   if ((n.primary & PRIMARY.USE_IO_BITMAPS) === 0) return (n.primary & PRIMARY.UNCONDITIONAL_IO_EXITING) !== 0;
   const qualification = n.cpu.get(X.QUALIFICATION);
   const first = qualification >>> 16;

@@ -10,17 +10,19 @@
  */
 import { CR4, EFER, RFLAGS } from '../../../arch/registers.ts';
 import { ACTIVITY, ENTRY, EXIT as EXIT_CONTROL, PIN, PRIMARY } from '../../../arch/vmx/controls.ts';
+import { GUEST_CHECKS, VMX_CHECKS } from '../../../arch/vmx/entry-checks.ts';
 import { EXIT_REASONS as R } from '../../../arch/vmx/exit-reasons.ts';
 import { FIELD } from '../../../arch/vmx/fields.ts';
 import { WINDOW } from '../../../engine/core/cpu.ts';
 import { X } from '../../../engine/core/exits.ts';
-import { S, SEG, segment } from '../../../engine/core/layout.ts';
+import { gpr, S, SEG, segment } from '../../../engine/core/layout.ts';
 import type { Engine } from '../../../engine/engine.ts';
 import type { Vcpu } from '../../vcpu/vcpu.ts';
 import { type NestedVmx, SWITCH_NS } from './nested-vmx.ts';
-import { goesToL1 } from './routes.ts';
+import { goesToL1, wantsMsr, wantsPort } from './routes.ts';
 import { CR0_KEPT, rightsKey } from './state-areas.ts';
 import { buildTurn, DR7_OF_EXIT, TURN, TURNS } from './turn-code.ts';
+import { enterVirtualApic } from './virtual-apic.ts';
 
 const DR7 = S.DR + 56;
 const DR7_ENABLES = 0xff;
@@ -32,6 +34,8 @@ const REASONS: readonly number[] = [
   ...[R.CPUID, R.INVD, R.INVLPG, R.RDPMC, R.RDTSC, R.VMCALL, R.VMCLEAR, R.VMLAUNCH, R.VMPTRLD, R.VMPTRST, R.VMRESUME],
   ...[R.VMXOFF, R.VMXON, R.MWAIT, R.MONITOR, R.PAUSE, R.INVEPT, R.RDTSCP, R.INVVPID, R.WBINVD, R.XSETBV],
 ];
+/** Those that L1 gets if a bitmap says so: `leave` looks. */
+const BY_BITMAP: readonly number[] = [R.IO_INSTRUCTION, R.RDMSR, R.WRMSR];
 
 /** Control registers of both levels as they are at each turn, for the MMU. */
 export class TurnRegisters {
@@ -57,8 +61,8 @@ export function installTurns(engine: Engine, running: () => Vcpu): void {
 export function noteReasons(n: NestedVmx): void {
   let lo = 0;
   let hi = 0;
-  for (const reason of REASONS) {
-    if (!goesToL1(n, reason)) continue;
+  for (const reason of [...REASONS, ...BY_BITMAP]) {
+    if (!goesToL1(n, reason) && !BY_BITMAP.includes(reason)) continue;
     if (reason < 32) lo |= 1 << reason;
     else hi |= 1 << (reason - 32);
   }
@@ -120,8 +124,7 @@ function isPlainL2(n: NestedVmx): boolean {
   const { v, vcpu, cpu } = n;
   const exit = v.lo(FIELD.EXIT_CONTROLS);
   const entry = v.lo(FIELD.ENTRY_CONTROLS);
-  const looked =
-    PRIMARY.MONITOR_TRAP_FLAG | PRIMARY.NMI_WINDOW_EXITING | PRIMARY.INTERRUPT_WINDOW_EXITING | PRIMARY.USE_TPR_SHADOW;
+  const looked = PRIMARY.MONITOR_TRAP_FLAG | PRIMARY.NMI_WINDOW_EXITING | PRIMARY.INTERRUPT_WINDOW_EXITING;
   if ((n.primary & looked) !== 0 || !vcpu.mmu.mayFindAll || vcpu.vm.options.force || !n.usesEpt || !n.usesVpid)
     return false;
   if ((exit & EXIT_CONTROL.SAVE_PREEMPTION_TIMER) !== 0) return false;
@@ -129,7 +132,7 @@ function isPlainL2(n: NestedVmx): boolean {
   if (vcpu.pendingEvent !== 0 || n.mtfPending || n.pendingDebug !== 0 || vcpu.activity !== 'running' || n.initHeld) {
     return false;
   }
-  if (v.dirty !== 0 || !v.isJudged || (v.lo(FIELD.ENTRY_INTERRUPTION_INFO) & VALID) !== 0) return false;
+  if (v.dirty !== 0 || v.judgedMode !== 1 || (v.lo(FIELD.ENTRY_INTERRUPTION_INFO) & VALID) !== 0) return false;
   const counts = FIELD.ENTRY_MSR_LOAD_COUNT;
   if ((v.lo(counts) | v.lo(FIELD.EXIT_MSR_STORE_COUNT) | v.lo(FIELD.EXIT_MSR_LOAD_COUNT)) !== 0) return false;
   if (v.lo(FIELD.GUEST_ACTIVITY_STATE) !== ACTIVITY.ACTIVE) return false;
@@ -212,19 +215,36 @@ function settle(n: NestedVmx, pcid: number, waits: boolean): number {
   return tlb.address(core.context);
 }
 
+/** Does L1's bitmap ask for this port or MSR? */
+const isWanted = (n: NestedVmx, reason: number): boolean =>
+  reason === R.IO_INSTRUCTION ? wantsPort(n) : wantsMsr(n, n.cpu.get(gpr(1)), reason === R.WRMSR);
+
 function leave(n: NestedVmx): number {
   const { vcpu, cpu, turn } = n;
   if (isSeen(vcpu) || n.pendingDebug !== 0 || n.mtfPending || n.preemptionExpired || cpu.walker.watching) return 0;
+  const reason = cpu.get(X.REASON);
+  if (reason >= R.IO_INSTRUCTION && reason <= R.WRMSR && !isWanted(n, reason)) return 0;
   if (!vcpu.mmu.returnAsBefore(turn.cr0Of1, turn.cr4Of1, turn.eferOf1)) return 0;
   account(n, 0);
   if (n.preemptionIsLate) n.preemptionIsLate = false;
   else if ((n.pin & PIN.PREEMPTION_TIMER) !== 0) n.preemptionTimer.disarm();
-  const reason = cpu.get(X.REASON);
+  n.tprBelow = false;
   vcpu.exits[reason] = vcpu.exits[reason]! + 1;
   n.exitsToL1[reason] = n.exitsToL1[reason]! + 1;
   n.guestMode = false;
   vcpu.core.intercepts = n.l1Intercepts;
   return settle(n, turn.pcidOf1, vcpu.vm.irq.hasInterrupt(vcpu.index));
+}
+
+/** The checks that are due although no field has changed. */
+function passes(n: NestedVmx): boolean {
+  const { v, context } = n;
+  context.lma = true;
+  context.currentVmcs = v.address;
+  return (
+    VMX_CHECKS.firstFailureAmong(v.vmxSuspects, v, context, true) === undefined &&
+    GUEST_CHECKS.firstFailureAmong(v.guestSuspects, v, context, true) === undefined
+  );
 }
 
 function enter(n: NestedVmx): number {
@@ -240,6 +260,10 @@ function enter(n: NestedVmx): number {
     const ns = (v.lo(FIELD.PREEMPTION_TIMER_VALUE) - 1) * n.preemptionTickNs;
     if (ns <= cpu.i32[S.BUDGET >>> 2]! * vm.options.nsPerInstruction) return 0;
   }
+  // Rows that read memory are due each time
+  if (!passes(n)) return 0;
+  enterVirtualApic(n);
+  if (n.tprBelow || n.hasVirtualInterrupt) return 0;
   if (!vcpu.mmu.enterAsBefore(turn.cr0Of2, turn.cr4Of2, turn.eferOf2)) return 0;
   account(n, 1);
   if (isTimed) {

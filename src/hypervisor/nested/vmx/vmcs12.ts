@@ -63,7 +63,6 @@ const GROUP = Uint8Array.from({ length: VMCS_FIELD_COUNT }, (_, row) => groupsOf
 export const cellOf = (row: number): number => 8 * (row + 1);
 assert(cellOf(VMCS_FIELD_COUNT) <= VMCS_CELLS.DIRTY, 'all fields have cells');
 
-const isZero = (word: number): boolean => word === 0;
 const DIRTY_WORDS = VMCS_CELLS.DIRTY_BYTES / 4;
 
 /** Where the block of a shadow VMCS begins: its cells are the region's. */
@@ -144,11 +143,6 @@ export class Vmcs12 implements VmcsReader {
     if (words[2 * row] === lo >>> 0 && words[2 * row + 1] === hi >>> 0) return;
     this.image.write(row, lo, hi);
     this.#changed[(row + 1) >>> 5]! |= 1 << ((row + 1) & 31);
-  }
-
-  /** All checks have passed, and none of them reads what is not a field. */
-  get isJudged(): boolean {
-    return this.judgedMode === 1 && this.vmxSuspects.every(isZero) && this.guestSuspects.every(isZero);
   }
 
   /** Brings up to date what depends on fields: which checks are due, what must be merged. */
