@@ -1,3 +1,4 @@
+import { BORN_DOUBLE } from '../../base/bits.ts';
 import { AUX, gpr, REC, S, SEG, segment } from '../core/layout.ts';
 import type { EngineMemory } from '../core/memory.ts';
 import type { AddressMode } from '../isa/semantics.ts';
@@ -77,12 +78,12 @@ export class Decoder {
 
   // Input: the bytes
   #bytes: Uint8Array;
-  #at = 0;
+  #at = BORN_DOUBLE;
   #end = 0;
   #short = false;
 
   // What was found
-  length = 0;
+  length = BORN_DOUBLE;
 
   /** 66 makes near branches of 64-bit mode 16 bits wide. */
   readonly #shortBranches: boolean;

@@ -47,7 +47,7 @@ import {
   X2APIC_MSR_FIRST,
   X2APIC_MSR_LAST,
 } from '../../arch/apic/registers.ts';
-import { has, low32, TWO_32 } from '../../base/bits.ts';
+import { BORN_DOUBLE, has, low32, TWO_32 } from '../../base/bits.ts';
 import type { Clock } from '../../contracts/clock.ts';
 import type { AccessSize } from '../../contracts/device.ts';
 import { ApicTimer, type ApicTimerState } from './apic-timer.ts';
@@ -78,7 +78,7 @@ export class LocalApic {
   /** The register page: the layout of a virtual-APIC page. Computed registers (PPR, CURRENT_COUNT) are not in it. */
   readonly words = new Uint32Array(APIC_PAGE_BYTES / 4);
   /** What `readMsr` found. */
-  msrLo = 0;
+  msrLo = BORN_DOUBLE;
   msrHi = 0;
 
   #baseLo = 0;

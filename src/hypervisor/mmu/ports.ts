@@ -9,6 +9,7 @@
  *   - A fault leaves no TLB entry for its address behind.
  *   - Under a linear root (shadow paging) the engine runs with CR0.WP taken as 1.
  */
+import { BORN_DOUBLE } from '../../base/bits.ts';
 import type { SecondStageRoot } from '../../contracts/second-stage.ts';
 
 /** Registers of the level that runs, as its own instructions would read them (after masks and shadows). */
@@ -111,6 +112,15 @@ export interface EngineViolation {
    */
   access: number;
 }
+
+export const noViolation = (): EngineViolation => ({
+  gpa: BORN_DOUBLE,
+  qualification: 0,
+  linearLo: BORN_DOUBLE,
+  linearHi: BORN_DOUBLE,
+  mmio: false,
+  access: 0,
+});
 
 /**
  * What became of a fault.

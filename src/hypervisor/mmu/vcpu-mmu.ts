@@ -13,6 +13,7 @@
  * Never   reads registers of a level that does not run.
  */
 import { assert } from '../../base/assert.ts';
+import { BORN_DOUBLE } from '../../base/bits.ts';
 import { fetchTranslation } from './emulation.ts';
 import { EPT_CAP } from './ept.ts';
 import * as faults from './faults.ts';
@@ -20,7 +21,14 @@ import { sameFormat } from './format.ts';
 import * as invalidate from './invalidate.ts';
 import { NO_USE, PageWalk } from './page-walk.ts';
 import * as pagingRegisters from './paging-registers.ts';
-import type { EngineViolation, FaultResult, NestedPort, TlbPort, VcpuRegs } from './ports.ts';
+import {
+  type EngineViolation,
+  type FaultResult,
+  type NestedPort,
+  noViolation,
+  type TlbPort,
+  type VcpuRegs,
+} from './ports.ts';
 import { LOCAL_REQUESTS, REQUEST } from './requests.ts';
 import { calcCpuRole, eptRole, ROLE, type RoleWords, roleLevel, shadowRootRole, tdpRootRole } from './role.ts';
 import * as roots from './roots.ts';
@@ -51,9 +59,9 @@ export class VcpuMmu implements WalkContext, Syncer {
   gvaWalk: PageWalk;
   requests = 0;
   /** Where the last result 'mmio' lies. `table`: a paging structure in a read-only slot, whose A or D cannot be set. */
-  readonly mmio = { gpa: 0, write: false, table: false, linearLo: 0, linearHi: 0 };
+  readonly mmio = { gpa: BORN_DOUBLE, write: false, table: false, linearLo: BORN_DOUBLE, linearHi: BORN_DOUBLE };
   /** For callers that have no report object of their own. */
-  readonly violation: EngineViolation = { gpa: 0, qualification: 0, linearLo: 0, linearHi: 0, mmio: false, access: 0 };
+  readonly violation: EngineViolation = noViolation();
   /** VMCS12.VPID of the last entry that had one, where VPIDs share something. */
   lastVpid = 0;
   readonly #role: RoleWords = { base: 0, ext: 0 };

@@ -8,6 +8,7 @@ import {
   msrRow,
   msrWriteIsLegal,
 } from '../../arch/msrs.ts';
+import { BORN_DOUBLE } from '../../base/bits.ts';
 import { LocalApic } from '../irq/local-apic.ts';
 import type { VirtualTsc } from '../irq/virtual-tsc.ts';
 
@@ -53,8 +54,8 @@ export type MsrOverride = (index: number) => readonly [lo: number, hi: number] |
  * the row's owner.
  */
 export class VcpuMsrs {
-  lo = 0;
-  hi = 0;
+  lo = BORN_DOUBLE;
+  hi = BORN_DOUBLE;
   readonly #values = new Map<number, Uint32Array>();
   readonly #policy: CpuidPolicy;
   readonly #apic: LocalApic;

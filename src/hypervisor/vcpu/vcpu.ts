@@ -12,7 +12,7 @@ import { ACCESS } from '../../engine/paging/access.ts';
 import type { LocalApic } from '../irq/local-apic.ts';
 import type { VirtualTsc } from '../irq/virtual-tsc.ts';
 import { PFEC } from '../mmu/access.ts';
-import type { EngineViolation, NestedPort } from '../mmu/ports.ts';
+import { type EngineViolation, type NestedPort, noViolation } from '../mmu/ports.ts';
 import { REQUEST } from '../mmu/requests.ts';
 import { VcpuMmu } from '../mmu/vcpu-mmu.ts';
 import type { Vm } from '../vm/vm.ts';
@@ -56,7 +56,7 @@ export class Vcpu {
   initPending = false;
   sipiVector = -1;
   /** An event whose delivery was interrupted, to be delivered again. Interruption-information format, or 0. */
-  pendingEvent = 0;
+  pendingEvent = BORN_DOUBLE;
   pendingError = 0;
   pendingLength = 0;
   /** It is an exception that L0 has found: L1 may intercept it. */
@@ -82,7 +82,7 @@ export class Vcpu {
   #rest = 0;
   /** ALLOW bits of the instruction that `step` runs. */
   #allowed = 0;
-  readonly #violation: EngineViolation = { gpa: 0, qualification: 0, linearLo: 0, linearHi: 0, mmio: false, access: 0 };
+  readonly #violation: EngineViolation = noViolation();
 
   constructor(vm: Vm, index: number, policy: CpuidPolicy, apic: LocalApic, tsc: VirtualTsc, nested: NestedPort) {
     this.vm = vm;

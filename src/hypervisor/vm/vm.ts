@@ -98,7 +98,7 @@ export class Vm {
   debugger: VmDebugger | undefined;
   /** The round that its stop has interrupted, while there is one: how long, whose part, and the longest part so far. */
   #interrupted = false;
-  #roundLength = 0;
+  #roundLength = BORN_DOUBLE;
   #roundAt = 0;
   #roundLongest = 0;
   /** Whoever watches the vCPUs. */
@@ -110,11 +110,12 @@ export class Vm {
   #tscHigh = 0;
   /** Ticks of L1's time-stamp counter an instruction, if whole. */
   readonly #tscRate: number;
-  #extra = 0;
+  #extra = BORN_DOUBLE;
   readonly #nsPerInstruction: number;
 
   constructor(options: VmOptions) {
     this.options = options;
+    this.#extra = 0;
     this.devices = options.devices;
     this.#nsPerInstruction = options.nsPerInstruction;
     const ticks = (options.nsPerInstruction * options.tscHertz) / 1e9;
