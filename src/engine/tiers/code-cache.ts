@@ -27,6 +27,8 @@ export interface CodePage {
   fresh: number;
   /** How often a region of this page was lost to changed bytes. */
   losses: number;
+  /** REC.HEAT of what is decoded now: code that replaces hot code is likely to be hot. */
+  heat: number;
   /** Offsets where L0's debugger wants to stop: tiers/breakpoints.ts. */
   breaks: ReadonlySet<number> | undefined;
   next: CodePage | undefined;
@@ -143,6 +145,7 @@ export class CodeCache implements CodePages {
       execute: 0,
       fresh: 0,
       losses: 0,
+      heat: 0,
       breaks: undefined,
       next: this.#heads[hostPage],
     };
@@ -205,7 +208,7 @@ export class CodeCache implements CodePages {
         break;
       }
       this.#memory.u32[(record + REC.PLACE) >>> 2] = page.hostPage;
-      this.#memory.i32[(record + REC.HEAT) >>> 2] = 0;
+      this.#memory.i32[(record + REC.HEAT) >>> 2] = page.heat;
       page.entries[at] = record;
       if (count > starts[runs]!) this.#fuse(record);
       count += 1;

@@ -1,7 +1,8 @@
 import { assert } from '../../../base/assert.ts';
+import { TWO_32 } from '../../../base/bits.ts';
 import { I32 } from '../../../wasm/expr.ts';
 import { FunctionBuilder } from '../../../wasm/module.ts';
-import { PLACE_ENTRY_SHIFT, REC, S, TLB } from '../../core/layout.ts';
+import { PLACE_ENTRY_SHIFT, REC, REGIONS_RETIRED, S, TLB } from '../../core/layout.ts';
 import { type EngineMemory, REGION_MAP_BYTES, REGION_PAGES_MAX, REGIONS_MAX } from '../../core/memory.ts';
 import { PSEUDO, REGION_SLOT, type Variant } from '../../decode/decoder.ts';
 import { MODE } from '../../decode/mode.ts';
@@ -17,6 +18,8 @@ interface Region {
   readonly maps: readonly number[];
   readonly slot: number;
   readonly bytes: number;
+  /** What regions had run when it was made: instructions. */
+  readonly born: number;
   /** Entry records and the handlers they had. */
   readonly originals: ReadonlyMap<number, number>;
   readonly records: readonly number[];
@@ -30,6 +33,8 @@ const PAUSE_INSTRUCTIONS = 400;
 const REGION_INSTRUCTIONS = 300;
 /** Nothing is compiled while there are so many modules: the host has dropped ones to collect first. */
 const MODULES_MAX = 16_000;
+/** A loss after regions have run this many instructions is none to hold back for. */
+const LONG_LIFE = 500e6;
 /** Losses of a page's regions that count for its back-off. */
 const BACK_OFF_MAX = 10;
 
@@ -322,6 +327,7 @@ export class Compiler implements Regions, Reader {
       maps,
       slot,
       bytes,
+      born: this.#retired,
       originals,
       records: blocks.map(({ record }) => record),
     };
@@ -358,15 +364,25 @@ export class Compiler implements Regions, Reader {
     const region = page.region as Region;
     this.#drop(region);
     this.counters.lost += 1;
-    page.losses += 1;
-    // Back-off: each loss doubles what it takes
+    // Back-off: each early loss doubles what it takes
+    const early = this.#retired - region.born < LONG_LIFE;
+    page.losses = early ? page.losses + 1 : 0;
     page.fresh = 1 - (1 << Math.min(page.losses, BACK_OFF_MAX));
-    // They have to earn it again; half of it where nothing has changed
+    // They have to earn it again; half of it where nothing has changed, and little of it all if the region was good for long
+    const { threshold } = this.#options;
+    const most = threshold - (threshold >>> 3);
+    page.heat = early ? 0 : most;
     const { i32, u32 } = this.memory;
     for (const record of region.records) {
       const changed = (u32[(record + REC.PLACE) >>> 2]! & ((1 << PLACE_ENTRY_SHIFT) - 1)) === page.hostPage;
-      i32[(record + REC.HEAT) >>> 2] = changed ? 0 : this.#options.threshold >>> 1;
+      i32[(record + REC.HEAT) >>> 2] = !early ? most : changed ? 0 : threshold >>> 1;
     }
+  }
+
+  /** Instructions that regions have run. */
+  get #retired(): number {
+    const { u32 } = this.memory;
+    return u32[REGIONS_RETIRED >>> 2]! + u32[(REGIONS_RETIRED + 4) >>> 2]! * TWO_32;
   }
 
   release(page: CodePage): void {
