@@ -57,8 +57,8 @@ describe('what 10^4 round trips cost', () => {
 
   test('P4: two EPTPs in turn hit the previous root', () => {
     const cost = new GuestRun('only=alternate trips=12000').over(500, TRIPS);
-    // VMPTRLD of an active VMCS keeps guest_mmu's roots, which are EPTP's: docs/mmu-notes.md 2. It merges controls anew
-    expect(cost).toMatchObject({ ...REBUILDS, ...FLUSHES, contextFlushes: 0, merges: cost['entries'] });
+    // VMPTRLD of an active VMCS keeps guest_mmu's roots, which are EPTP's: docs/mmu-notes.md 2; and what was merged stays with it
+    expect(cost).toMatchObject({ ...REBUILDS, ...FLUSHES, contextFlushes: 0 });
     expect(cost['rootHitPrev']).toBe(cost['entries']);
   });
 

@@ -11,6 +11,7 @@ import { FIELD } from '../../../arch/vmx/fields.ts';
 import { INTERCEPT } from '../../../engine/core/cpu.ts';
 import { S } from '../../../engine/core/layout.ts';
 import { announceAccessPage } from './apic-access.ts';
+import type { MergedControls } from './merged-controls.ts';
 import type { NestedVmx } from './nested-vmx.ts';
 import { noteReasons } from './turns.ts';
 import { DIRTY } from './vmcs12.ts';
@@ -52,26 +53,45 @@ export function mergeControls(n: NestedVmx): void {
   const usesOffset = (v.lo(FIELD.PRIMARY_CONTROLS) & PRIMARY.USE_TSC_OFFSETTING) !== 0;
   n.tsc.offsetLo = usesOffset ? v.lo(FIELD.TSC_OFFSET) : 0;
   n.tsc.offsetHi = usesOffset ? v.hi(FIELD.TSC_OFFSET) : 0;
-  if ((v.dirty & DIRTY.CONTROLS) === 0) return;
-  v.dirty &= ~DIRTY.CONTROLS;
-  n.merges += 1;
+  const { merged } = v;
+  if ((v.dirty & DIRTY.CONTROLS) !== 0) {
+    v.dirty &= ~DIRTY.CONTROLS;
+    n.merges += 1;
+    merge(n, merged);
+  } else if (n.merged === merged) return;
+  n.merged = merged;
+  n.pin = merged.pin;
+  n.primary = merged.primary;
+  n.secondary = merged.secondary;
+  n.tsc.isScaled = merged.isTscScaled;
+  n.tsc.multiplierLo = merged.tscMultiplierLo;
+  n.tsc.multiplierHi = merged.tscMultiplierHi;
+  n.cpu.set(S.PLE_GAP, merged.pleGap);
+  n.cpu.set(S.PLE_WINDOW, merged.pleWindow);
+  announceAccessPage(n);
+}
+
+function merge(n: NestedVmx, merged: MergedControls): void {
+  const { v } = n;
   const primary = v.lo(FIELD.PRIMARY_CONTROLS);
   const secondary = (primary & PRIMARY.ACTIVATE_SECONDARY_CONTROLS) !== 0 ? v.lo(FIELD.SECONDARY_CONTROLS) : 0;
-  n.pin = v.lo(FIELD.PIN_CONTROLS);
-  n.primary = primary;
-  n.secondary = secondary;
-  n.tsc.isScaled = usesOffset && (secondary & SECONDARY.USE_TSC_SCALING) !== 0;
-  n.tsc.multiplierLo = v.lo(FIELD.TSC_MULTIPLIER);
-  n.tsc.multiplierHi = v.hi(FIELD.TSC_MULTIPLIER);
+  merged.pin = v.lo(FIELD.PIN_CONTROLS);
+  merged.primary = primary;
+  merged.secondary = secondary;
+  const usesOffset = (primary & PRIMARY.USE_TSC_OFFSETTING) !== 0;
+  merged.isTscScaled = usesOffset && (secondary & SECONDARY.USE_TSC_SCALING) !== 0;
+  merged.tscMultiplierLo = v.lo(FIELD.TSC_MULTIPLIER);
+  merged.tscMultiplierHi = v.hi(FIELD.TSC_MULTIPLIER);
+  merged.pleGap = v.lo(FIELD.PLE_GAP);
+  merged.pleWindow = v.lo(FIELD.PLE_WINDOW);
 
   // All bits of a bitmap in a hole are set
   const msrBitmap = (primary & PRIMARY.USE_MSR_BITMAPS) !== 0 ? n.memory.offset(v.number(FIELD.MSR_BITMAP)) : -1;
-  n.msrBitmap = msrBitmap < 0 ? 1 : msrBitmap;
+  merged.msrBitmap = msrBitmap < 0 ? 1 : msrBitmap;
 
-  noteReasons(n);
-  announceAccessPage(n);
+  noteReasons(merged);
 
-  const into = n.l2Intercepts;
+  const into = merged.intercepts;
   into.exceptions = v.lo(FIELD.EXCEPTION_BITMAP);
   into.pageFaultMask = v.lo(FIELD.PAGE_FAULT_ERROR_CODE_MASK);
   into.pageFaultMatch = v.lo(FIELD.PAGE_FAULT_ERROR_CODE_MATCH);
@@ -80,8 +100,6 @@ export function mergeControls(n: NestedVmx): void {
   for (const [control, intercept] of SECONDARY_INTERCEPTS) if ((secondary & control) !== 0) instructions |= intercept;
   for (const [control, intercept] of UNDEFINED_WITHOUT) if ((secondary & control) === 0) instructions |= intercept;
   into.instructions = instructions;
-  n.cpu.set(S.PLE_GAP, v.lo(FIELD.PLE_GAP));
-  n.cpu.set(S.PLE_WINDOW, v.lo(FIELD.PLE_WINDOW));
 
   // Bits that VMX fixes to 1 are L0's to watch; L2 reads them as they are.
   const fixed0 = fixedCr0(secondary);

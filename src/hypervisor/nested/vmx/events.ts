@@ -81,7 +81,7 @@ function preemptionTimerValue(n: NestedVmx): number {
 
 /** SDM 3C 25.2: the exception bitmap, for #PF with the error-code mask and match. */
 function interceptsException(n: NestedVmx, vector: number, error: number): boolean {
-  const { exceptions, pageFaultMask, pageFaultMatch } = n.l2Intercepts;
+  const { exceptions, pageFaultMask, pageFaultMatch } = n.merged.intercepts;
   const bit = ((exceptions >>> vector) & 1) !== 0;
   if (vector !== VECTOR_PF) return bit;
   return bit === ((error & pageFaultMask) >>> 0 === pageFaultMatch >>> 0);

@@ -24,7 +24,7 @@ import { FIELD, FIELD_MASKS, fieldEncoding, fieldKind, VMCS_FIELD_COUNT } from '
 import { assert } from '../../../base/assert.ts';
 import { BORN_DOUBLE } from '../../../base/bits.ts';
 import type { Timer } from '../../../contracts/clock.ts';
-import { type InterceptControls, noIntercepts } from '../../../engine/core/cpu.ts';
+import type { InterceptControls } from '../../../engine/core/cpu.ts';
 import { S, VMCS_MAP, vmcsSlot } from '../../../engine/core/layout.ts';
 import type { EngineMemory } from '../../../engine/core/memory.ts';
 import type { Processor } from '../../../engine/core/processor.ts';
@@ -39,11 +39,12 @@ import * as events from './events.ts';
 import { GuestPhysical } from './guest-physical.ts';
 import { existingFields, linkedVmcs, rootExit } from './instructions.ts';
 import { TscOfL2 } from './l2-tsc.ts';
+import { MergedControls } from './merged-controls.ts';
 import { l2Exit, wantsMsr } from './routes.ts';
 import { afterRun, preventTurns, TurnRegisters } from './turns.ts';
 import { vmExitForEpt } from './vm-exit.ts';
 import { VmcsCache } from './vmcs-cache.ts';
-import { cellOf, DIRTY, type Vmcs12 } from './vmcs12.ts';
+import { cellOf, type Vmcs12 } from './vmcs12.ts';
 
 /**
  * Virtual time that an entry takes, and an exit. A processor needs some hundred cycles; software that compares the
@@ -79,18 +80,14 @@ export class NestedVmx implements NestedLayer, NestedPort {
   guestMode = false;
   /** The controls of each level; the one that runs has its object in the engine. */
   l1Intercepts!: InterceptControls;
-  readonly l2Intercepts: InterceptControls = noIntercepts();
+  /** Of the vmcs12 that L2 runs on, or last ran on. */
+  merged = new MergedControls();
 
   // What vmcs12's controls were when they were merged: read at every exit and every event
   pin = 0;
   primary = 0;
   secondary = 0;
-  /** Exits that are L1's whatever else is known of them, by reason: 64 bits. */
-  turnReasonsLo = 0;
-  turnReasonsHi = 0;
   readonly turn = new TurnRegisters();
-  /** As S.MSR_BITMAP has it while L2 runs. */
-  msrBitmap = 1;
 
   // Between two instructions of L2
   /** A monitor-trap-flag exit is due when more instructions than this have retired; -1: not armed. */
@@ -175,8 +172,6 @@ export class NestedVmx implements NestedLayer, NestedPort {
   setCurrent(v: Vmcs12): void {
     preventTurns(this);
     this.v = v;
-    // What was merged is another VMCS's
-    v.dirty |= DIRTY.CONTROLS;
     this.openVmcs();
   }
 
@@ -187,7 +182,7 @@ export class NestedVmx implements NestedLayer, NestedPort {
     let cells = 0;
     let reads = 0;
     let writes = 0;
-    state.setU32(S.MSR_BITMAP, this.guestMode ? this.msrBitmap : 0);
+    state.setU32(S.MSR_BITMAP, this.guestMode ? this.merged.msrBitmap : 0);
     if (!this.guestMode) {
       if (this.vmxOn && this.v.address >= 0) cells = this.v.cells;
     } else if ((this.secondary & SECONDARY.VMCS_SHADOWING) !== 0) {

@@ -45,7 +45,7 @@ for (let reason = 0; reason < COUNT; reason += 1) {
 }
 
 /** Exits of this reason go to L1 as they are, whatever else is known of them. */
-export function goesToL1(n: NestedVmx, reason: number): boolean {
+export function goesToL1(n: Pick<NestedVmx, 'pin' | 'primary' | 'secondary'>, reason: number): boolean {
   if (kind[reason] !== TO.IF_ANY) return kind[reason] === TO.L1;
   return (
     ((n.pin & pinMask[reason]!) | (n.primary & primaryMask[reason]!) | (n.secondary & secondaryMask[reason]!)) !== 0

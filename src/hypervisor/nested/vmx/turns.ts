@@ -18,6 +18,7 @@ import { X } from '../../../engine/core/exits.ts';
 import { gpr, S, SEG, segment } from '../../../engine/core/layout.ts';
 import type { Engine } from '../../../engine/engine.ts';
 import type { Vcpu } from '../../vcpu/vcpu.ts';
+import type { MergedControls } from './merged-controls.ts';
 import { type NestedVmx, SWITCH_NS } from './nested-vmx.ts';
 import { goesToL1, wantsMsr, wantsPort } from './routes.ts';
 import { CR0_KEPT, rightsKey } from './state-areas.ts';
@@ -29,13 +30,14 @@ const DR7_ENABLES = 0xff;
 const VALID = 0x8000_0000;
 const CS_LONG = 1 << 13;
 
+/** Those that L1 gets if a bitmap says so: `leave` looks. */
+const BY_BITMAP: readonly number[] = [R.IO_INSTRUCTION, R.RDMSR, R.WRMSR];
 /** Exits by instructions that L1 gets as they are, if it gets them. */
 const REASONS: readonly number[] = [
   ...[R.CPUID, R.INVD, R.INVLPG, R.RDPMC, R.RDTSC, R.VMCALL, R.VMCLEAR, R.VMLAUNCH, R.VMPTRLD, R.VMPTRST, R.VMRESUME],
   ...[R.VMXOFF, R.VMXON, R.MWAIT, R.MONITOR, R.PAUSE, R.INVEPT, R.RDTSCP, R.INVVPID, R.WBINVD, R.XSETBV],
+  ...BY_BITMAP,
 ];
-/** Those that L1 gets if a bitmap says so: `leave` looks. */
-const BY_BITMAP: readonly number[] = [R.IO_INSTRUCTION, R.RDMSR, R.WRMSR];
 
 /** Control registers of both levels as they are at each turn, for the MMU. */
 export class TurnRegisters {
@@ -58,16 +60,16 @@ export function installTurns(engine: Engine, running: () => Vcpu): void {
 }
 
 /** What REASONS are L1's under vmcs12's controls: as TURN.REASONS has them. After a merge. */
-export function noteReasons(n: NestedVmx): void {
+export function noteReasons(merged: MergedControls): void {
   let lo = 0;
   let hi = 0;
-  for (const reason of [...REASONS, ...BY_BITMAP]) {
-    if (!goesToL1(n, reason) && !BY_BITMAP.includes(reason)) continue;
+  for (const reason of REASONS) {
+    if (!goesToL1(merged, reason) && !BY_BITMAP.includes(reason)) continue;
     if (reason < 32) lo |= 1 << reason;
     else hi |= 1 << (reason - 32);
   }
-  n.turnReasonsLo = lo;
-  n.turnReasonsHi = hi;
+  merged.turnReasonsLo = lo;
+  merged.turnReasonsHi = hi;
 }
 
 /** Every exit and entry goes the whole way. */
@@ -105,7 +107,7 @@ export function prepareTurns(n: NestedVmx, l1: L1Before): void {
 
   cpu.set(TURN.CELLS, v.cells);
   cpu.set(TURN.COST, SWITCH_NS / vcpu.vm.options.nsPerInstruction);
-  cpu.set64(TURN.REASONS, n.turnReasonsLo, n.turnReasonsHi);
+  cpu.set64(TURN.REASONS, n.merged.turnReasonsLo, n.merged.turnReasonsHi);
   cpu.set(TURN.CR0_1, l1.cr0);
   cpu.set(TURN.CR4_1, l1.cr4);
   cpu.set(TURN.EFER_1, l1.efer);
@@ -274,7 +276,7 @@ function enter(n: NestedVmx): number {
   vcpu.exits[R.VMRESUME] = vcpu.exits[R.VMRESUME]! + 1;
   n.entries += 1;
   n.guestMode = true;
-  vcpu.core.intercepts = n.l2Intercepts;
+  vcpu.core.intercepts = n.merged.intercepts;
   return settle(n, turn.pcidOf2, waits);
 }
 

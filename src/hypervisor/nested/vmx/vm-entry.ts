@@ -111,7 +111,7 @@ function enterL2(n: NestedVmx): boolean {
   n.rightsOfL1 = rightsKey(cpu);
   n.guestMode = true;
   n.openVmcs();
-  vcpu.core.intercepts = n.l2Intercepts;
+  vcpu.core.intercepts = n.merged.intercepts;
   loadGuestControlRegisters(n);
   if (!n.tdp) vcpu.shadowIntercepts();
   if (!mmu.enterAsBefore(cpu.cr0, cpu.cr4, cpu.efer) && !loadCr3(n)) return false;

@@ -27,6 +27,7 @@ import type { L1Physical } from '../../../base/address.ts';
 import { assert } from '../../../base/assert.ts';
 import { VMCS_CELLS } from '../../../engine/core/layout.ts';
 import type { GuestPhysical } from './guest-physical.ts';
+import { MergedControls } from './merged-controls.ts';
 import { fillGuestImage, followGuestField, isInHostImage } from './switched-state.ts';
 
 export const REGION = { REVISION: 0, ABORT: 4, LAUNCHED: 8, FIELDS: 64 } as const;
@@ -77,6 +78,7 @@ export class Vmcs12 implements VmcsReader {
   isShadow = false;
   readonly #isInRegion: boolean;
   dirty: number = DIRTY.ALL;
+  readonly merged = new MergedControls();
   /** Address of the VMCS_CELLS block. */
   readonly cells: number;
   readonly image: VmcsImage;
