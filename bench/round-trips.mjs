@@ -18,13 +18,13 @@ import { table } from './lib/report.mjs';
 export const PATHS = ['bare', 'linux', 'l3'];
 
 /** Round trips between two lines; and how many such measurements, of which the least counts. */
-const TRIPS = { bare: 20_000, cpuid: 10_000, out: 4_000, l3: 1_000 };
+const TRIPS = { bare: 20_000, cpuid: 20_000, out: 4_000, l3: 10_000 };
 const MEASUREMENTS = { bare: 12, cpuid: 6, out: 5, l3: 5 };
 /**
  * Round trips before the first measurement, on every machine: code has then run often enough for the compiler tier
  * (`threshold=`, 20,000 by default), and V8 has had its say. Of `bare` the first measurements are that.
  */
-const WARM_UP = { cpuid: 60_000, out: 40_000, l3: 40_000 };
+const WARM_UP = { cpuid: 60_000, out: 40_000, l3: 60_000 };
 /** Bochs takes minutes for a boot in a boot. */
 const SECONDS = { bare: 300, linux: 1_800, l3: 7_200 };
 
