@@ -12,5 +12,16 @@ if (major < 20) {
   process.exitCode = 2;
 } else {
   const { main } = await loadBundle();
-  process.exitCode = await main(process.argv.slice(2));
+  const status = await main(process.argv.slice(2));
+  await Promise.all([process.stdout, process.stderr].map(written));
+  // Node by itself would wait until V8 has compiled what was to come in the background
+  process.exit(status);
+}
+
+/** What was written to a stream is on its way, or never will be. */
+function written(stream) {
+  if (stream.writableLength === 0) return undefined;
+  return new Promise((resolve) => {
+    for (const event of ['drain', 'error', 'close']) stream.once(event, resolve);
+  });
 }
