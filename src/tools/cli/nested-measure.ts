@@ -126,19 +126,22 @@ function mmuSwitchNs(machine: Machine, clock: () => number): number {
 function mmuEntryAndExit(l1: NestedVmx, cr3Lo: number, cr3Hi: number): void {
   const { usesEpt, vcpu } = l1;
   const { mmu } = vcpu;
+  const { cr0, cr4, efer } = mmu.regs;
   mmu.serviceLocalRequests();
   l1.guestMode = true;
-  mmu.transitionTlbFlush(true);
-  if (usesEpt) mmu.nestedEptInit();
-  else mmu.nestedEnterWithoutEpt();
-  mmu.initMmu();
-  mmu.loadCr3(cr3Lo, cr3Hi, usesEpt, true);
+  if (!mmu.enterAsBefore(cr0, cr4, efer)) {
+    mmu.transitionTlbFlush(true);
+    if (usesEpt) mmu.nestedEptInit();
+    else mmu.nestedEnterWithoutEpt();
+    mmu.loadCr3(cr3Lo, cr3Hi, usesEpt, true);
+  }
   mmu.reload();
   mmu.serviceLocalRequests();
   l1.guestMode = false;
-  mmu.nestedEptUninit();
-  mmu.initMmu();
-  mmu.loadCr3(cr3Lo, cr3Hi, false, true);
-  mmu.transitionTlbFlush(false);
+  if (!mmu.returnAsBefore(cr0, cr4, efer)) {
+    mmu.nestedEptUninit();
+    mmu.loadCr3(cr3Lo, cr3Hi, false, true);
+    mmu.transitionTlbFlush(false);
+  }
   mmu.reload();
 }
