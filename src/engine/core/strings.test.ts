@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
-import { gpr } from './layout.ts';
+import { EXIT } from './exits.ts';
+import { gpr, S } from './layout.ts';
 import { AT, TestMachine } from './machine-testbed.ts';
 
 /** Repeated string instructions do many elements at once: they must end as the manual's loop of single ones does. */
@@ -65,6 +66,69 @@ describe.each(Object.keys(OPCODES) as Name[])('REP %s', (name) => {
       expect(Buffer.compare(u8.subarray(ram + AT.DATA, ram + AT.DATA + BYTES), memory), what).toBe(0);
     }
   }, 60_000);
+
+  test.each(['RSI', 'RDI'] as const)(
+    'stops in front of the element of [%s] that faults, and goes on there',
+    (pointer) => {
+      const isSource = pointer === 'RSI';
+      if (isSource ? name === 'stos' || name === 'scas' : name === 'lods') return;
+      const EDGE = 0x20_0000;
+      const entry = AT.PD + 8;
+      for (const [log, into] of [
+        [0, 0],
+        [1, 1],
+        [2, 3],
+        [3, 0],
+        [3, 5],
+      ] as const) {
+        const bytes = 1 << log;
+        const m = new TestMachine().longMode();
+        m.fill(0x1f_0000, 0x2_0000, 1); // all alike, so that comparisons go on
+        m.write32(entry, 0, 0);
+        const [done, count] = [37, 60];
+        const start = EDGE - done * bytes - into; // `into` bytes of the element that faults are before the edge
+        const other = 0x1f_4000;
+        m.setReg(0, 0x0101_0101, 0x0101_0101);
+        m.setReg(1, count);
+        m.setReg(6, isSource ? start : other);
+        m.setReg(7, isSource ? other : start);
+        if (name === 'movs' || name === 'stos') m.fill(isSource ? other : start, EDGE - start, 0xee);
+        m.setFlags(2);
+        m.write(AT.CODE, [
+          ...(log === 1 ? [0x66] : []),
+          0xf3,
+          ...(log === 3 ? [0x48] : []),
+          OPCODES[name] + (log === 0 ? 0 : 1),
+          0xf4,
+        ]);
+        m.rip = AT.CODE;
+        expect(m.run(100_000)).toBe(EXIT.HLT);
+        expect([m.stoppedAt, m.cpu.get(S.CR2)], `${bytes}`).toEqual([14, EDGE]);
+        const moved = done * bytes;
+        const source = (isSource ? start : other) + (name === 'stos' || name === 'scas' ? 0 : moved);
+        const target = (isSource ? other : start) + (name === 'lods' ? 0 : moved);
+        expect([m.reg(1), m.reg(6), m.reg(7)], `${bytes}`).toEqual([count - done, source, target]);
+        // RIP is the instruction's, and of the element that faulted nothing is stored
+        expect(m.read32(m.reg(4) + 8)).toBe(AT.CODE);
+        const stored = (isSource ? other : start) + moved;
+        if (name === 'movs' || name === 'stos') {
+          expect(m.read8(stored - 1)).toBe(1);
+          if (!isSource && into > 0) expect(m.read8(stored)).toBe(0xee);
+        }
+        m.write32(entry, EDGE | 0x87, 0);
+        m.setReg(4, AT.STACK);
+        m.rip = AT.CODE;
+        expect(m.run(100_000)).toBe(EXIT.HLT);
+        const rest = (count - done) * bytes;
+        expect([m.stoppedAt, m.reg(1), m.reg(6), m.reg(7)]).toEqual([
+          -1,
+          0,
+          source + (name === 'stos' || name === 'scas' ? 0 : rest),
+          target + (name === 'lods' ? 0 : rest),
+        ]);
+      }
+    },
+  );
 });
 
 describe('DIV and IDIV by 64-bit divisors', () => {
