@@ -44,6 +44,12 @@ async function shortRun(main) {
     }
 }
 
+/** There is the old file or the new one at each moment: someone may be running it. */
+function replace(path, content) {
+  writeFileSync(`${path}.new`, content);
+  renameSync(`${path}.new`, path);
+}
+
 async function writeCache() {
   const { exports, script } = await loadScript();
   // What has run once would be forgotten by and by
@@ -51,18 +57,17 @@ async function writeCache() {
   await shortRun(exports.main);
   setFlagsFromString('--flush-bytecode');
   const name = Buffer.from(nameOf(readFileSync(bundlePath(), 'latin1')), 'latin1');
-  writeFileSync(`${cachePath()}.new`, Buffer.concat([name, script.createCachedData()]));
-  renameSync(`${cachePath()}.new`, cachePath());
+  replace(cachePath(), Buffer.concat([name, script.createCachedData()]));
 }
 
 async function writeBundle() {
   const path = bundlePath();
   const { text, map } = await bundle(join(checkout, 'src/tools/bundle.ts'), path);
   mkdirSync(dirname(path), { recursive: true });
-  rmSync(cachePath(), { force: true });
-  writeFileSync(path, text);
-  writeFileSync(`${path}.map`, map);
+  replace(path, text);
+  replace(`${path}.map`, map);
   // In a process of its own: V8 is to see it for the first time
+  rmSync(cachePath(), { force: true });
   const { status } = spawnSync(process.execPath, [fileURLToPath(import.meta.url), 'cache'], { stdio: 'inherit' });
   if (status !== 0) throw new Error('the code cache was not made');
 }
