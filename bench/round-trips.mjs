@@ -22,7 +22,7 @@ const TRIPS = { bare: 20_000, cpuid: 20_000, out: 4_000, l3: 10_000 };
 const MEASUREMENTS = { bare: 12, cpuid: 6, out: 5, l3: 5 };
 /**
  * Round trips before the first measurement, on every machine: code has then run often enough for the compiler tier
- * (`threshold=`, 20,000 by default), and V8 has had its say. Of `bare` the first measurements are that.
+ * (`threshold=`, 10,000 by default), and V8 has had its say. Of `bare` the first measurements are that.
  */
 const WARM_UP = { cpuid: 60_000, out: 40_000, l3: 60_000 };
 /** Bochs takes minutes for a boot in a boot. */

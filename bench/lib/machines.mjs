@@ -37,11 +37,13 @@ export function cpuMsOf(pid) {
   return ns / 1e6;
 }
 
-/** A machine that runs. Every line of COM1 becomes an event {line, cpuMs} and, from Terrarium, its counters. */
+/** A machine that runs. Every line of COM1 becomes an event {line, cpuMs, atMs} and, from Terrarium, its counters. */
 class Running {
   events = [];
   /** CPU time that firmware and loader had, where the machine needs them to start a kernel. */
   loaderMs = 0;
+  /** When the machine was started, or had a kernel loaded by itself: `performance.now()`. */
+  startedMs = performance.now();
   #child;
   #wake = () => {};
   #ended = false;
@@ -66,6 +68,7 @@ class Running {
   }
 
   event(event) {
+    event.atMs = performance.now();
     this.events.push(event);
     this.#wake();
   }
@@ -244,7 +247,10 @@ error: action=report
   server.on('connection', (socket) => {
     lines(socket, (line) => {
       const cpuMs = cpuMsOf(child.pid);
-      if (line.includes(KERNEL_STARTS)) running.loaderMs = cpuMs;
+      if (line.includes(KERNEL_STARTS)) {
+        running.loaderMs = cpuMs;
+        running.startedMs = performance.now();
+      }
       running.event({ line, cpuMs });
     });
     running.send = (text) => socket.write(text);
