@@ -36,6 +36,9 @@ export class Journal implements WalkJournal {
   /** Entries filled by this run: address and what was there, four words each. */
   #entries = new Uint32Array(256);
   #entryWords = 0;
+  /** Words of tables and bits that the first run's walks set in them, two words each. */
+  #marks = new Uint32Array(256);
+  #markWords = 0;
   /** Pages noted; those of the first run are the front. Their addresses and images are in linear memory. */
   #count = 0;
   #firstCount = 0;
@@ -81,8 +84,15 @@ export class Journal implements WalkJournal {
   mark(host: number, bits: number, access: number): void {
     if (!this.#recording) return;
     this.page(host);
+    if (!this.#second) {
+      if (this.#markWords === this.#marks.length) this.#marks = doubled(this.#marks);
+      this.#marks[this.#markWords] = host;
+      this.#marks[this.#markWords + 1] = bits;
+      this.#markWords += 2;
+      return;
+    }
     // The first run knew where its code was; the second may have looked again. That is no difference.
-    if (!this.#second || !(access & ACCESS.FETCH)) return;
+    if (!(access & ACCESS.FETCH)) return;
     const number = this.#number[host >>> 12]!;
     const { u32 } = this.#memory;
     const image = (this.#before(number) + (host & 0xfff)) >>> 2;
@@ -104,6 +114,7 @@ export class Journal implements WalkJournal {
     }
     this.#openCount = 0;
     this.#entryWords = 0;
+    this.#markWords = 0;
     this.#count = 0;
     this.#generation = (this.#generation + 1) >>> 0;
     if (this.#generation === 0) {
@@ -128,6 +139,20 @@ export class Journal implements WalkJournal {
     }
     this.#openCount = 0;
     this.#second = true;
+  }
+
+  /**
+   * The first run left in front of an instruction for which it had walked the tables already: what it marked in them on the
+   * way is no difference, and stays as the second run has it.
+   */
+  leftBefore(): void {
+    const { u32 } = this.#memory;
+    for (let i = 0; i < this.#markWords; i += 2) {
+      const host = this.#marks[i]!;
+      const bits = this.#marks[i + 1]!;
+      const first = (this.#first(this.#number[host >>> 12]!) + (host & 0xfff)) >>> 2;
+      u32[first] = (u32[first]! & ~bits) | (u32[host >>> 2]! & bits);
+    }
   }
 
   /** Ends the second run. Does memory differ from what the first one made of it? */

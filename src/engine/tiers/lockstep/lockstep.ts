@@ -170,6 +170,7 @@ export class Lockstep {
     this.counters.instructions += executed;
     if (faults) this.counters.faults += 1;
 
+    if (end.status === STATUS.REDO) journal.leftBefore();
     const what = this.#difference(end, other, faults);
     if (what !== undefined || journal.differs()) {
       const done = vcpu.instructions + slice - available;
