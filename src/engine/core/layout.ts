@@ -473,6 +473,8 @@ export const CODE_TABLE = {
 
 /** Added to the number of bytes of a slow access: it goes through SS although the memory operand may not. */
 export const STACK_ACCESS = 0x100;
+/** Added to the number of bytes that compiled code wants in the TLB: for writing. */
+export const FILL_WRITE = 0x200;
 /** Added likewise: #AC is not for this load or store. */
 export const UNALIGNED_ACCESS = 0x400;
 /** Added likewise where memory is to be modified: only asks whether it can be written, whatever its alignment. */

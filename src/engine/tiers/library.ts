@@ -1,7 +1,7 @@
 import { assert } from '../../base/assert.ts';
 import { type Callee, call, I32, I64, i32, i64, select } from '../../wasm/expr.ts';
 import type { FunctionBuilder, ModuleBuilder } from '../../wasm/module.ts';
-import { REC, S } from '../core/layout.ts';
+import { FILL_WRITE, REC, S } from '../core/layout.ts';
 import type { EngineMemory } from '../core/memory.ts';
 import { defineQuickStrings } from '../core/quick-strings.ts';
 import { defineQuickTransfers } from '../core/quick-transfers.ts';
@@ -117,6 +117,17 @@ export function defineLibrary(
   const linear = define('linear', [I32, I32], [I32], (f) =>
     f.ret(call(js('linear'), ...f.parameters.map((p) => p.get))),
   );
+
+  /** (linear, bytes, and FILL_WRITE) Brings to the TLB what can be there; compiled code looks again. */
+  define('fill', [I64, I32], [], (f) => {
+    const [linear, access] = f.parameters;
+    const bytes = i32.and(access!.get, i32.const(0xff));
+    f.if(
+      i32.and(access!.get, i32.const(FILL_WRITE)),
+      () => f.drop(call(modifySlow, linear!.get, bytes)),
+      () => f.drop(call(loadSlow, linear!.get, bytes)),
+    );
+  });
 
   /** Offset part of the record's memory operand, by its address size. */
   define('effective', [I32], [I64], (f) => {

@@ -1,6 +1,6 @@
 import { call, type Expr, I32, I64, i32, i64, v128 } from '../../../wasm/expr.ts';
 import type { FunctionBuilder, Local } from '../../../wasm/module.ts';
-import { GPR, gpr, REC, S, STATUS, TLB } from '../../core/layout.ts';
+import { FILL_WRITE, GPR, gpr, REC, S, STATUS, TLB } from '../../core/layout.ts';
 import type { EngineMemory } from '../../core/memory.ts';
 import { CC, RFLAGS } from '../../isa/flags.ts';
 import { type FormContext, type Library, Semantics } from '../../isa/semantics.ts';
@@ -20,8 +20,8 @@ export class RegionFrame {
   readonly lib: Library;
   readonly memory: EngineMemory;
   readonly tlb: Local;
-  /** What is not in the TLB is brought there: in lockstep, where nearly nothing is when a region begins. */
-  fills = false;
+  /** In lockstep nearly nothing is in the TLB when a region begins. */
+  lockstep = false;
   /** CC_KIND as far as it is known where code is being generated. */
   known: number | undefined;
   readonly #gpr: readonly Local[];
@@ -72,6 +72,11 @@ export class RegionFrame {
       for (let i = 0; i < 16; i += 1) if (this.#used & (1 << i)) f.set(this.#gpr[i]!, i64.load(zero, gpr(i)));
       f.set(this.#budget, i32.load(zero, S.BUDGET));
     });
+  }
+
+  /** What is not in the TLB is brought there. Loops that go through much memory would leave in each round. */
+  get fills(): boolean {
+    return this.lockstep || this.#inLoop;
   }
 
   // ---- registers ----------------------------------------------------------------------------------------------------
@@ -300,14 +305,14 @@ export class RegionSemantics extends Semantics {
   override commit(): void {}
 
   /**
-   * The TLB entry of `bytes` at `linear`. Where it does not serve, the interpreter does the instruction: compiled code makes
-   * no calls, so that what it has in registers can stay there.
+   * The TLB entry of `bytes` at `linear`. Where it does not serve, the interpreter does the instruction: outside inner loops
+   * compiled code makes no calls, so that what it has in registers can stay there.
    */
   #hit(linear: Local, bytes: number, array: number): Local {
     const entry = this.let(this.tlbEntry(linear.get));
     if (this.#frame.fills) {
-      const walk = array === TLB.WRITE ? this.lib.modifySlow : this.lib.loadSlow;
-      const fill = (): void => this.f.drop(call(walk, linear.get, i32.const(Math.min(bytes, 8))));
+      const access = Math.min(bytes, 8) | (array === TLB.WRITE ? FILL_WRITE : 0);
+      const fill = (): void => this.f.do(call(this.lib.byName('fill'), linear.get, i32.const(access)));
       this.f.if(i32.eqz(this.tlbHit(entry, linear, bytes, array)), fill, undefined, false);
     }
     this.#redoUnless(this.tlbHit(entry, linear, bytes, array));

@@ -167,7 +167,7 @@ export class RegionBuilder implements Targets {
     this.#plan = plan;
     this.#f = f;
     this.#frame = new RegionFrame(f, lib, reader.memory);
-    this.#frame.fills = !place.mayCall;
+    this.#frame.lockstep = !place.mayCall;
     this.#entry = f.local(I32);
     this.#handler = f.local(I32);
     this.#called = f.local(I32);
