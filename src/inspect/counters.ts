@@ -62,7 +62,7 @@ export interface CounterSnapshot {
 export function snapshotCounters(vm: Vm): CounterSnapshot {
   const cpus = vm.vcpus.map((vcpu) => ({
     cpu: vcpu.index,
-    instructions: vcpu.core.instructions,
+    instructions: vm.retiredBy(vcpu),
     exits: byName(vcpu.exits),
   }));
   const total = new Float64Array(vm.vcpus[0]?.exits.length ?? 0);

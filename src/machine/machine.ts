@@ -313,7 +313,7 @@ export class Machine {
   }
 
   get #instructions(): number {
-    return this.vcpus.reduce((sum, { core }) => sum + core.instructions, 0);
+    return this.vcpus.reduce((sum, vcpu) => sum + this.vm.retiredBy(vcpu), 0);
   }
 
   /** @param resume  Where a guest asked to go on after its own reset (CMOS shutdown code), instead of booting. */

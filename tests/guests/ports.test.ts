@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import { EXIT } from '../../src/engine/core/exits.ts';
 import type { Accelerator } from '../../src/engine/core/memory.ts';
+import { snapshotCounters } from '../../src/inspect/counters.ts';
 import { snapshotRegisters } from '../../src/inspect/registers.ts';
 import { hashWords } from '../../src/inspect/trace-hash.ts';
 import { Machine } from '../../src/machine/machine.ts';
@@ -24,7 +25,7 @@ function run(guest: string, accel: Accelerator, cpus: number, isWatched: boolean
     reboot: false,
     accel,
     jitThreshold: 5,
-    serial: [(byte) => serial.push(byte, machine.vm.clock.nowNs())],
+    serial: [(byte) => serial.push(byte, machine.vm.clock.nowNs(), snapshotCounters(machine.vm).instructions)],
   });
   if (isWatched) machine.vm.watcher = WATCHER;
   let runs = 0;

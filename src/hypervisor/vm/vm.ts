@@ -229,11 +229,16 @@ export class Vm {
 
   // ---- time -----------------------------------------------------------------------------------------------------------
 
+  /** Instructions that a vCPU has retired: in the middle of a run, too, when its devices or its clock are asked. */
+  retiredBy(vcpu: Vcpu): number {
+    return vcpu.core.instructions + (vcpu === this.running ? this.#extra : 0);
+  }
+
   /** How far the running vCPU is into its part of the round. */
   elapsedNs(): number {
     const { running } = this;
     if (!running) return 0;
-    const instructions = running.core.instructions - this.runStart + this.#extra;
+    const instructions = this.retiredBy(running) - this.runStart;
     return Math.floor(instructions * this.#nsPerInstruction) + running.stallNs;
   }
 
