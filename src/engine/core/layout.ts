@@ -505,6 +505,8 @@ export const STATUS = {
   REDO: 9,
   /** Done; go on with this record, in another page perhaps, and charge its run. */
   FOUND: 10,
+  /** Nothing has changed; S.EA is not in the TLB, in which the instruction wants the bytes (and FILL_WRITE) at S.VALUE. */
+  MISS: 11,
   /** Set in whatever a region returns. */
   REGION: 16,
 } as const;

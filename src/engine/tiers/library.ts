@@ -1,7 +1,7 @@
 import { assert } from '../../base/assert.ts';
 import { type Callee, call, I32, I64, i32, i64, select } from '../../wasm/expr.ts';
 import type { FunctionBuilder, ModuleBuilder } from '../../wasm/module.ts';
-import { FILL_WRITE, REC, S } from '../core/layout.ts';
+import { FILL_WRITE, REC, S, TLB } from '../core/layout.ts';
 import type { EngineMemory } from '../core/memory.ts';
 import { defineQuickStrings } from '../core/quick-strings.ts';
 import { defineQuickTransfers } from '../core/quick-transfers.ts';
@@ -118,15 +118,24 @@ export function defineLibrary(
     f.ret(call(js('linear'), ...f.parameters.map((p) => p.get))),
   );
 
-  /** (linear, bytes, and FILL_WRITE) Brings to the TLB what can be there; compiled code looks again. */
-  define('fill', [I64, I32], [], (f) => {
+  /** (linear, bytes, and FILL_WRITE) → 1: the TLB has it now. */
+  define('fill', [I64, I32], [I32], (f) => {
     const [linear, access] = f.parameters;
-    const bytes = i32.and(access!.get, i32.const(0xff));
+    const bytes = f.let(i32.and(access!.get, i32.const(0xff)));
+    const most = select(i32.gtU(bytes.get, i32.const(8)), i32.const(8), bytes.get);
+    const isWrite = i32.and(access!.get, i32.const(FILL_WRITE));
     f.if(
-      i32.and(access!.get, i32.const(FILL_WRITE)),
-      () => f.drop(call(modifySlow, linear!.get, bytes)),
-      () => f.drop(call(loadSlow, linear!.get, bytes)),
+      isWrite,
+      () => f.drop(call(modifySlow, linear!.get, most)),
+      () => f.drop(call(loadSlow, linear!.get, most)),
     );
+    const index = i32.and(
+      i32.wrap(i64.shrU(linear!.get, i64.const(8))),
+      i32.const((TLB.ENTRIES - 1) * TLB.ENTRY_BYTES),
+    );
+    const entry = i32.add(i32.add(i32.load(zero, S.TLB), index), select(isWrite, i32.const(TLB.WRITE), zero));
+    const last = i64.add(linear!.get, i64.extendI32U(i32.sub(bytes.get, i32.const(1))));
+    f.ret(i64.eq(i64.load(entry), i64.and(last, i64.const(-4096))));
   });
 
   /** Offset part of the record's memory operand, by its address size. */

@@ -1,4 +1,4 @@
-import { type Callee, callIndirect, type Expr, I32, i32, i64, select } from '../../wasm/expr.ts';
+import { type Callee, call, callIndirect, type Expr, I32, i32, i64, select } from '../../wasm/expr.ts';
 import type { FunctionBuilder, ModuleBuilder } from '../../wasm/module.ts';
 import { JUMP_CACHE, REC, REGIONS_RETIRED, S, STATUS } from '../core/layout.ts';
 import { REGION_SLOT } from '../decode/decoder.ts';
@@ -19,7 +19,7 @@ export function defineHandlerCall(m: ModuleBuilder): FunctionBuilder {
  *
  * Owns    chaining by return (DESIGN.md 4.4): regions know nothing of each other, so that none has to be patched.
  */
-export function defineRegionLoop(m: ModuleBuilder): Callee {
+export function defineRegionLoop(m: ModuleBuilder, fill: Callee): Callee {
   const f = m.func('regions', [I32], [I32]);
   const record = f.parameters[0]!;
   const type = m.typeIndex([I32], [I32]);
@@ -39,6 +39,23 @@ export function defineRegionLoop(m: ModuleBuilder): Callee {
     f.block((miss) => {
       f.block((found) => {
         f.set(record, i32.load(zero, S.EXIT_RECORD));
+        f.if(
+          i32.eq(status.get, i32.const(STATUS.MISS | STATUS.REGION)),
+          () => {
+            f.if(i32.geU(i32.load16U(record.get), i32.const(REGION_SLOT)), () => {
+              f.if(call(fill, i64.load(zero, S.EA), i32.load(zero, S.VALUE)), () => {
+                // The region charges the run once more
+                const budget = i32.add(i32.load(zero, S.BUDGET), i32.load16U(record.get, REC.REMAINING));
+                f.do(i32.store(zero, budget, S.BUDGET));
+                f.br(again);
+              });
+            });
+            f.set(status, i32.const(STATUS.REDO | STATUS.REGION));
+            f.br(miss);
+          },
+          undefined,
+          false,
+        );
         f.brIf(found, i32.eq(status.get, i32.const(STATUS.FOUND | STATUS.REGION)));
         // A region has looked itself for where a JUMP goes
         f.brIf(miss, i32.ne(status.get, i32.const(STATUS.LINKED | STATUS.REGION)));

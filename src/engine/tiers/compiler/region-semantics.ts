@@ -74,11 +74,6 @@ export class RegionFrame {
     });
   }
 
-  /** What is not in the TLB is brought there. Loops that go through much memory would leave in each round. */
-  get fills(): boolean {
-    return this.lockstep || this.#inLoop;
-  }
-
   // ---- registers ----------------------------------------------------------------------------------------------------
 
   read(index: number): Expr {
@@ -159,6 +154,13 @@ export class RegionFrame {
     const { f } = this;
     f.do(i32.store(i32.const(0), i32.const(record), S.EXIT_RECORD));
     f.ret(i32.const(STATUS.GO | STATUS.REGION));
+  }
+
+  /** Leaves in front of the instruction at `record`, for which something is not in the TLB. */
+  leaveForMiss(linear: Expr, access: Expr, record: number): void {
+    this.f.do(i64.store(i32.const(0), linear, S.EA));
+    this.f.do(i32.store(i32.const(0), access, S.VALUE));
+    this.leave(i32.const(STATUS.MISS), record);
   }
 
   /** Leaves with `status` (an i32) at a record of the run. */
@@ -305,17 +307,21 @@ export class RegionSemantics extends Semantics {
   override commit(): void {}
 
   /**
-   * The TLB entry of `bytes` at `linear`. Where it does not serve, the interpreter does the instruction: outside inner loops
-   * compiled code makes no calls, so that what it has in registers can stay there.
+   * The TLB entry of `bytes` at `linear`. Where it does not serve, the region is left, and entered again if the instruction is
+   * an entry, or the interpreter does the instruction: compiled code makes no calls, so that what it has in registers can
+   * stay there.
    */
   #hit(linear: Local, bytes: number, array: number): Local {
+    const frame = this.#frame;
     const entry = this.let(this.tlbEntry(linear.get));
-    if (this.#frame.fills) {
-      const access = Math.min(bytes, 8) | (array === TLB.WRITE ? FILL_WRITE : 0);
-      const fill = (): void => this.f.do(call(this.lib.byName('fill'), linear.get, i32.const(access)));
-      this.f.if(i32.eqz(this.tlbHit(entry, linear, bytes, array)), fill, undefined, false);
-    }
-    this.#redoUnless(this.tlbHit(entry, linear, bytes, array));
+    const access = i32.const(bytes | (array === TLB.WRITE ? FILL_WRITE : 0));
+    const isMiss = i32.eqz(this.tlbHit(entry, linear, bytes, array));
+    const leave = (): void => {
+      if (this.use) this.use.leaves = true;
+      frame.leaveForMiss(linear.get, access, this.#at);
+    };
+    const fill = (): void => this.#redoUnless(call(this.lib.byName('fill'), linear.get, access));
+    this.f.if(isMiss, frame.lockstep ? fill : leave, undefined, false);
     return entry;
   }
 
