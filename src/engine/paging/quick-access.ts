@@ -34,7 +34,7 @@ const zero = i32.const(0);
 const PAGE_MASK = i64.const(-4096);
 
 /** ACCESS bits of a data access at the level in force. */
-const accessBits = (write: boolean): Expr =>
+export const accessBits = (write: boolean): Expr =>
   i32.or(
     i32.const(write ? ACCESS.WRITE : 0),
     select(i32.eq(i32.load(zero, S.CPL), i32.const(3)), i32.const(ACCESS.USER), zero),

@@ -1,6 +1,6 @@
 import { assert } from '../../base/assert.ts';
-import { type Callee, call, I32, I64, i32, i64, select } from '../../wasm/expr.ts';
-import type { FunctionBuilder, ModuleBuilder } from '../../wasm/module.ts';
+import { type Callee, call, type Expr, I32, I64, i32, i64, select } from '../../wasm/expr.ts';
+import type { FunctionBuilder, Local, ModuleBuilder } from '../../wasm/module.ts';
 import { FILL_WRITE, REC, S, TLB } from '../core/layout.ts';
 import type { EngineMemory } from '../core/memory.ts';
 import { defineQuickStrings } from '../core/quick-strings.ts';
@@ -9,7 +9,7 @@ import { buildQuickDecode } from '../decode/quick-decode.ts';
 import { divideLong } from '../float/divide.ts';
 import { CC } from '../isa/flags.ts';
 import type { Library } from '../isa/semantics.ts';
-import { defineQuickAccesses } from '../paging/quick-access.ts';
+import { accessBits, defineQuickAccesses } from '../paging/quick-access.ts';
 import { defineQuickWalk } from '../paging/quick-walk.ts';
 import { defineCross, defineLookup } from './find-code.ts';
 import { buildCompareElements, COMPARE_PARAMETERS } from './string-kernels.ts';
@@ -118,24 +118,31 @@ export function defineLibrary(
     f.ret(call(js('linear'), ...f.parameters.map((p) => p.get))),
   );
 
-  /** (linear, bytes, and FILL_WRITE) → 1: the TLB has it now. */
+  const bytesOf = (access: Local): Expr => i32.and(access.get, i32.const(0xff));
+  const isWrite = (access: Local): Expr => i32.and(access.get, i32.const(FILL_WRITE));
+  /** Not 0: the TLB has all bytes of an access. */
+  const serves = (linear: Local, access: Local): Expr => {
+    const index = i32.and(i32.wrap(i64.shrU(linear.get, i64.const(8))), i32.const((TLB.ENTRIES - 1) * TLB.ENTRY_BYTES));
+    const entry = i32.add(i32.add(i32.load(zero, S.TLB), index), select(isWrite(access), i32.const(TLB.WRITE), zero));
+    const last = i64.add(linear.get, i64.extendI32U(i32.sub(bytesOf(access), i32.const(1))));
+    return i64.eq(i64.load(entry), i64.and(last, i64.const(-4096)));
+  };
+  /** (linear, bytes, and FILL_WRITE) → 1: the TLB has it now. What TypeScript would have to look at stays as it is. */
+  define('fillQuickly', [I64, I32], [I32], (f) => {
+    const [linear, access] = f.parameters as [Local, Local];
+    f.drop(call(quickPage, linear.get, select(isWrite(access), accessBits(true), accessBits(false))));
+    f.ret(serves(linear, access));
+  });
+  /** The same by all means: in lockstep walks are TypeScript's. */
   define('fill', [I64, I32], [I32], (f) => {
-    const [linear, access] = f.parameters;
-    const bytes = f.let(i32.and(access!.get, i32.const(0xff)));
-    const most = select(i32.gtU(bytes.get, i32.const(8)), i32.const(8), bytes.get);
-    const isWrite = i32.and(access!.get, i32.const(FILL_WRITE));
+    const [linear, access] = f.parameters as [Local, Local];
+    const most = select(i32.gtU(bytesOf(access), i32.const(8)), i32.const(8), bytesOf(access));
     f.if(
-      isWrite,
-      () => f.drop(call(modifySlow, linear!.get, most)),
-      () => f.drop(call(loadSlow, linear!.get, most)),
+      isWrite(access),
+      () => f.drop(call(modifySlow, linear.get, most)),
+      () => f.drop(call(loadSlow, linear.get, most)),
     );
-    const index = i32.and(
-      i32.wrap(i64.shrU(linear!.get, i64.const(8))),
-      i32.const((TLB.ENTRIES - 1) * TLB.ENTRY_BYTES),
-    );
-    const entry = i32.add(i32.add(i32.load(zero, S.TLB), index), select(isWrite, i32.const(TLB.WRITE), zero));
-    const last = i64.add(linear!.get, i64.extendI32U(i32.sub(bytes.get, i32.const(1))));
-    f.ret(i64.eq(i64.load(entry), i64.and(last, i64.const(-4096))));
+    f.ret(serves(linear, access));
   });
 
   /** Offset part of the record's memory operand, by its address size. */
