@@ -29,6 +29,8 @@ export function defineRegionLoop(m: ModuleBuilder, fill: Callee): Callee {
   const slot = f.local(I32);
   const retired = i64.sub(i64.load(zero, S.RETIRED_AT_END), i64.extendI32S(i32.load(zero, S.BUDGET)));
   const before = f.let(retired);
+  /** Retired when a walk was last asked for. */
+  const missedAt = f.let(i64.const(-1));
   /** Counts what has run; `rest` is charged, and has not. */
   const count = (rest: Expr): void => {
     const ran = i64.sub(i64.sub(retired, before.get), i64.extendI32S(rest));
@@ -42,7 +44,11 @@ export function defineRegionLoop(m: ModuleBuilder, fill: Callee): Callee {
         f.if(
           i32.eq(status.get, i32.const(STATUS.MISS | STATUS.REGION)),
           () => {
-            f.if(i32.geU(i32.load16U(record.get), i32.const(REGION_SLOT)), () => {
+            const now = f.let(i64.sub(retired, i64.extendI32U(i32.load16U(record.get, REC.REMAINING))));
+            // Two operands of one instruction may drive each other out of the TLB for ever
+            const isFirst = f.let(i64.ne(now.get, missedAt.get));
+            f.set(missedAt, now.get);
+            f.if(i32.and(i32.geU(i32.load16U(record.get), i32.const(REGION_SLOT)), isFirst.get), () => {
               f.if(call(fill, i64.load(zero, S.EA), i32.load(zero, S.VALUE)), () => {
                 // The region charges the run once more
                 const budget = i32.add(i32.load(zero, S.BUDGET), i32.load16U(record.get, REC.REMAINING));

@@ -75,6 +75,27 @@ describe('regions', () => {
     expect(m.engine.compiler!.counters.lost).toBeGreaterThan(0);
   });
 
+  test('end an instruction whose two operands drive each other out of the TLB', () => {
+    const m = new TestMachine({ plan });
+    m.longMode();
+    // The first 2 MiB, dirty, and once more 16 MiB on, in the same entries of the TLB
+    m.write32(AT.PD, 0xe7, 0);
+    m.write32(AT.PD + 8 * 8, 0xe7, 0);
+    m.code(`
+      8f06       ; next: pop qword [rsi]
+      4883ec08   ; sub rsp, 8
+      ffc3       ; inc ebx
+      ebf6       ; jmp next
+    `);
+    m.setReg(4, 0x9008);
+    m.setReg(6, 0x100_9100);
+    m.write32(0x9008, 0x1234_5678, 0);
+    m.rip = AT.CODE;
+    for (let i = 0; i < 10; i += 1) m.engine.run(m.vcpu, 400);
+    expect(m.engine.compiler!.counters.compiled).toBeGreaterThan(0);
+    expect([m.read32(0x9100), m.reg(3)]).toEqual([0x1234_5678, 1000]);
+  }, 5000);
+
   test('are not made while the host has as many modules as it can bear', () => {
     const m = counting();
     let modules = 16_000;
