@@ -126,23 +126,72 @@ test('an NMI that comes while L0 loads CR3 waits for the end of the switch', () 
   expect(vcpu.state.selector(SEG.GS)).toBe(4);
 });
 
-test('PDPTEs that cannot be loaded are #GP(0) in the new task, which has no stack yet to take it on', () => {
-  for (const tdp of [true, false]) {
-    const m = machine(tdp);
-    const { state, mmu, engine } = m.vcpu;
-    const [pointers, directory] = [0x9_4000, 0x9_5000];
-    m.write64(pointers, directory | 1);
-    m.write64(directory, 0x80 | P);
-    m.write64(pointers + 32, directory | P); // bit 1 is reserved
-    m.write32(TSS + 28, pointers + 32);
-    state.setU32(S.CR4, CR4.PAE);
-    state.setU64(S.CR3, pointers, 0);
-    for (let i = 0; i < 4; i += 1) state.setU64(S.PDPTE + 8 * i, i === 0 ? directory | 1 : 0, 0);
-    engine.processor.contextChanged();
-    mmu.initMmu();
-    mmu.newPgd(pointers, 0);
+/** PAE paging with PDPTEs at POINTERS; the new task's CR3 is `cr3`. */
+const [POINTERS, PAE_DIRECTORY] = [0x9_4000, 0x9_5000];
+function paeMachine(tdp: boolean, cr3: number): L1Machine {
+  const m = machine(tdp);
+  const { state, mmu, engine } = m.vcpu;
+  m.write64(POINTERS, PAE_DIRECTORY | 1);
+  m.write64(PAE_DIRECTORY, 0x80 | P);
+  m.write64(PAE_DIRECTORY + 32, TABLE | P); // OWN
+  m.write32(TSS + 28, cr3);
+  state.setU32(S.CR4, CR4.PAE);
+  state.setU64(S.CR3, POINTERS, 0);
+  for (let i = 0; i < 4; i += 1) state.setU64(S.PDPTE + 8 * i, i === 0 ? PAE_DIRECTORY | 1 : 0, 0);
+  engine.processor.contextChanged();
+  mmu.initMmu();
+  mmu.newPgd(POINTERS, 0);
+  return m;
+}
+
+describe.each([true, false])('PAE, TDP: %s', (tdp) => {
+  test('legal PDPTEs of the new task are loaded', () => {
+    const m = paeMachine(tdp, POINTERS + 32);
+    m.write64(POINTERS + 32, PAE_DIRECTORY | 1);
     m.run(JMP_TASK);
-    expect([state.u32(S.CR3), state.u32(S.RIP), state.u32(S.TASK)]).toEqual([pointers, TASK_CODE, 0]);
+    const { state } = m.vcpu;
+    expect([state.u32(S.CR3), state.u32(S.RIP), state.selector(SEG.GS)]).toEqual([POINTERS + 32, TASK_CODE + 1, 4]);
+  });
+
+  test('PDPTEs with a reserved bit are #GP(0) of the JMP, in the old task, and nothing is saved or busy', () => {
+    const m = paeMachine(tdp, POINTERS + 32);
+    m.write64(POINTERS + 32, PAE_DIRECTORY | P); // bit 1 is reserved
+    expect(m.run(JMP_TASK)).toMatchObject({ vector: 13, error: 0 });
+    const { state } = m.vcpu;
+    expect([state.u32(S.CR3), state.selector(SEG.TR), state.u32(S.TASK)]).toEqual([POINTERS, SEL.OLD_TASK, 0]);
+    expect(m.read32(state.u32(gpr(4)) + 4)).toBe(AT.CODE);
+    expect([m.read32(OLD_TSS + 32), m.read32(GDT + SEL.OLD_TASK + 4), m.read32(GDT + SEL.TASK + 4)]).toEqual([
+      0,
+      0x8b05,
+      0x8905,
+    ]);
+  });
+
+  test('through a task gate they are a double fault, like every #GP on the way of a #GP', () => {
+    const m = paeMachine(tdp, POINTERS + 32);
+    m.write64(POINTERS + 32, PAE_DIRECTORY | P);
+    m.write32(IDT + 8 * 13, SEL.TASK << 16);
+    m.write32(IDT + 8 * 13 + 4, 0x8500);
+    expect(m.run([0x66, 0xb8, 0xf8, 0xff, 0x8e, 0xd8])).toMatchObject({ vector: 8, error: 0 });
+  });
+
+  test('a CR3 that does not change is not loaded: nobody looks at the PDPTEs', () => {
+    const m = paeMachine(tdp, POINTERS);
+    m.write64(POINTERS, PAE_DIRECTORY | P);
+    m.run(JMP_TASK);
+    const { state } = m.vcpu;
+    expect([state.u32(S.RIP), state.u32(S.PDPTE), state.selector(SEG.GS)]).toEqual([
+      TASK_CODE + 1,
+      PAE_DIRECTORY | 1,
+      4,
+    ]);
+  });
+
+  test('PDPTEs that the save of the old task overwrites are #GP(0) in the new task, which has no stack yet', () => {
+    const m = paeMachine(tdp, OLD_TSS + 32); // EIP and EFLAGS
+    m.run(JMP_TASK);
+    const { state } = m.vcpu;
+    expect([state.u32(S.CR3), state.u32(S.RIP), state.u32(S.TASK)]).toEqual([POINTERS, TASK_CODE, 0]);
     expect(m.vcpu.exits[EXIT.TRIPLE_FAULT]).toBe(1);
-  }
+  });
 });

@@ -51,6 +51,16 @@ function fetchPdptes(cpu: Processor, cr3: number): number {
   return STATUS.NEXT;
 }
 
+/**
+ * Could a task switch load this CR3? The PDPTEs are looked at, not loaded. NEXT, #GP(0), or an exit of the read.
+ * SDM 3A 4.4.1 "PDPTE Registers".
+ */
+export function checkTaskCr3(cpu: Processor, cr3: number): number {
+  if (!(cpu.cr4 & CR4.PAE)) return STATUS.NEXT;
+  if (!cpu.vcpu.root.linear) return fetchPdptes(cpu, cr3);
+  return cpu.host.pdptesLegal(cr3) ? STATUS.NEXT : cpu.fault(VECTOR.GP, 0);
+}
+
 function commitPdptes(cpu: Processor): void {
   for (let i = 0; i < 8; i += 1) cpu.set(S.PDPTE + 4 * i, pdptes[i]!);
 }

@@ -33,6 +33,8 @@ export interface EngineHost {
   readonly msrHigh: number;
   /** WRMSR likewise; of MSRs whose change is over when it is stored. */
   msrWrite(index: number, low: number, high: number): boolean;
+  /** Under a linear root, whose tables lead from linear addresses: may the four PDPTEs at `cr3` be loaded? */
+  pdptesLegal(cr3: number): boolean;
   /** Ticks of that counter an instruction, if it is a whole number as long as a run lasts, else 0. */
   readonly tscRate: number;
   /** Ticks of the counter since power-on at an instruction count, without what a level adds to it or scales it by. */

@@ -121,6 +121,9 @@ export class TestMachine implements EngineHost {
     return 0;
   }
   trackWrite(): void {}
+  pdptesLegal(): boolean {
+    return true;
+  }
   tsc(instructions: number): number {
     return instructions;
   }

@@ -2,7 +2,7 @@ import { VECTOR } from '../../arch/exceptions.ts';
 import { CR0, DR6, RFLAGS } from '../../arch/registers.ts';
 import { ACCESS } from '../paging/access.ts';
 import { AR } from './address.ts';
-import { CR_ACCESS, setCr3 } from './control-registers.ts';
+import { CR_ACCESS, checkTaskCr3, setCr3 } from './control-registers.ts';
 import { INTERCEPT } from './cpu.ts';
 import { deliverFault } from './events.ts';
 import { EXIT, X } from './exits.ts';
@@ -31,7 +31,9 @@ import { codeTargetIsLegal, pushValue } from './stack.ts';
  * Hardware task switches, as 32-bit protected mode has them.
  *
  * Owns    the two TSS images, busy bits, NT and the link, and the order: everything that can be refused in the old
- *         task, then the save, then the load; a fault after that is the new task's.
+ *         task, then the save, then the load; a fault after that is the new task's. PDPTEs that could not be loaded are
+ *         refused in the old one: 7.3 says of CR3 that "an attempt will be made to handle the error in the prior
+ *         execution environment". A CR3 that does not change is not loaded: 4.4.1, 4.10.4.1.
  * Knows   that L0 may have to be asked in the middle of the load, by an exit: for a page that its tables do not have yet, or
  *         for CR3. The old task's instruction is over then, and S.TASK says what is left to do: `finishTask`, before anything
  *         else runs. Up to the load everything can be done again.
@@ -134,6 +136,11 @@ function switchTask(
   if (!cpu.probeWrite(newBase, 0, nests ? 2 : 1, nests ? ACCESS.IMPLICIT : ACCESS.IMPLICIT)) return cpu.accessStatus;
   if (!readImage(cpu, newBase, size)) return cpu.accessStatus;
   const image = newIs32 ? readTask32() : readTask16();
+  const changesCr3 = newIs32 && (cpu.cr0 & CR0.PG) !== 0 && image.cr3 !== cpu.get(S.CR3);
+  if (changesCr3) {
+    status = checkTaskCr3(cpu, image.cr3);
+    if (status !== STATUS.NEXT) return status;
+  }
 
   // The old task's descriptor: JMP and IRET free it
   if (source === TASK_SOURCE.JMP || source === TASK_SOURCE.IRET) {
@@ -156,7 +163,7 @@ function switchTask(
   loadSegment(cpu, SEG.TR, selector, tss);
   cpu.set(S.CR0, cpu.cr0 | CR0.TS);
 
-  beginTask(cpu, image, newIs32, nests, event);
+  beginTask(cpu, image, newIs32, nests, changesCr3, event);
   status = finishTask(cpu);
   if (status !== STATUS.FAULT || event !== undefined) return status;
   // The new task takes its faults at its own RIP; on the way through a gate `deliver` does that
@@ -244,7 +251,14 @@ function saveTask(cpu: Processor, base: number, is32: boolean, eip: number, flag
 }
 
 /** Makes the new task the running one, without what memory must be asked for. SDM 3A 7.3, step 11. */
-function beginTask(cpu: Processor, task: TaskImage, is32: boolean, nests: boolean, event: TaskEvent | undefined): void {
+function beginTask(
+  cpu: Processor,
+  task: TaskImage,
+  is32: boolean,
+  nests: boolean,
+  changesCr3: boolean,
+  event: TaskEvent | undefined,
+): void {
   let flags = task.flags;
   if (nests) flags |= RFLAGS.NT;
   if (!is32) flags &= 0xffff;
@@ -259,7 +273,7 @@ function beginTask(cpu: Processor, task: TaskImage, is32: boolean, nests: boolea
   const dr7 = S.DR + 56;
   cpu.set(dr7, cpu.get(dr7) & ~0x55);
   let pending = TASK.PENDING | (task.trap ? TASK.TRAPS : 0);
-  if (is32 && cpu.cr0 & CR0.PG) pending |= TASK.LOADS_CR3;
+  if (changesCr3) pending |= TASK.LOADS_CR3;
   if (event) pending |= TASK.BY_EVENT | (event.hasError ? TASK.ERROR : 0) | (event.type << 8) | event.vector;
   cpu.set(S.TASK, pending >>> 0);
   cpu.set(S.TASK_ERROR, event ? event.error : 0);

@@ -82,9 +82,9 @@ export function loadCr3(v: VcpuMmu, lo: number, hi: number, nestedEpt: boolean, 
 
 const scratch = new Uint32Array(8);
 
-/** SDM 3A 4.4.1 "PDPTE Registers": all four are loaded, or none. The read is a read, also under EPT A/D (9.1 item 5). */
-export function loadPdptrs(v: VcpuMmu, cr3Lo: number): PdptrResult {
-  const { vm, regs } = v;
+/** Into `scratch`, and are they legal? The read is a read, also under EPT A/D (9.1 item 5). */
+export function readPdptrs(v: VcpuMmu, cr3Lo: number): PdptrResult {
+  const { vm } = v;
   let address = (cr3Lo & ~0x1f) >>> 0;
   if (v.mmuIsNested) {
     if (!walk(v, v.ngpaWalk, low32(address), high32(address), PFEC.GUEST_PAGE, v.ngpaWalk.record))
@@ -92,13 +92,23 @@ export function loadPdptrs(v: VcpuMmu, cr3Lo: number): PdptrResult {
     address = v.ngpaWalk.record.gpa;
   }
   const bits = vm.formats.capabilities.physicalAddressBits;
-  let changed = false;
   for (let i = 0; i < 4; i += 1) {
     if (!vm.readEntry(address + 8 * i, 8)) return 'unreadable';
     if (pdpteReserved(vm.entryLo, vm.entryHi, bits)) return 'reserved';
     scratch[2 * i] = vm.entryLo;
     scratch[2 * i + 1] = vm.entryHi;
-    changed ||= vm.entryLo !== regs.pdptrLo(i) >>> 0 || vm.entryHi !== regs.pdptrHi(i) >>> 0;
+  }
+  return 'ok';
+}
+
+/** SDM 3A 4.4.1 "PDPTE Registers": all four are loaded, or none. */
+export function loadPdptrs(v: VcpuMmu, cr3Lo: number): PdptrResult {
+  const { vm, regs } = v;
+  const result = readPdptrs(v, cr3Lo);
+  if (result !== 'ok') return result;
+  let changed = false;
+  for (let i = 0; i < 4; i += 1) {
+    changed ||= scratch[2 * i] !== regs.pdptrLo(i) >>> 0 || scratch[2 * i + 1] !== regs.pdptrHi(i) >>> 0;
   }
   if (!vm.config.tdp && changed) freeRoots(v, v.mmu, FREE_CURRENT);
   for (let i = 0; i < 4; i += 1) regs.setPdptr(i, scratch[2 * i]!, scratch[2 * i + 1]!);

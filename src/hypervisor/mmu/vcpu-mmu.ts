@@ -459,6 +459,10 @@ export class VcpuMmu implements WalkContext, Syncer {
     return pagingRegisters.writeCr3(this, lo, hi);
   }
 
+  readPdptrs(cr3Lo: number): pagingRegisters.PdptrResult {
+    return pagingRegisters.readPdptrs(this, cr3Lo);
+  }
+
   loadPdptrs(cr3Lo: number): pagingRegisters.PdptrResult {
     return pagingRegisters.loadPdptrs(this, cr3Lo);
   }

@@ -53,8 +53,8 @@ export function crAccess(vcpu: Vcpu): void {
 }
 
 /**
- * A task switch loads CR3. Should it not be legal, which with PAE the PDPTEs decide, the new task gets #GP(0): the engine
- * raises it, for it knows what the switch was on the way to.
+ * A task switch loads CR3. Its PDPTEs were legal before the old task was saved; if that has overwritten them, the new task gets
+ * #GP(0): the engine raises it, for it knows what the switch was on the way to.
  */
 export function taskLoadsCr3(vcpu: Vcpu): void {
   const { state, mmu } = vcpu;

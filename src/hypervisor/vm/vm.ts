@@ -368,6 +368,7 @@ export class Vm {
         vm.devices.portWrite(port, bytes, value >>> 0);
       },
       trackWrite: (host, bytes) => vm.running?.mmu.trackWriteHost(host, bytes),
+      pdptesLegal: (cr3) => vm.running!.mmu.readPdptrs(cr3) === 'ok',
       tsc: (instructions) => {
         const vcpu = vm.running!;
         vm.#extra = instructions - vcpu.core.instructions;
