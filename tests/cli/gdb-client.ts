@@ -89,6 +89,17 @@ export class GdbClient {
     return this.receive();
   }
 
+  /** What the monitor answers. */
+  async monitor(command: string): Promise<string> {
+    this.send(`qRcmd,${Buffer.from(command).toString('hex')}`);
+    let text = '';
+    for (;;) {
+      const answer = await this.receive();
+      if (answer === 'OK') return text;
+      text += Buffer.from(answer.slice(1), 'hex').toString();
+    }
+  }
+
   /** Register by its number in `g`. */
   async register(number: number): Promise<bigint> {
     return numberOf(await this.ask(`p${number.toString(16)}`));
@@ -110,7 +121,19 @@ export class GdbClient {
 }
 
 /** Numbers of registers. */
-export const REG = { RAX: 0, RBX: 1, RCX: 2, RSP: 7, RIP: 16, EFLAGS: 17, CS: 18, ST0: 24, XMM0: 40 } as const;
+export const REG = {
+  RAX: 0,
+  RBX: 1,
+  RCX: 2,
+  RSP: 7,
+  RIP: 16,
+  EFLAGS: 17,
+  CS: 18,
+  SS: 19,
+  ST0: 24,
+  XMM0: 40,
+  CR3: 78,
+} as const;
 
 /** terrarium with `-gdb tcp::0`, and where it listens. */
 export class DebuggedMachine {

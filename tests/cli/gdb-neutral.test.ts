@@ -22,7 +22,7 @@ interface Case {
 }
 
 function kernelOf(guest: string): Uint8Array {
-  if (guest === 'timerInterrupts') return tinyGuest(GUESTS.timerInterrupts);
+  if (guest === 'timerInterrupts' || guest === 'taskSwitches') return tinyGuest(GUESTS[guest]);
   return new Uint8Array(readFileSync(join(root, `guests/${guest}/${guest}.bin`)));
 }
 
@@ -163,6 +163,10 @@ describe('a debugger that stops anywhere, steps and watches changes nothing', ()
     { guest: 'privileged-64', accel: 'interpreter', tdp: false },
     { guest: 'privileged-32', accel: 'interpreter' },
     { guest: 'privileged-32', accel: 'lockstep' },
+    { guest: 'privileged-32', accel: 'interpreter', tdp: false },
+    { guest: 'taskSwitches', accel: 'interpreter', tdp: false, nsPerInstruction: 100 },
+    { guest: 'taskSwitches', accel: 'compiler', tdp: false, nsPerInstruction: 100 },
+    { guest: 'taskSwitches', accel: 'compiler', nsPerInstruction: 100 },
     { guest: 'nested-vmx', accel: 'compiler' },
     { guest: 'nested-vmx', accel: 'interpreter' },
     { guest: 'timerInterrupts', accel: 'interpreter', nsPerInstruction: 100 },

@@ -99,6 +99,31 @@ describe('a debugger', () => {
     },
   );
 
+  test.each(['on', 'off'])('steps over a task switch to the first instruction of the task: tdp=%s', async (tdp) => {
+    const machine = start(kernel('taskSwitches', GUESTS.taskSwitches), '-S', '-machine', `tdp=${tdp}`);
+    const client = await machine.client();
+    const [second, third] = [ENTRY + 5, ENTRY + 20];
+    const jump = ENTRY + Buffer.from(GUESTS.taskSwitches).indexOf(Buffer.of(0xea, 0, 0, 0, 0, 0x28, 0));
+    await client.ask(`Z1,${hex(jump)},1`);
+    // Tasks that were left go on behind where they left: with a jump back to their start
+    const again = [
+      [second + 13, second],
+      [third + 1, third],
+    ] as const;
+    for (const [secondAt, thirdAt] of [[[second], [third]], again, again] as const) {
+      expect([await client.ask('c'), await rip(client)]).toEqual(['T05thread:01;', jump]);
+      const inc = second + 6;
+      const route = [...secondAt, inc, jump + 7, ...thirdAt, jump + 14, third + 1, third, jump + 16];
+      for (const place of route) {
+        expect(await client.ask('s')).toBe('T05thread:01;');
+        const tables = place >= second && place < third ? 0x21_1000 : 0x21_0000;
+        expect([await rip(client), Number(await client.register(REG.CR3))]).toEqual([place, tables]);
+        // All of the task is there
+        expect(await client.monitor('info registers')).toContain('SS =0018 00000000 ffffffff 00cf9300');
+      }
+    }
+  });
+
   test('hears of the end of the machine that it has let run', async () => {
     const machine = start(kernel('counts', COUNTS), '-S');
     const client = await machine.client();
@@ -263,15 +288,7 @@ describe('a debugger', () => {
   test('may ask the monitor, and see physical memory', async () => {
     const machine = start(kernel('counts', COUNTS), '-S');
     const client = await machine.client();
-    const monitor = async (command: string): Promise<string> => {
-      client.send(`qRcmd,${Buffer.from(command).toString('hex')}`);
-      let text = '';
-      for (;;) {
-        const answer = await client.receive();
-        if (answer === 'OK') return text;
-        text += Buffer.from(answer.slice(1), 'hex').toString();
-      }
-    };
+    const monitor = (command: string) => client.monitor(command);
     expect(await monitor('info registers')).toContain('EIP=00100020');
     expect(await monitor('info status')).toContain('paused, 0 ns');
     expect(await monitor('cont')).toBe('gdb has stopped the machine: let gdb continue it.\n');

@@ -96,6 +96,54 @@ function waitsForTicks(): number[] {
   ];
 }
 
+/**
+ * Two tasks, each with tables of its own, jump to each other; a third, which is called and reached through a task gate,
+ * returns. COUNT rounds of six switches. Linear page OWN is another one in the second task: it counts there.
+ */
+const TASKS = { OWN: 0x40_0000, SECOND: 0x80_0000, COUNT: 4000 } as const;
+function taskSwitches(): number[] {
+  const [gdt, idt, gdtr, idtr] = [0x20_0000, 0x20_0800, 0x20_1000, 0x20_1008];
+  const [first, second, third] = [0x20_2000, 0x20_2100, 0x20_2200];
+  const [firstTables, secondTables, stacks] = [0x21_0000, 0x21_1000, 0x9_0000];
+  const [CODE, DATA, FIRST, SECOND, THIRD] = [0x10, 0x18, 0x20, 0x28, 0x30];
+  const descriptor = (selector: number, base: number, low: number, rights: number): number[] => [
+    ...poke(gdt + selector, ((base << 16) | low) >>> 0),
+    ...poke(gdt + selector + 4, (rights | ((base >>> 16) & 0xff)) >>> 0),
+  ];
+  const start = LOAD_AT + HEADER_BYTES + 5;
+  const jumpTo = (selector: number): number[] => [0xea, ...u32(0), selector, 0];
+  // inc dword [OWN]; jmp FIRST; and once more
+  const secondTask = [0xff, 0x05, ...u32(TASKS.OWN), ...jumpTo(FIRST), 0xeb, 0x100 - 15];
+  const thirdTask = [0xcf, 0xeb, 0xfd]; // iretd, and once more
+  const task = (at: number, tables: number, eip: number, stack: number): number[] => [
+    ...[...poke(at + 28, tables), ...poke(at + 32, eip), ...poke(at + 36, 2), ...poke(at + 56, stack)],
+    ...[...poke(at + 64, at + 40), ...poke(at + 68, TASKS.OWN)],
+    ...[DATA, CODE, DATA, DATA, DATA, DATA].flatMap((selector, i) => poke(at + 72 + 4 * i, selector)),
+  ];
+  const round = [
+    ...[...jumpTo(SECOND), 0x9a, ...u32(0), THIRD, 0], //                     jmp SECOND; call THIRD
+    ...[0xcd, 0x30, 0x49], //                                                 int 30h; dec ecx
+  ];
+  return [
+    ...[0xe9, ...u32(secondTask.length + thirdTask.length), ...secondTask, ...thirdTask],
+    ...[...descriptor(CODE, 0, 0xffff, 0xcf_9b00), ...descriptor(DATA, 0, 0xffff, 0xcf_9300)],
+    ...[...descriptor(FIRST, first, 0x67, 0x8900), ...descriptor(SECOND, second, 0x67, 0x8900)],
+    ...[...descriptor(THIRD, third, 0x67, 0x8900), ...poke(idt + 8 * 0x30, THIRD << 16)],
+    ...[...poke(idt + 8 * 0x30 + 4, 0x8500), ...poke(first + 28, firstTables)],
+    ...task(second, secondTables, start, stacks),
+    ...task(third, firstTables, start + secondTask.length, stacks + 0x1000),
+    ...[firstTables, secondTables].flatMap((tables) => poke(tables, 0x83)), // 4 MiB pages, writable
+    ...[...poke(firstTables + 4, 0x40_0083), ...poke(secondTables + 4, TASKS.SECOND | 0x83)],
+    ...[...poke(gdtr, 0x37), ...poke(gdtr + 2, gdt), 0x0f, 0x01, 0x15, ...u32(gdtr)], // lgdt
+    ...[...poke(idtr, 0x7ff), ...poke(idtr + 2, idt), 0x0f, 0x01, 0x1d, ...u32(idtr)], // lidt
+    ...[0xb8, ...u32(0x10), 0x0f, 0x22, 0xe0, 0xb8, ...u32(firstTables), 0x0f, 0x22, 0xd8], // CR4.PSE, CR3
+    ...[0xb8, ...u32(0x8000_0011), 0x0f, 0x22, 0xc0, 0x66, 0xb8, FIRST, 0, 0x0f, 0x00, 0xd8], // CR0; ltr
+    ...[0xbe, ...u32(first + 40), 0xbf, ...u32(TASKS.OWN)], //                ESI: the task's TSS; EDI: where it counts
+    ...[0xbc, ...u32(stacks + 0x2000), 0xb9, ...u32(TASKS.COUNT), ...round, 0x75, 0x100 - round.length - 2],
+    ...[0xa1, ...u32(TASKS.OWN), 0x66, 0xba, 0xf4, 0, 0xee, ...softOff], //   code of isa-debug-exit: 0 if OWN is
+  ];
+}
+
 /** CMOS byte 0x40 outlives a reset: soft off if it is set, else set it and reset. */
 function reboots(reset: readonly number[]): number[] {
   const again = [0xb0, 0x01, 0xe6, 0x71, ...reset, 0xf4];
@@ -105,6 +153,7 @@ function reboots(reset: readonly number[]): number[] {
 export const GUESTS = {
   coprocessorError: coprocessorError(),
   timerInterrupts: timerInterrupts(),
+  taskSwitches: taskSwitches(),
   waitsForTicks: waitsForTicks(),
   /** There is no IDT: #BP becomes #GP, #DF, shutdown. */
   tripleFault: [...print('hi'), 0xcc],

@@ -218,7 +218,7 @@ export class Vcpu {
       if (this.sipiVector >= 0) this.#startup();
       if (!this.runnable) break;
       const left = vm.instructionsIn(lengthNs - vm.elapsedNs());
-      if (left <= 0) break;
+      if (left <= 0 && !this.switchesTask) break;
       if (!this.#deliverEvents()) continue;
       if (this.activity !== 'running') break;
       const untilTimer = vm.instructionsUntil(vm.clock.nextDeadlineNs);
@@ -263,10 +263,15 @@ export class Vcpu {
     return slice;
   }
 
+  /** A task switch has left for L0 in its middle: that is no boundary between two instructions. */
+  get switchesTask(): boolean {
+    return this.state.u32(S.TASK) !== 0;
+  }
+
   /** Nothing is to be delivered but interrupts, it runs, and is not in the middle of a task switch. */
   #isQuiet(): boolean {
     if (this.pendingEvent !== 0 || this.nmiPending || this.initPending || this.sipiVector >= 0) return false;
-    if (this.state.u32(S.TASK) !== 0) return false;
+    if (this.switchesTask) return false;
     return this.activity === 'running' && !this.vm.stopped;
   }
 
@@ -327,8 +332,7 @@ export class Vcpu {
     const { state, vm, core } = this;
     const { nested } = this;
     if (nested?.beforeEvents()) return false;
-    // No boundary between two instructions
-    if (state.u32(S.TASK) !== 0) return true;
+    if (this.switchesTask) return true;
     const { intercepts } = core;
     if (this.pendingEvent !== 0) {
       const event = this.pendingEvent;

@@ -122,6 +122,7 @@ export class VmDebugger {
   /** The vCPU is between two instructions: does the machine stop here? */
   pauses(vcpu: Vcpu): boolean {
     if (this.stop !== null) return true;
+    if (vcpu.switchesTask) return false;
     const { watchpoints } = this.#debug;
     const { hit } = watchpoints;
     if (hit !== null) {
