@@ -60,6 +60,7 @@ export class EngineMachine implements Machine {
         opensPort: () => false,
         closesPort: () => 0,
         trackWrite() {},
+        pdptesLegal: () => true,
         tsc: (n) => n,
         tscHigh: 0,
         msrRead: () => false,
