@@ -161,9 +161,7 @@ describe.each([true, false])('PAE, TDP: %s', (tdp) => {
     expect([state.u32(S.CR3), state.selector(SEG.TR), state.u32(S.TASK)]).toEqual([POINTERS, SEL.OLD_TASK, 0]);
     expect(m.read32(state.u32(gpr(4)) + 4)).toBe(AT.CODE);
     expect([m.read32(OLD_TSS + 32), m.read32(GDT + SEL.OLD_TASK + 4), m.read32(GDT + SEL.TASK + 4)]).toEqual([
-      0,
-      0x8b05,
-      0x8905,
+      0, 0x8b05, 0x8905,
     ]);
   });
 
