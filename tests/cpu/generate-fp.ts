@@ -55,7 +55,7 @@ function laneValue(random: Random, single: boolean, double: boolean): bigint {
 }
 
 /** Rounding, DAZ, FTZ, sticky bits, and sometimes unmasked exceptions. SDM 1 10.2.3 "MXCSR Control and Status Register". */
-function mxcsr(random: Random): number {
+export function mxcsr(random: Random): number {
   let value = MXCSR_DEFAULT | (random.below(4) << 13);
   if (random.chance(20)) value |= 1 << 15; // FTZ
   if (random.chance(20)) value |= 1 << 6; // DAZ
@@ -64,7 +64,7 @@ function mxcsr(random: Random): number {
   return value;
 }
 
-function x87State(view: DataView, random: Random): void {
+export function x87State(view: DataView, random: Random): void {
   const masked = random.chance(85) ? MASKS_87 : random.below(64);
   const control = masked | 0x40 | (random.pick([0, 2, 3, 3, 3]) << 8) | (random.below(4) << 10);
   // Pending unmasked exceptions make the next waiting instruction #MF: seldom, for nothing else happens then.

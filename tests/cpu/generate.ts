@@ -7,6 +7,7 @@
  */
 import { type Choice, encode, type Form, immediateBytes, type Memory, memoryBytes } from './forms.ts';
 import { floatingState } from './generate-fp.ts';
+import { areaBefore, areaBytes, areaPlace, isStateForm, stateBefore } from './generate-state.ts';
 import { type CpuCase, type CpuState, freshState, type MemoryWindow, PAGES, untouchedMemory } from './protocol.ts';
 import { FLOAT_32, FLOAT_64, float, integer, type Random } from './random.ts';
 import { SHIFTS, STATUS_FLAGS, undefinedAfterShift, undefinedFlags, undefinedStatus } from './undefined.ts';
@@ -16,6 +17,8 @@ export interface GeneratedCase {
   readonly undefinedFlags: number;
   readonly undefinedStatus: number;
   readonly case: CpuCase;
+  /** Where it saves processor state: not all of that can be compared. */
+  readonly savesAt?: number;
 }
 
 /** Why no cases are made of a mnemonic: the outcome is not the instruction's alone. */
@@ -23,10 +26,7 @@ const LEFT_OUT: readonly [pattern: RegExp, why: string][] = [
   [/^(SYSCALL|SYSENTER|SYSEXIT|SYSRET|IRET[DQ]?|INT1|ICEBP|UIRET)$/, 'it enters or leaves the operating system'],
   [/^(RDTSCP?|CPUID|RDRAND|RDSEED|RDPID|XGETBV|RDPMC|PAUSE_TIME)$/, 'its result differs from run to run or CPU to CPU'],
   [/^(SGDT|SIDT|SLDT|STR|SMSW|LAR|LSL|VERR|VERW|ARPL)$/, 'its result is the operating system’s'],
-  [
-    /^(LDS|LES|LFS|LGS|LSS|JMPF|CALLF|RETF|XSAVE.*|XRSTOR.*|FXSAVE|FXRSTOR)$/,
-    'it needs descriptors or areas of its own',
-  ],
+  [/^(LDS|LES|LFS|LGS|LSS|JMPF|CALLF|RETF)$/, 'it needs descriptors of its own'],
   [
     /^(VM(CALL|CLEAR|FUNC|LAUNCH|PTRLD|PTRST|READ|RESUME|WRITE|XOFF|XON|MCALL|RUN|LOAD|SAVE)|INV(EPT|VPID|LPGA)|STGI|CLGI|SKINIT|MONITORX?|MWAITX?|GETSEC|ENCL.*|RSM|XBEGIN|XABORT|XTEST)$/,
     'the CPU decides whether it exists',
@@ -53,6 +53,7 @@ const STRINGS = /^(MOVS|STOS|LODS|SCAS|CMPS)[BWDQ]?$/;
 const STACK = /^(PUSH|POP|CALL|RET|ENTER|LEAVE|PUSHA|POPA|PUSHF|POPF)[ADQ]*$/;
 const RAX = 0;
 const RCX = 1;
+const RDX = 2;
 const RBX = 3;
 const RSP = 4;
 const RBP = 5;
@@ -65,7 +66,9 @@ const MASK_32 = 0xffff_ffffn;
 const MASK_64 = (1n << 64n) - 1n;
 
 const isFp = (form: Form) =>
-  /\b(xmm|mm|ST[0i(]|ymm)/.test(form.operands.join(' ')) || /^(F|EMMS|V?LDMXCSR|V?STMXCSR|V[A-Z])/.test(form.mnemonic);
+  isStateForm(form) ||
+  /\b(xmm|mm|ST[0i(]|ymm)/.test(form.operands.join(' ')) ||
+  /^(F|EMMS|V?LDMXCSR|V?STMXCSR|V[A-Z])/.test(form.mnemonic);
 
 /** `count` cases of `form`. */
 export function generateCases(form: Form, count: number, random: Random): GeneratedCase[] {
@@ -94,7 +97,7 @@ export function freeInstruction(form: Form, mode: 32 | 64, rip: bigint, random: 
 
 export const usesFp = (form: Form): boolean => isFp(form);
 export const usesYmm = (form: Form): boolean =>
-  form.vex !== undefined || form.operands.some((operand) => operand.includes('ymm'));
+  isStateForm(form) || form.vex !== undefined || form.operands.some((operand) => operand.includes('ymm'));
 
 /** Memory operands of sequences lie here. */
 export const SEQUENCE_WINDOW = { address: PAGES.DATA + 0x800, bytes: 0x100 } as const;
@@ -118,6 +121,8 @@ class Builder {
     this.#mode = mode ? mode : form.modes.length === 2 ? (random.chance(70) ? 64 : 32) : form.modes[0]!;
     const sizes = form.sizes(this.#mode);
     this.#size = sizes.length === 0 ? 0 : random.pick(sizes);
+    // REX.W: the width of FIP and FDP
+    if (isStateForm(form) && this.#mode === 64) this.#size = random.pick([32, 64]);
   }
 
   /** Undefined if the manual leaves the result itself undefined. */
@@ -137,13 +142,17 @@ class Builder {
       0x202 |
       (random.u32() & 0x8d5) |
       (random.chance(15) ? 0x400 : 0) |
-      (random.chance(3) && !this.#isMaskedStore ? AC : 0);
+      (random.chance(3) && !this.#isMaskedStore && !isStateForm(form) ? AC : 0);
     this.#implicitOperands();
     const fp = isFp(form);
     const ymm = usesYmm(form);
     if (fp || ymm) floatingState(form, state, random);
+    if (isStateForm(form)) {
+      stateBefore(state, random);
+      this.#taken.add(RAX).add(RDX);
+    }
 
-    const bytes = memoryBytes(form, this.#size || (this.#mode === 64 ? 64 : 32));
+    const bytes = isStateForm(form) ? areaBytes(form) : memoryBytes(form, this.#size || (this.#mode === 64 ? 64 : 32));
     const wantsMemory =
       bytes !== undefined &&
       form.modrm !== undefined &&
@@ -190,7 +199,13 @@ class Builder {
       undefinedFlags: this.#undefinedFlags(shiftCount),
       undefinedStatus: undefinedStatus(form.mnemonic),
       case: made,
+      ...this.#saves(),
     };
+  }
+
+  #saves(): Pick<GeneratedCase, 'savesAt'> {
+    const area = this.#operand?.low;
+    return area !== undefined && /^F?XSAVE/.test(this.#form.mnemonic) ? { savesAt: area } : {};
   }
 
   /** MASKMOVQ, MASKMOVDQU, VMASKMOVDQU: through RDI. */
@@ -202,7 +217,7 @@ class Builder {
     const form = this.#form;
     const random = this.#random;
     const bytes = memoryBytes(form, this.#size || (this.#mode === 64 ? 64 : 32));
-    if (form.operands.some((operand) => /^(moffs|vm)/.test(operand))) return undefined;
+    if (isStateForm(form) || form.operands.some((operand) => /^(moffs|vm)/.test(operand))) return undefined;
     const bitString = /^BT[SRC]?$/.test(form.mnemonic) && form.operands[1] === 'rv';
     const only = form.modrm?.only;
     const wantsMemory =
@@ -340,6 +355,7 @@ class Builder {
   /** Address below 4 GiB for an operand of `bytes`: usually inside, sometimes at or over an edge. */
   #place(bytes: number): number {
     const random = this.#random;
+    if (isStateForm(this.#form)) return areaPlace(this.#form, random);
     const aligned = (address: number) =>
       random.chance(75) && bytes > 0 ? address - (address % Math.min(bytes, 64)) : address;
     // Whether bytes that the mask leaves out can fault is the processor's choice: SDM 2B "MASKMOVQ".
@@ -386,6 +402,8 @@ class Builder {
     let target = BigInt(low) + (wide && random.chance(35) ? PAGES.HIGH : 0n);
     if (wide && random.chance(2) && !(this.#state.rflags & AC))
       target = random.pick([1n << 47n, 0x8000_0000_0000_0000n, MASK_64 - 3n, random.u64()]);
+    // Not canonical in SS and not aligned either: which one is told is the vendor's choice
+    if (isStateForm(this.#form) && target >= 1n << 47n) target &= ~63n;
     this.#fillOperand(low, bytes);
 
     if (random.chance(10)) this.#segment(random.pick(long ? [0x64, 0x65, 0x2e, 0x36] : [0x2e, 0x36, 0x3e, 0x26]));
@@ -459,6 +477,12 @@ class Builder {
     this.#window(low - 16, bytes + 32);
     const window = this.#windows.find(({ address, bytes: b }) => low >= address && low < address + b.length);
     if (!window) return;
+    if (isStateForm(this.#form)) {
+      const area = areaBefore(this.#form, random);
+      window.bytes.set(area.subarray(0, window.address + window.bytes.length - low), low - window.address);
+      this.#operand = { low, window };
+      return;
+    }
     const { mnemonic } = this.#form;
     const values: number[] = [];
     const step =

@@ -10,6 +10,7 @@
 import { differences } from './compare.ts';
 import { type Form, type FormRow, parseForm } from './forms.ts';
 import { type GeneratedCase, generateCases, leftOut } from './generate.ts';
+import { settleArea } from './generate-state.ts';
 import { Oracle, processorFlags, processorName } from './oracle.ts';
 import { type CpuCase, type CpuOutcome, PAGES, SYSTEM_CALL, settleFetch, TIMEOUT } from './protocol.ts';
 import { Random } from './random.ts';
@@ -17,7 +18,8 @@ import type { Vector, VectorHeader } from './vectors.ts';
 
 const HOST_OWN = PAGES.HIGH + (1n << 32n);
 /** Forms that make several accesses in an order of the processor's own. */
-const OWN_ORDER = /MASKMOV(Q|DQU) [a-z]+, [a-z]+$|FRSTOR|FLDENV|ENTER|PUSHA|MOVS[BWDQ]? |MOVS$|CMPS|\bm80/;
+const OWN_ORDER =
+  /MASKMOV(Q|DQU) [a-z]+, [a-z]+$|FRSTOR|FLDENV|ENTER|PUSHA|MOVS[BWDQ]? |MOVS$|CMPS|\bm80|X(SAVE|RSTOR)/;
 
 export interface Machine {
   run(one: CpuCase): CpuOutcome;
@@ -54,8 +56,9 @@ export const randomOf = (form: Form, seed: number): Random =>
 export async function recordCases(oracle: Oracle, made: readonly GeneratedCase[]): Promise<Vector[]> {
   const vectors: Vector[] = [];
   const outcomes = await oracle.run(made.map((one) => one.case));
-  made.forEach(({ form, undefinedFlags, undefinedStatus, case: one }, i) => {
+  made.forEach(({ form, undefinedFlags, undefinedStatus, case: one, savesAt }, i) => {
     const outcome = outcomes[i]!;
+    if (savesAt !== undefined && !settleArea(form, one.before, outcome, savesAt)) return;
     if (outcome.stray || outcome.fpChanged || outcome.vector === TIMEOUT || outcome.vector === SYSTEM_CALL) return;
     // What is up there is the host's: its kernel, and the oracle's own code and stack.
     if (outcome.cr2 >= HOST_OWN) return;

@@ -39,17 +39,20 @@ const chunk = new Uint8Array(64);
 let baseLow = 0;
 let baseHigh = 0;
 
+/** Bytes at an end of the operand, whose segment must allow it: as `linear` takes them. */
+const END = { READ: 1, WRITE: 0x101 } as const;
+
 /** Address of the operand, aligned to `alignment` or #GP(0), into base…. */
-function operandAddress(cpu: Processor, record: number, bytes: number, alignment: number): number {
+function operandAddress(cpu: Processor, record: number, access: number, bytes: number, alignment: number): number {
   // A limit is checked at both ends: more than 255 bytes do not fit the access word
-  let status = linear(cpu, record, 1);
+  let status = linear(cpu, record, access);
   if (status !== STATUS.NEXT) return status;
   baseLow = cpu.get(S.EA);
   baseHigh = cpu.get(S.EA + 4);
   if (baseLow & (alignment - 1)) return cpu.fault(VECTOR.GP, 0);
   if (!cpu.long) {
     cpu.set(record + REC.DISP, cpu.get(record + REC.DISP) + bytes - 1);
-    status = linear(cpu, record, 1);
+    status = linear(cpu, record, access);
     cpu.set(record + REC.DISP, cpu.get(record + REC.DISP) - bytes + 1);
   }
   return status;
@@ -222,7 +225,7 @@ const skipsXmm = (cpu: Processor): boolean => (cpu.efer & EFER.FFXSR) !== 0 && c
 const isWide = (cpu: Processor, record: number): boolean => (cpu.aux(record) & AUX.REX_W) !== 0;
 
 export const fxsave: Helper = (cpu, record) => {
-  const status = operandAddress(cpu, record, 512, 16);
+  const status = operandAddress(cpu, record, END.WRITE, 512, 16);
   if (status !== STATUS.NEXT) return status;
   if (!probeArea(cpu, 512)) return cpu.accessStatus;
   putX87(cpu, isWide(cpu, record));
@@ -234,7 +237,7 @@ export const fxsave: Helper = (cpu, record) => {
 };
 
 export const fxrstor: Helper = (cpu, record) => {
-  const status = operandAddress(cpu, record, 512, 16);
+  const status = operandAddress(cpu, record, END.READ, 512, 16);
   if (status !== STATUS.NEXT) return status;
   if (!readArea(cpu, 0, 512)) return cpu.accessStatus;
   if (area32[6]! & ~MXCSR_MASK) return cpu.fault(VECTOR.GP, 0);
@@ -272,7 +275,7 @@ function save(cpu: Processor, record: number, optimize: boolean): number {
   if (status !== STATUS.NEXT) return status;
   const mask = requested(cpu);
   const bytes = standardBytes(mask);
-  status = operandAddress(cpu, record, bytes, 64);
+  status = operandAddress(cpu, record, END.WRITE, bytes, 64);
   if (status !== STATUS.NEXT) return status;
   if (!probeArea(cpu, bytes)) return cpu.accessStatus;
   if (!readArea(cpu, HEADER, HEADER + 8)) return cpu.accessStatus;
@@ -300,12 +303,12 @@ function save(cpu: Processor, record: number, optimize: boolean): number {
     area32[PKRU_OFFSET / 4 + 1] = 0;
     writeArea(cpu, PKRU_OFFSET, PKRU_OFFSET + 8);
   }
-  area32[HEADER / 4] = (area32[HEADER / 4]! & ~mask) | (mask & use) | mxcsrUse(cpu, mask);
+  area32[HEADER / 4] = (area32[HEADER / 4]! & ~mask) | (mask & use);
   writeArea(cpu, HEADER, HEADER + 8);
   return STATUS.NEXT;
 }
 
-/** XSTATE_BV[1] is 1 too if MXCSR is not as after reset. SDM 1 13.7. */
+/** In the compacted format XSTATE_BV[1] is 1 too if MXCSR is not as after reset. SDM 1 13.10, 13.11. */
 const mxcsrUse = (cpu: Processor, mask: number): number =>
   mask & XCR0.SSE && cpu.get(S.MXCSR) !== MXCSR_RESET ? XCR0.SSE : 0;
 
@@ -339,7 +342,7 @@ function saveCompact(cpu: Processor, record: number): number {
   const avxAt = XSAVE_LEGACY_AND_HEADER_BYTES;
   const pkruAt = avxAt + (mask & XCR0.AVX ? 256 : 0);
   const bytes = pkruAt + (mask & XCR0.PKRU ? 8 : 0);
-  const status = operandAddress(cpu, record, bytes, 64);
+  const status = operandAddress(cpu, record, END.WRITE, bytes, 64);
   if (status !== STATUS.NEXT) return status;
   if (!probeArea(cpu, bytes)) return cpu.accessStatus;
   const use = (inUse(cpu) & mask) | mxcsrUse(cpu, mask);
@@ -402,7 +405,7 @@ export const xrstors: Helper = (cpu, record) => {
 /** @param onlyCompact  The standard form is #GP(0). */
 function restore(cpu: Processor, record: number, onlyCompact: boolean): number {
   const mask = requested(cpu);
-  const status = operandAddress(cpu, record, XSAVE_LEGACY_AND_HEADER_BYTES, 64);
+  const status = operandAddress(cpu, record, END.READ, XSAVE_LEGACY_AND_HEADER_BYTES, 64);
   if (status !== STATUS.NEXT) return status;
   if (!readArea(cpu, 0, XSAVE_LEGACY_AND_HEADER_BYTES)) return cpu.accessStatus;
   const compact = (area32[HEADER / 4 + 3]! & COMPACT) !== 0;

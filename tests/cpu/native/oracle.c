@@ -197,6 +197,12 @@ static u64 *const *gpr_slots(struct sigcontext *mc, u64 *slots[16]) {
 static u64 xstate_bv_of(const u8 *fp) { return *(const u64 *)(fp + 512); }
 #define YMM_OFFSET 576 /* CPUID.(EAX=0DH,ECX=2):EBX, fixed in the standard format */
 
+static const u8 zeros[256];
+static int differs(const u8 *a, const u8 *b, u64 count) {
+  for (u64 i = 0; i < count; i += 8) if (*(const u64 *)(a + i) != *(const u64 *)(b + i)) return 1;
+  return 0;
+}
+
 /* Puts the frame's FP state into the report. XSTATE_BV = 0 for a component means its initial state. */
 static void report_fp(const u8 *fp, u8 *to) {
   u64 bv = xstate_bv_of(fp);
@@ -318,10 +324,13 @@ static void begin_case(struct ucontext *uc, const struct case_head *head) {
   const u8 *image = (const u8 *)(head + 1);
   u8 *fp = mc->fpstate;
   memcpy(fp, head->flags & CASE_FP ? image : base_fxsave, 416);
-  u64 bv = 3;
+  /* Components that are as after reset are not in use for the processor either: SDM 1 13.6. */
+  u64 bv = 0;
+  if (differs(fp, base_fxsave, 24) || differs(fp + 32, base_fxsave + 32, 128)) bv |= 1;
+  if (differs(fp + 160, base_fxsave + 160, 256)) bv |= 2;
   if (head->flags & CASE_YMM) {
     memcpy(fp + YMM_OFFSET, image + (head->flags & CASE_FP ? 512 : 0), 256);
-    bv |= 4;
+    if (differs(fp + YMM_OFFSET, zeros, 256)) bv |= 4;
   }
   *(u64 *)(fp + 512) = bv;
 
