@@ -1,12 +1,13 @@
 #!/usr/bin/env node
 /**
  * A long run of a Linux workload on one tier, by default in lockstep: Debian boots, then a shell script goes round and
- * round. Prints a line a minute; a difference between the tiers ends it with status 70 and the report.
+ * round. Prints a line a minute (memory that grows for ever would be in "the rest"); a difference between the tiers ends it with status 70 and the report.
  */
 import { readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { parseArgs } from 'node:util';
+import { touchedMiB } from './touched-memory.mjs';
 
 const HELP = `usage: node scripts/soak.mjs [options]
   --accel lockstep|compiler|interpreter   (default: lockstep)
@@ -86,6 +87,12 @@ function tell() {
   const { user, system } = process.cpuUsage();
   const { rss, heapUsed } = process.memoryUsage();
   const alive = compiler?.alive;
+  const rssMiB = rss / 2 ** 20;
+  const memory = touchedMiB(machine.engine.memory.u8.buffer.byteLength);
+  const rest =
+    memory === undefined
+      ? ''
+      : `, of it the machine's memory ${memory.toFixed(0)}, the rest ${(rssMiB - memory).toFixed(0)}`;
   console.log(
     [
       `${((performance.now() - start) / 60_000).toFixed(1)} min`,
@@ -98,7 +105,7 @@ function tell() {
       alive
         ? `regions ${alive.regions}, ${(alive.bytes / 2 ** 20).toFixed(1)} MiB, compiled ${compiler.counters.compiled}, lost ${compiler.counters.lost}, aged ${compiler.counters.aged}`
         : '',
-      `RSS ${(rss / 2 ** 20).toFixed(0)} MiB, heap ${(heapUsed / 2 ** 20).toFixed(0)} MiB`,
+      `RSS ${rssMiB.toFixed(0)} MiB${rest}; heap ${(heapUsed / 2 ** 20).toFixed(0)} MiB`,
     ]
       .filter((part) => part !== '')
       .join('; '),
