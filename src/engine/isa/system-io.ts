@@ -40,6 +40,7 @@ const IO = { IN: 1 << 3, STRING: 1 << 4, REP: 1 << 5, IMMEDIATE: 1 << 6 } as con
 function ioExit(cpu: Processor, record: number, port: number, bytes: number, bits: number): number {
   const status = cpu.exitBefore(EXIT.IO, record, ((bytes - 1) | bits | (port << 16)) >>> 0);
   cpu.set(X.SIZE, bytes);
+  cpu.set(X.INFO, 0); // of strings only
   return status;
 }
 
