@@ -285,7 +285,7 @@ export function checkSynced(v: VcpuMmu): void {
   for (const page of active(vm)) {
     const role = pages.role[page]!;
     if (!hasGptes(role) || roleLevel(role) !== 1 || pages.unsync[page] !== 0 || vm.isObsolete(page)) continue;
-    const w = [v.ngpaWalk, v.gvaWalkL1, v.gvaWalkL2].find(
+    const w = [v.ngpaWalk, v.gvaWalkL1, ...v.walksOfL2].find(
       (walker) => ((walker.rootRole ^ role) & ~(ROLE.LEVEL | ROLE.ACCESS | ROLE.QUADRANT | ROLE.PASSTHROUGH)) === 0,
     );
     if (w === undefined || w.format === null) continue;

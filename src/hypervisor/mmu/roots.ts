@@ -72,6 +72,15 @@ export function newPgd(v: VcpuMmu, lo: number, hi: number): void {
   if (!isDirect(role)) pages.writeFlood[cache.current.page] = 0;
 }
 
+/** Would `newPgd` find the root among those used before? There is a current one, which is not it. */
+export function hasPrevious(v: VcpuMmu, m: ShadowMmu, lo: number, hi: number): boolean {
+  const { current, previous } = m.roots;
+  if (current.page === 0 || v.vm.pages.special[current.page] !== 0) return false;
+  const role = m.rootRole;
+  for (let i = 0; i < previous.length; i += 1) if (usable(v, previous[i]!, lo, hi, role)) return true;
+  return false;
+}
+
 function countPrevious(v: VcpuMmu, i: number): void {
   const { counters } = v.vm;
   counters.rootHitPrev += 1;

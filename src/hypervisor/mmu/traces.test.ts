@@ -1,7 +1,9 @@
 /** Worked traces T1 to T7 and the counters P1 to P5 of nested-mmu.md 4.22 and 6.2. */
 import { describe, expect, test } from 'vitest';
+import { CR4 } from '../../arch/registers.ts';
 import type { MmuCounters } from './counters.ts';
 import { checkInvariants } from './invariants.ts';
+import { ROLE } from './role.ts';
 import { addSlot, deleteSlot } from './slots.ts';
 import { FakeMachine, FLAT, longMode } from './testing/fake-engine.ts';
 import { EPT_AD, TableBuilder } from './testing/tables.ts';
@@ -96,6 +98,31 @@ describe('steady state', () => {
     });
     for (const name of [...REBUILDS, ...FLUSHES]) expect(spent[name], name).toBe(0);
     expect(spent.rootHitPrev).toBe(20);
+    all(machine);
+  });
+
+  test('P3: two L2s whose control registers differ take turns, and no role is stored', () => {
+    const { machine, cpu, eptp, tables } = nestedMachine();
+    const cr3 = tables.page();
+    tables.linear(cr3, 0x7000, 0x300000);
+    const modes = [FLAT, longMode(0, { cr4: CR4.PAE | CR4.PGE | CR4.SMEP })];
+    const round = (): void => {
+      for (const [i, mode] of modes.entries()) {
+        cpu.enterL2({ eptp, vpid: 7 + i, mode });
+        expect(machine.cpu.mmu.gvaWalk.cpuRole.base & ROLE.LEVEL).toBe(i === 0 ? 0 : 4);
+        cpu.exitL2();
+      }
+      // And one without EPT12, whose tables map to L1's memory
+      cpu.enterL2({ vpid: 9, mode: longMode(cr3) });
+      expect(cpu.read(0x7008)).toEqual({ kind: 'ram', host: machine.at(0x300008) * 4 });
+      cpu.exitL2();
+    };
+    round();
+    round();
+    const spent = cost(machine, () => {
+      for (let i = 0; i < 10; i += 1) round();
+    });
+    for (const name of [...REBUILDS, ...FLUSHES]) expect(spent[name], name).toBe(0);
     all(machine);
   });
 

@@ -1,5 +1,5 @@
 /**
- * The MMU of one vCPU: two shadow MMUs, three walkers, and two pointers that say which are in force.
+ * The MMU of one vCPU: two shadow MMUs, walkers of three kinds, and two pointers that say which are in force.
  *
  *                 mmu        gvaWalk     engine's root                  second stage of walks
  *   L1 runs       rootMmu    gvaWalkL1   EPT01 (or shadow of CR3)       none
@@ -42,6 +42,8 @@ import { guestStored, hostStored, type Syncer } from './zap.ts';
 export const TAG_L1 = 0;
 /** `source.use` of a walker that walks for L2 in `guestMmu`: see `initMmu`. */
 const USE_NESTED = 3;
+/** Walkers for guests of L1 whose control registers differ. */
+const WALKS_OF_L2 = 4;
 
 export class VcpuMmu implements WalkContext, Syncer {
   readonly vm: VmMmu;
@@ -49,7 +51,10 @@ export class VcpuMmu implements WalkContext, Syncer {
   readonly tlb: TlbPort;
   readonly nested: NestedPort;
   readonly gvaWalkL1 = new PageWalk('gvaWalkL1');
-  readonly gvaWalkL2 = new PageWalk('gvaWalkL2');
+  /** Of the L2 that runs, or ran last: one of `walksOfL2`. */
+  gvaWalkL2 = new PageWalk('gvaWalkL2');
+  /** An L2 finds its walker as its registers left it, whatever other guests of L1 have run since. Latest first. */
+  readonly walksOfL2: PageWalk[] = [this.gvaWalkL2];
   readonly ngpaWalk = new PageWalk('ngpaWalk');
   readonly rootMmu: ShadowMmu;
   readonly guestMmu: ShadowMmu;
@@ -91,6 +96,9 @@ export class VcpuMmu implements WalkContext, Syncer {
     this.guestMmu = new ShadowMmu('guestMmu', other, this.ngpaWalk);
     this.mmu = this.rootMmu;
     this.gvaWalk = this.gvaWalkL1;
+    // Where all is to be as before the series, there is one
+    const walks = this.#trustsSource && mode === 'split' ? WALKS_OF_L2 : 1;
+    while (this.walksOfL2.length < walks) this.walksOfL2.push(new PageWalk('gvaWalkL2'));
     vm.vcpus.push(this);
     this.initMmu();
   }
@@ -107,12 +115,13 @@ export class VcpuMmu implements WalkContext, Syncer {
     const { regs } = this;
     const { guestMode } = this.nested;
     const isNested = this.mmuIsNested;
-    const w = isNested ? this.gvaWalk : this.rootMmu.w;
-    const { source } = w;
     const cr0 = regs.cr0 | 0;
     const cr4 = regs.cr4 | 0;
     const efer = regs.efer | 0;
     const use = (guestMode ? 1 : 0) | (isNested ? 2 : 0) | (regs.smm ? 4 : 0);
+    if (this.gvaWalk === this.gvaWalkL2) this.#takeWalkOfL2(cr0, cr4, efer, use);
+    const w = isNested ? this.gvaWalk : this.rootMmu.w;
+    const { source } = w;
     if (source.cr0 === cr0 && source.cr4 === cr4 && source.efer === efer && source.use === use && this.#trustsSource) {
       this.vm.counters.roleSkip += 1;
       return;
@@ -165,6 +174,33 @@ export class VcpuMmu implements WalkContext, Syncer {
 
   // ── nested transitions ──
 
+  /** The walker that these registers were last in force with; `undefined`: none. */
+  #findWalkOfL2(cr0: number, cr4: number, efer: number, use: number): PageWalk | undefined {
+    for (let i = 0; i < this.walksOfL2.length; i += 1) {
+      const w = this.walksOfL2[i]!;
+      const { source } = w;
+      if (source.cr0 === cr0 && source.cr4 === cr4 && source.efer === efer && source.use === use) return w;
+    }
+    return undefined;
+  }
+
+  /** The walker of the L2 that runs, or that which none has used for longest. */
+  #takeWalkOfL2(cr0: number, cr4: number, efer: number, use: number): void {
+    const { walksOfL2 } = this;
+    const w = this.#findWalkOfL2(cr0, cr4, efer, use) ?? walksOfL2[walksOfL2.length - 1]!;
+    this.#useWalkOfL2(w);
+    if (!this.mmuIsNested) this.rootMmu.w = w;
+  }
+
+  #useWalkOfL2(w: PageWalk): void {
+    const { walksOfL2 } = this;
+    let at = walksOfL2.indexOf(w);
+    for (; at > 0; at -= 1) walksOfL2[at] = walksOfL2[at - 1]!;
+    walksOfL2[0] = w;
+    this.gvaWalkL2 = w;
+    this.gvaWalk = w;
+  }
+
   /** Entry to an L2 that runs on EPT12. Before L2's CR0, CR4, EFER are used. */
   nestedEptInit(): void {
     assert(!this.mmuIsNested, 'nestedEptInit runs once per entry');
@@ -195,25 +231,34 @@ export class VcpuMmu implements WalkContext, Syncer {
 
   /**
    * Entry with EPT12 and VPID, where the steps of an entry (`nestedEptInit`, `loadCr3`, `transitionTlbFlush`) would find the
-   * roles and the root of the last one. False: nothing was done.
+   * roles of an entry before, and its root in the cache. False: nothing was done.
    *
    * @param cr0  And the others: L2's, in force from here on.
    */
   enterAsBefore(cr0: number, cr4: number, efer: number): boolean {
-    const { nested, guestMmu, gvaWalkL2, vm } = this;
+    const { nested, guestMmu, vm } = this;
     const lo = nested.eptPointerLo;
+    const hi = nested.eptPointerHi;
     if (!this.mayFindAll || this.requests !== 0 || !nested.usesEpt || !nested.usesVpid) return false;
-    if (lo !== this.#eptLo || nested.usesMbec !== this.#eptMbec) return false;
-    const { source } = gvaWalkL2;
-    if (source.cr0 !== (cr0 | 0) || source.cr4 !== (cr4 | 0) || source.efer !== (efer | 0)) return false;
+    const isRoleOther = this.#eptLo === -1 || ((lo ^ this.#eptLo) & 0xfff) !== 0;
+    if (isRoleOther || nested.usesMbec !== this.#eptMbec) return false;
+    const w = this.#findWalkOfL2(cr0 | 0, cr4 | 0, efer | 0, USE_NESTED);
+    if (w === undefined) return false;
     const { current } = guestMmu.roots;
-    if (source.use !== USE_NESTED || current.pgdLo !== lo || current.pgdHi !== nested.eptPointerHi) return false;
-    if (!this.#isLoaded(guestMmu, this.ngpaWalk.rootRole)) return false;
+    const isCurrent = current.pgdLo === lo && current.pgdHi === hi && this.#isLoaded(guestMmu, this.ngpaWalk.rootRole);
+    if (!isCurrent && !roots.hasPrevious(this, guestMmu, lo, hi)) return false;
     this.mmu = guestMmu;
-    this.gvaWalk = gvaWalkL2;
+    this.#useWalkOfL2(w);
     vm.counters.roleSkip += 2;
-    vm.counters.rootHitCurrent += 1;
-    this.tlb.loadRoot(guestMmu.descriptor);
+    this.#eptLo = lo;
+    if (isCurrent) {
+      vm.counters.rootHitCurrent += 1;
+      this.tlb.loadRoot(guestMmu.descriptor);
+    } else {
+      this.newPgd(lo, hi);
+      this.#take(REQUEST.LOAD_PGD);
+      roots.loadIntoEngine(this);
+    }
     return true;
   }
 
@@ -318,7 +363,7 @@ export class VcpuMmu implements WalkContext, Syncer {
   }
 
   invalidateRoles(): void {
-    for (const w of [this.gvaWalkL1, this.gvaWalkL2, this.ngpaWalk]) {
+    for (const w of [this.gvaWalkL1, ...this.walksOfL2, this.ngpaWalk]) {
       w.cpuRole.ext = 0;
       w.source.use = NO_USE;
       w.rootRole = (w.rootRole | ROLE.INVALID) >>> 0;
