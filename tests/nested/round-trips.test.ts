@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
+import { EXIT_REASONS } from '../../src/arch/vmx/exit-reasons.ts';
 import { GuestRun } from './guest-run.ts';
 
 const EXPECTED = readFileSync(fileURLToPath(new URL('../../guests/nested-vmx/expected.txt', import.meta.url)), 'utf8');
@@ -60,6 +61,19 @@ describe('what 10^4 round trips cost', () => {
     // VMPTRLD of an active VMCS keeps guest_mmu's roots, which are EPTP's: docs/mmu-notes.md 2; and what was merged stays with it
     expect(cost).toMatchObject({ ...REBUILDS, ...FLUSHES, contextFlushes: 0 });
     expect(cost['rootHitPrev']).toBe(cost['entries']);
+  });
+
+  test('VMPTRLD of an active VMCS, and entry into a guest that was entered before, are dealt with on the spot', () => {
+    const run = new GuestRun('only=alternate trips=12000');
+    run.until(() => run.nested.entries >= 500);
+    const { exits } = run.machine.vcpus[0]!;
+    const counts = () => [run.nested.turns, run.nested.entries, exits[EXIT_REASONS.VMPTRLD]!];
+    const before = counts();
+    run.until(() => run.nested.entries >= 10_000);
+    const [turns, entries, loads] = counts().map((n, i) => n - before[i]!);
+    expect(loads).toBeGreaterThanOrEqual(entries! - 1);
+    // An entry whose run ends before the next exit is none of them
+    expect(turns).toBeGreaterThan(1.9 * entries!);
   });
 
   test('P4: VMFUNC among four EPTPs allocates no root after the first cycle', () => {

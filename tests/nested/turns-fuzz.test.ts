@@ -20,6 +20,10 @@ const STEPS = 0x9_0000;
 const CODE = 0x10_0000;
 const VIRTUAL_APIC = 0x12_0000;
 const BITMAP = 0x13_0000;
+/** VMCSs of L1: two that it enters, and a shadow VMCS, as operands in memory. */
+const REGIONS = [AT.VMCS, AT.OTHER_VMCS] as const;
+const SHADOW = 0x14_0000;
+const POINTERS = 0x14_1000;
 
 class Random {
   #x: number;
@@ -64,7 +68,53 @@ const ADVANCE = [
   ...[0x48, 0x01, 0xd0], // add rax, rdx
   ...[0x0f, 0x79, 0xc8], // vmwrite rcx, rax
 ];
+const VMLAUNCH = [0x0f, 0x01, 0xc2];
 const VMRESUME = [0x0f, 0x01, 0xc3];
+const SHADOW_NUMBER = REGIONS.length;
+const vmptrld = (number: number) => [0x0f, 0xc7, 0x34, 0x25, ...u32(POINTERS + 8 * number)];
+const vmclear = (number: number) => [0x66, ...vmptrld(number)];
+const vmread = (field: VmcsField) => [...moveTo(1, fieldEncoding(FIELD[field])), 0x0f, 0x78, 0xca]; // vmread rdx, rcx
+
+/** What L1 does with its VMCSs from exit to exit. Which is current, and which are launched, is known beforehand. */
+class Juggler {
+  readonly #r: Random;
+  readonly #often: number;
+  current = 0;
+  readonly #launched = REGIONS.map(() => true);
+
+  constructor(r: Random) {
+    this.#r = r;
+    this.#often = r.of([1, 3, 1000]);
+  }
+
+  /** As KVM does where it is L1 of an L1: looks into a shadow VMCS on its way, and comes back. */
+  detour(): number[] {
+    if (this.#r.below(this.#often + 1) !== 0) return [];
+    const { current } = this;
+    const inShadow = this.#r.below(2) === 0 ? vmread('GUEST_RSP') : vmwrite('GUEST_RSP', this.#r.below(100));
+    const leaves = this.#r.of([vmclear(SHADOW_NUMBER), []]);
+    return [...vmptrld(SHADOW_NUMBER), ...inShadow, ...leaves, ...vmptrld(current)];
+  }
+
+  /** The next guest to enter, and how. */
+  turnTo(): number[] {
+    const r = this.#r;
+    const code: number[] = [];
+    if (r.below(this.#often) === 0) {
+      this.current = r.below(REGIONS.length);
+      if (r.below(12) === 0) {
+        code.push(...vmclear(this.current));
+        this.#launched[this.current] = false;
+      }
+      code.push(...vmptrld(this.current));
+    }
+    const enters = this.#launched[this.current] ? VMRESUME : VMLAUNCH;
+    this.#launched[this.current] = true;
+    // Changed, and changed back
+    if (r.below(4) === 0) code.push(...vmwrite('CR4_READ_SHADOW', 1), ...vmwrite('CR4_READ_SHADOW', 0));
+    return [...code, ...enters];
+  }
+}
 
 const FLAGS = [2, 2, 0x202, 0xad7, 0x402, 0x4_0002, 0x102, 0x3002, 0x20_0002, 0];
 
@@ -143,40 +193,31 @@ const LEAVING = [
 function prepare(m: L1Machine, seed: number): void {
   const r = new Random(seed);
   m.restartInVmx();
-  fillValid(m);
-  const set = (field: VmcsField, value: number): void => m.nested.v.set(FIELD[field], value >>> 0, 0);
-  m.write64(EPT, (EPT + 0x1000) | 0x407);
-  m.write64(EPT + 0x1000, (EPT + 0x2000) | 0x407);
-  m.write64(EPT + 0x2000, 0xb7);
-  m.write64(EPT + 0x2008, 0x20_00b7);
-  set('EPT_POINTER', EPT | 0x1e);
-  set('VPID', 1);
-  set('PIN_CONTROLS', r.of([0x16, 0x16 | PIN.PREEMPTION_TIMER]));
-  set('PREEMPTION_TIMER_VALUE', r.of([0xffff_ffff, 7, 8, 9]));
-  const uses = [PRIMARY.USE_TPR_SHADOW, PRIMARY.USE_MSR_BITMAPS, PRIMARY.USE_IO_BITMAPS];
-  const primary = uses.reduce((word, mask) => (r.below(2) === 0 ? word | mask : word), 0x8400_61f2);
-  set('PRIMARY_CONTROLS', primary);
-  set('VIRTUAL_APIC_ADDRESS', VIRTUAL_APIC);
+  m.write32(SHADOW, (m.nested.caps.offer.revision | 0x8000_0000) >>> 0);
+  m.write32(SHADOW + 8, 0);
+  for (const [i, region] of [...REGIONS, SHADOW].entries()) m.write64(POINTERS + 8 * i, region);
+  const common = { seed: r.below(1 << 30) };
+  for (const region of REGIONS.toReversed()) {
+    m.nested.setCurrent(m.nested.cache.take(region));
+    fill(m, region === REGIONS[0] ? r : new Random(common.seed), region);
+    m.nested.v.launched = region !== REGIONS[0];
+  }
+  const primary = m.nested.v.lo(FIELD.PRIMARY_CONTROLS);
   m.write32(VIRTUAL_APIC + 0x80, 0x30);
-  set('TPR_THRESHOLD', r.of([0, 2]));
-  set('MSR_BITMAP', BITMAP);
-  set('IO_BITMAP_A', BITMAP);
-  set('IO_BITMAP_B', BITMAP);
   // Reads of MSR 174H, and port 80H
   m.bytes(BITMAP, new Array(4096).fill(0));
   m.bytes(BITMAP + (0x174 >>> 3), [r.of([0, 0x10])]);
   m.bytes(BITMAP + (0x80 >>> 3), [r.of([0, 1])]);
-  set('SECONDARY_CONTROLS', SECONDARY.ENABLE_EPT | SECONDARY.ENABLE_VPID | SECONDARY.ENABLE_RDTSCP);
-  set('ENTRY_CONTROLS', r.of([0x93fb, 0x93fb | ENTRY.LOAD_DEBUG_CONTROLS]));
-  set('EXIT_CONTROLS', r.of([0x33_effb, 0x33_efff]));
   // inc r15d; mov rax, [STEPS + 8 * r15]; jmp rax
   m.bytes(AT.HOST, [0x41, 0xff, 0xc7, 0x4a, 0x8b, 0x04, 0xfd, ...u32(STEPS), 0xff, 0xe0]);
   const l2: number[] = [];
   const often = r.of([2, 10, 60]);
+  const juggler = new Juggler(r);
   for (let i = 0; i <= SWITCHES; i += 1) {
     const at = CODE + 256 * i;
     m.write64(STEPS + 8 * i, at);
-    m.bytes(at, [...actionOfL1(r, often, primary), ...ADVANCE, ...actionOfL1(r, often, primary), ...VMRESUME, 0xf4]);
+    const before = [...juggler.detour(), ...actionOfL1(r, often, primary), ...ADVANCE];
+    m.bytes(at, [...before, ...actionOfL1(r, often, primary), ...juggler.detour(), ...juggler.turnTo(), 0xf4]);
     l2.push(...actionOfL2(r, often), ...r.of(LEAVING));
   }
   m.write64(STEPS + 8 * SWITCHES, AT.HANDLERS);
@@ -186,8 +227,41 @@ function prepare(m: L1Machine, seed: number): void {
   m.nested.exitsKept.fill(0);
 }
 
+/** The VMCS at `region`, which is current, for an L2 on tables of its own. */
+function fill(m: L1Machine, r: Random, region: number): void {
+  fillValid(m);
+  const isFirst = region === REGIONS[0];
+  const set = (field: VmcsField, value: number): void => m.nested.v.set(FIELD[field], value >>> 0, 0);
+  const root = isFirst ? EPT : EPT + 0x3000;
+  m.write64(root, (root + 0x1000) | 0x407);
+  m.write64(root + 0x1000, (root + 0x2000) | 0x407);
+  m.write64(root + 0x2000, 0xb7);
+  m.write64(root + 0x2008, 0x20_00b7);
+  set('EPT_POINTER', root | (isFirst ? 0x1e : r.of([0x1e, 0x1e, 0x5e])));
+  set('VPID', isFirst ? 1 : r.of([1, 2, 2]));
+  set('GUEST_CR4', isFirst ? 0x2020 : r.of([0x2020, 0x20a0]));
+  set('PIN_CONTROLS', r.of([0x16, 0x16 | PIN.PREEMPTION_TIMER]));
+  set('PREEMPTION_TIMER_VALUE', r.of([0xffff_ffff, 7, 8, 9]));
+  const uses = [PRIMARY.USE_TPR_SHADOW, PRIMARY.USE_MSR_BITMAPS, PRIMARY.USE_IO_BITMAPS];
+  const primary = uses.reduce((word, mask) => (r.below(2) === 0 ? word | mask : word), 0x8400_61f2);
+  set('PRIMARY_CONTROLS', isFirst ? primary : primary | r.of([0, PRIMARY.USE_TSC_OFFSETTING]));
+  set('VIRTUAL_APIC_ADDRESS', VIRTUAL_APIC);
+  set('TPR_THRESHOLD', r.of([0, 2]));
+  set('MSR_BITMAP', BITMAP);
+  set('IO_BITMAP_A', BITMAP);
+  set('IO_BITMAP_B', BITMAP);
+  set('TSC_OFFSET', isFirst ? 0 : 12_345);
+  set('SECONDARY_CONTROLS', SECONDARY.ENABLE_EPT | SECONDARY.ENABLE_VPID | SECONDARY.ENABLE_RDTSCP);
+  set('ENTRY_CONTROLS', r.of([0x93fb, 0x93fb | ENTRY.LOAD_DEBUG_CONTROLS]));
+  set('EXIT_CONTROLS', r.of([0x33_effb, 0x33_efff]));
+}
+
 /** What no snapshot of registers shows. */
 const CELLS = [S.SHADOW_KIND, S.NMI_BLOCKED, S.PENDING_DEBUG, S.DEBUGCTL, S.PAT, S.PAT + 4, S.SYSENTER_CS, S.VMCS];
+/** VMCSs that L1 has not let go of. */
+const active = ({ nested: { cache } }: L1Machine) => REGIONS.flatMap((region) => cache.find(region) ?? []);
+
+const counted = (counts: Float64Array) => Object.fromEntries(Object.entries([...counts]).filter(([, n]) => n !== 0));
 
 function outcome(m: L1Machine): unknown {
   const { vcpu, nested, vm } = m;
@@ -195,19 +269,21 @@ function outcome(m: L1Machine): unknown {
   const ram = createHash('sha1')
     .update(memory.u8.subarray(memory.ram, memory.ram + 0x20_0000))
     .digest('hex');
-  const fields = Object.entries(FIELD).map(([name, row]) => `${name} ${nested.v.hi(row)} ${nested.v.lo(row)}`);
+  const fields = active(m).map((v) => Object.entries(FIELD).map(([name, row]) => `${name} ${v.hi(row)} ${v.lo(row)}`));
   const { vpid: _, ...counters } = { vpid: 0, ...vm.mmu.counters };
   return {
     registers: snapshotRegisters(vcpu),
     cells: CELLS.map((cell) => vcpu.state.u32(cell)),
     ram,
     fields,
+    current: nested.v.address,
+    launched: active(m).map(({ launched }) => launched),
     counters: { ...counters, rootHitPrevAt: [...counters.rootHitPrevAt] },
     instructions: vcpu.core.instructions,
     now: vm.clock.nowNs(),
-    exits: [...vcpu.exits],
-    toL1: [...nested.exitsToL1],
-    kept: [...nested.exitsKept],
+    exits: counted(vcpu.exits),
+    toL1: counted(nested.exitsToL1),
+    kept: counted(nested.exitsKept),
     state: [nested.guestMode, vcpu.activity, vcpu.pendingEvent, nested.entries, nested.preemptionTimer.deadlineNs],
   };
 }
@@ -220,7 +296,9 @@ test(`${PROGRAMS} random programs end as they do when every switch is seen`, { t
     const ends = machines.map((m) => {
       prepare(m, seed);
       m.set(15, 0xffff_ffff);
-      m.run([0x0f, 0x01, 0xc2], AT.CODE, 20_000);
+      // The operands are in L0's tables before they are asked for: an instruction that leaves would leave for them once more
+      const touch = [0x48, 0x8b, 0x04, 0x25, ...u32(POINTERS)]; // mov rax, [POINTERS]
+      m.run([...touch, ...VMLAUNCH], AT.CODE, 20_000);
       return outcome(m);
     });
     total += machines[0].nested.exitsToL1.reduce((sum, n) => sum + n, 0);

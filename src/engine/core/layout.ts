@@ -193,10 +193,40 @@ export const S = {
   SPEC_CTRL: at(0x7f8),
   /** What is written to an MSR that cannot be read. u32 */
   WRITE_ONLY_MSR: at(0x7fc),
-  /** Not 0: instructions that leave are offered to the function behind TURN_SLOT first. u32 */
+  /** Not 0: instructions that leave are offered to the function behind TURN_SLOT first; LOADS_VMCS is the engine's. u32 */
   TURNS: at(0x880),
-  /** That function's own: to 0x980. */
+  /** That function's own: to 0x8a0. */
   TURN: at(0x888),
+  /** VMPTRLDs so far: orders VMCS_LIST by use. i64 */
+  VMPTRLD_CLOCK: at(0x8a0),
+  /** VMPTRLDs and VMCLEARs that L0 has not been asked about, and has not counted yet. u32 each, side by side */
+  VMPTRLDS: at(0x8a8),
+  VMCLEARS: at(0x8ac),
+} as const;
+
+/** Bit of S.TURNS: VMPTRLD and VMCLEAR of VMCSs in VMCS_LIST need not leave. L0's own bits are below it. */
+export const LOADS_VMCS = 4;
+/**
+ * VMCSs that VMPTRLD makes current without asking L0, as long as their region begins with IDENTIFIER. VMCLEAR needs nothing of
+ * L0 where IDENTIFIER is a shadow VMCS's (bit 31), which is kept in its region, and the launch state says "clear".
+ */
+export const VMCS_LIST = {
+  AT: at(0x980),
+  ENTRIES: 15,
+  ENTRY_BYTES: 32,
+  /** Guest-physical address of the region. i64 */
+  ADDRESS: 0,
+  /** What S.VMCS is to be; 0: no entry. u32 */
+  CELLS: 8,
+  /** Address of the region's revision identifier, and what is there. u32 each */
+  REGION: 12,
+  IDENTIFIER: 16,
+  /** What S.TURNS is to be. u32 */
+  TURNS: 20,
+  /** When VMPTRLD made it current last, by S.VMPTRLD_CLOCK. i64 */
+  LAST: 24,
+  /** Offset of the launch state in a region: 0 is "clear". u32 */
+  LAUNCHED: 8,
 } as const;
 
 /** In S.TASK, above the vector, type and error bit of the event (interruption information) that has come through a gate. */
@@ -273,8 +303,9 @@ export const SWITCHED = { FIRST: S.CR0, BYTES: S.PDPTE - S.CR0 } as const;
  *
  *   map     READ and WRITE: u16 by slot, offset of the field's cell in the block, or 0: leaves. A slot is made of an
  *           encoding's index, kind and width; encodings with any other bit set leave
- *   block   a cell of 8 bytes a field, from 8 on; DIRTY: a bit for each cell that VMWRITE has changed; GUEST, HOST: what
- *           L0 makes of cells, SWITCHED registers as the state has them
+ *   block   a cell of 8 bytes a field, from 8 on; DIRTY: a bit for each cell that VMWRITE has changed; behind that L0's own:
+ *           GUEST, HOST: what it makes of cells, SWITCHED registers as the state has them; TURN: what it prepares for turns;
+ *           KNOWN: the cells as L0 has last looked at them
  */
 export const VMCS_MAP = {
   READ: 0,
@@ -285,7 +316,15 @@ export const VMCS_MAP = {
   /** Bits of an encoding that make the slot: index 6:1, kind 11:10, width 14:13. */
   ENCODING_BITS: 0x6c7e,
 } as const;
-export const VMCS_CELLS = { DIRTY: 0x7e0, DIRTY_BYTES: 0x20, GUEST: 0x800, HOST: 0xa00, BYTES: 0xc00 } as const;
+export const VMCS_CELLS = {
+  DIRTY: 0x7e0,
+  DIRTY_BYTES: 0x20,
+  GUEST: 0x800,
+  TURN: 0x950,
+  HOST: 0xa00,
+  KNOWN: 0xc00,
+  BYTES: 0x1400,
+} as const;
 export const vmcsSlot = (encoding: number): number =>
   ((encoding >>> 1) & 0x3f) | ((encoding >>> 4) & 0xc0) | ((encoding >>> 5) & 0x300);
 

@@ -42,6 +42,25 @@ const wrmsr: Helper = (cpu, record) => {
   return STATUS.NEXT;
 };
 
+/** S.MSR_BITMAP has the bit of an MSR, at CPL 0: SDM 3C 24.6.9 "MSR-Bitmap Address". */
+function isAskedFor(index: Local, access: number): Expr {
+  const zero = i32.const(0);
+  const bitmap = i32.load(zero, S.MSR_BITMAP);
+  // Low MSRs, or those from C000_0000H on, behind which the second KiB is
+  const low = i32.and(index.get, i32.const(0x1fff));
+  const isInRange = i32.eqz(i32.and(index.get, i32.const(0x3fff_e000)));
+  const isHalf = i32.eqz(i32.and(i32.xor(index.get, i32.shl(index.get, i32.const(1))), i32.const(0x8000_0000)));
+  const kib = i32.and(i32.shrU(index.get, i32.const(21)), i32.const(1024));
+  const at = i32.add(i32.add(bitmap, kib), i32.shrU(low, i32.const(3)));
+  const byte = i32.load8U(at, access === OPEN_MSR.READ ? 0 : 2048);
+  const bit = i32.and(i32.shrU(byte, i32.and(index.get, i32.const(7))), i32.const(1));
+  const isOpen = i32.and(
+    i32.and(isInRange, isHalf),
+    i32.and(i32.gtU(bitmap, i32.const(1)), i32.eqz(i32.load(zero, S.CPL))),
+  );
+  return i32.and(isOpen, bit);
+}
+
 /**
  * RDMSR or WRMSR of one of OPEN_MSRS, where neither the level nor a bitmap forbids it; else `helper`.
  *
@@ -56,7 +75,10 @@ function openMsr(m: Semantics, helper: Helper, access: number): Local {
     i32.eq(i32.load(slot.get, OPEN_MSRS.INDEX), index.get),
     i32.ne(i32.and(i32.load(slot.get, OPEN_MSRS.ACCESS), i32.const(access)), zero),
   );
-  m.f.if(i32.or(i32.load(zero, S.CPL), i32.eqz(isOpen)), () => m.helperInstead(helper));
+  m.f.if(i32.or(i32.load(zero, S.CPL), i32.eqz(isOpen)), () => {
+    m.rarely(isAskedFor(index, access), () => m.exitBefore(access === OPEN_MSR.READ ? EXIT.RDMSR : EXIT.WRMSR));
+    m.helperInstead(helper);
+  });
   const bitmap = m.let(i32.load(zero, S.MSR_BITMAP));
   m.f.if(bitmap.get, () => {
     // 1 is no page: what is looked at there does not count

@@ -5,7 +5,7 @@ import type { Local } from '../../wasm/module.ts';
 import { memoryOperandExit } from '../core/exit-information.ts';
 import { EXIT, type ExitReason } from '../core/exits.ts';
 import type { Helper } from '../core/helpers.ts';
-import { S, VMCS_CELLS, VMCS_MAP } from '../core/layout.ts';
+import { LOADS_VMCS, S, VMCS_CELLS, VMCS_LIST, VMCS_MAP } from '../core/layout.ts';
 import type { Processor } from '../core/processor.ts';
 import { type Instruction, instruction } from './instruction.ts';
 import type { Semantics } from './semantics.ts';
@@ -141,6 +141,69 @@ const writeField: FieldAccess = (m, block, cell) => {
   });
 };
 
+/**
+ * VMPTRLD and VMCLEAR of a VMCS that L0 has laid open (VMCS_LIST), where it lets them through: SDM 3C 30.3 "VMPTRLD",
+ * "VMCLEAR", Operation, as far as it goes without an error. All else leaves.
+ *
+ * @param body  What it does with the entry; `leaves` if it cannot.
+ */
+const vmcsPointer = (name: 'VMPTRLD' | 'VMCLEAR', form: string, count: number, body: PointerUse): Instruction => {
+  const leaves = vmx(name === 'VMPTRLD' ? EXIT.VMPTRLD : EXIT.VMCLEAR);
+  return instruction({
+    name,
+    source: `SDM 3C 30.3 "${name}"`,
+    forms: { [form]: `${name} m64` },
+    feature: 'vmx',
+    execute(m) {
+      if (!m.long) {
+        m.helper(leaves);
+        return;
+      }
+      const { f } = m;
+      const zero = i32.const(0);
+      const isClosed = i32.eqz(i32.and(i32.load(zero, S.TURNS), i32.const(LOADS_VMCS)));
+      f.if(i32.or(isClosed, i32.load(zero, S.CPL)), () => m.helperInstead(leaves));
+      const address = m.let(m.loadU(0));
+      const entry = m.let(i32.const(VMCS_LIST.AT));
+      f.block((found) => {
+        f.loop((again) => {
+          f.brIf(found, i64.eq(i64.load(entry.get, VMCS_LIST.ADDRESS), address.get));
+          f.set(entry, i32.add(entry.get, i32.const(VMCS_LIST.ENTRY_BYTES)));
+          f.brIf(again, i32.ltU(entry.get, i32.const(VMCS_LIST.AT + VMCS_LIST.ENTRIES * VMCS_LIST.ENTRY_BYTES)));
+        });
+        m.helperInstead(leaves);
+      });
+      const cells = m.let(i32.load(entry.get, VMCS_LIST.CELLS));
+      const region = m.let(i32.load(entry.get, VMCS_LIST.REGION));
+      const isOther = i32.ne(i32.load(region.get), i32.load(entry.get, VMCS_LIST.IDENTIFIER));
+      f.if(i32.or(i32.eqz(cells.get), isOther), () => m.helperInstead(leaves));
+      body(m, entry, cells, region, () => m.helperInstead(leaves));
+      f.do(i32.store(zero, i32.add(i32.load(zero, count), i32.const(1)), count));
+      m.flagsExplicit(i64.const(0));
+    },
+  });
+};
+type PointerUse = (m: Semantics, entry: Local, cells: Local, region: Local, leaves: () => void) => void;
+
+const makeCurrent: PointerUse = ({ f }, entry, cells) => {
+  const zero = i32.const(0);
+  f.do(i32.store(zero, cells.get, S.VMCS));
+  f.do(i32.store(zero, i32.load(entry.get, VMCS_LIST.TURNS), S.TURNS));
+  f.do(i64.store(zero, i64.add(i64.load(zero, S.VMPTRLD_CLOCK), i64.const(1)), S.VMPTRLD_CLOCK));
+  f.do(i64.store(entry.get, i64.load(zero, S.VMPTRLD_CLOCK), VMCS_LIST.LAST));
+};
+
+/** What is in its region already, and is not launched. */
+const clear: PointerUse = ({ f }, entry, cells, region, leaves) => {
+  const zero = i32.const(0);
+  const isShadow = i32.ltS(i32.load(entry.get, VMCS_LIST.IDENTIFIER), zero);
+  f.if(i32.or(i32.eqz(isShadow), i32.load(region.get, VMCS_LIST.LAUNCHED)), leaves);
+  f.if(i32.eq(i32.load(zero, S.VMCS), cells.get), () => {
+    f.do(i32.store(zero, zero, S.VMCS));
+    f.do(i32.store(zero, i32.const(LOADS_VMCS), S.TURNS));
+  });
+};
+
 export const VIRTUALIZATION: readonly Instruction[] = [
   call('VMCALL', 'SDM 3C 30.3 "VMCALL"', 'NP 0F 01 C1', EXIT.VMCALL),
   call('VMFUNC', 'SDM 3C 30.3 "VMFUNC"', 'NP 0F 01 D4', EXIT.VMFUNC, 'vmx'),
@@ -149,9 +212,9 @@ export const VIRTUALIZATION: readonly Instruction[] = [
   vmxAlone('VMXOFF', 'NP 0F 01 C4', EXIT.VMXOFF),
   vmcsAccess('VMREAD', 'NP 0F 78 /r f64', 'r/my, ry', 1, readField),
   vmcsAccess('VMWRITE', 'NP 0F 79 /r f64', 'ry, r/my', 0, writeField),
-  row('VMPTRLD', 'NP 0F C7 /6:m', 'm64', vmx(EXIT.VMPTRLD), 'vmx'),
+  vmcsPointer('VMPTRLD', 'NP 0F C7 /6:m', S.VMPTRLDS, makeCurrent),
   row('VMPTRST', 'NP 0F C7 /7:m', 'm64', vmx(EXIT.VMPTRST), 'vmx'),
-  row('VMCLEAR', '66 0F C7 /6:m', 'm64', vmx(EXIT.VMCLEAR), 'vmx'),
+  vmcsPointer('VMCLEAR', '66 0F C7 /6:m', S.VMCLEARS, clear),
   row('VMXON', 'F3 0F C7 /6:m', 'm64', vmx(EXIT.VMXON), 'vmx'),
   row('INVEPT', '66 0F 38 80 /r:m', 'ry, m128', vmx(EXIT.INVEPT), 'vmx'),
   row('INVVPID', '66 0F 38 81 /r:m', 'ry, m128', vmx(EXIT.INVVPID), 'vmx'),

@@ -203,6 +203,8 @@ export class Vcpu {
       vm.runStart = core.instructions;
       this.stallNs = 0;
       this.#lengthNs = lengthNs;
+      // Who watches or logs is to see every exit
+      if (vm.watcher || vm.log) this.state.setU32(S.TURNS, 0);
     }
     for (;;) {
       if (!vm.stopped) {

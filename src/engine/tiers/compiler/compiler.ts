@@ -49,8 +49,8 @@ export interface CompilerOptions {
 
 export const COMPILER_DEFAULTS: CompilerOptions = { threshold: 10_000, batch: 64, bytesMax: 24 << 20 };
 
-/** Instructions whose code looks at registers where regions do not keep them. */
-const ELSEWHERE = new Set(['LAHF', 'SAHF']);
+/** Instructions whose code looks at registers where regions do not keep them, or writes what lockstep does not know of. */
+const ELSEWHERE = new Set(['LAHF', 'SAHF', 'VMPTRLD', 'VMCLEAR']);
 
 /**
  * The compiler tier: hot runs become regions, one WebAssembly function for the pages that call each other.

@@ -139,7 +139,7 @@ export class Lockstep {
     const vmcs = cpu.get(S.VMCS);
     if (vmcs !== 0) {
       journal.page(vmcs);
-      journal.page(vmcs + VMCS_CELLS.BYTES - 1);
+      journal.page(vmcs + VMCS_CELLS.GUEST - 1);
     }
     const beyond = Math.max(0, available - CALL_MAX);
     if (beyond > 0) {

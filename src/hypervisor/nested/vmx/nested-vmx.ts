@@ -25,7 +25,8 @@ import { assert } from '../../../base/assert.ts';
 import { BORN_DOUBLE } from '../../../base/bits.ts';
 import type { Timer } from '../../../contracts/clock.ts';
 import type { InterceptControls } from '../../../engine/core/cpu.ts';
-import { S, VMCS_MAP, vmcsSlot } from '../../../engine/core/layout.ts';
+import { EXIT } from '../../../engine/core/exits.ts';
+import { LOADS_VMCS, S, VMCS_MAP, vmcsSlot } from '../../../engine/core/layout.ts';
 import type { EngineMemory } from '../../../engine/core/memory.ts';
 import type { Processor } from '../../../engine/core/processor.ts';
 import { type StateImages, stateImages } from '../../../engine/core/state-image.ts';
@@ -41,7 +42,8 @@ import { existingFields, linkedVmcs, rootExit } from './instructions.ts';
 import { TscOfL2 } from './l2-tsc.ts';
 import { MergedControls } from './merged-controls.ts';
 import { l2Exit, wantsMsr } from './routes.ts';
-import { afterRun, preventTurns, TurnRegisters } from './turns.ts';
+import { TURNS } from './turn-registers.ts';
+import { afterRun } from './turns.ts';
 import { vmExitForEpt } from './vm-exit.ts';
 import { VmcsCache } from './vmcs-cache.ts';
 import { cellOf, type Vmcs12 } from './vmcs12.ts';
@@ -87,7 +89,6 @@ export class NestedVmx implements NestedLayer, NestedPort {
   pin = 0;
   primary = 0;
   secondary = 0;
-  readonly turn = new TurnRegisters();
 
   // Between two instructions of L2
   /** A monitor-trap-flag exit is due when more instructions than this have retired; -1: not armed. */
@@ -170,9 +171,38 @@ export class NestedVmx implements NestedLayer, NestedPort {
   }
 
   setCurrent(v: Vmcs12): void {
-    preventTurns(this);
     this.v = v;
     this.openVmcs();
+  }
+
+  /** VMPTRLDs and VMCLEARs that did not leave: before L0 asks for the current VMCS, or L1 goes into a guest. */
+  follow(): void {
+    const { cpu, v } = this;
+    const loads = cpu.get(S.VMPTRLDS);
+    const clears = cpu.get(S.VMCLEARS);
+    if ((loads | clears) === 0) return;
+    cpu.set64(S.VMPTRLDS, 0, 0);
+    const { exits } = this.vcpu;
+    exits[EXIT.VMPTRLD] = exits[EXIT.VMPTRLD]! + loads;
+    exits[EXIT.VMCLEAR] = exits[EXIT.VMCLEAR]! + clears;
+    const cells = cpu.get(S.VMCS);
+    if (cells !== (v.address < 0 ? 0 : v.cells)) this.v = cells === 0 ? this.cache.none : this.cache.at(cells);
+  }
+
+  /** VMPTRLD and VMCLEAR may do what L0 would do, unseen. */
+  get loadsVmcs(): boolean {
+    const { vm } = this.vcpu;
+    return !vm.watcher && !vm.debugger && !vm.log && !vm.options.force && vm.mmu.config.keepRootsOnRelease;
+  }
+
+  /** Tells the engine what the running level may do without leaving; after each change of level, too. */
+  allowTurns(): void {
+    let turns: number = TURNS.NONE;
+    if (this.vmxOn && !this.guestMode) {
+      if (this.loadsVmcs) turns |= LOADS_VMCS;
+      if (this.cache.isReady(this.v)) turns |= TURNS.L1_MAY_ENTER;
+    }
+    this.vcpu.state.setU32(S.TURNS, turns);
   }
 
   /** Tells the engine which VMCS the running level reads and writes; after each change of level or of the current VMCS. */
@@ -191,6 +221,7 @@ export class NestedVmx implements NestedLayer, NestedPort {
       // In a hole all bits are set: what L0 finds there when it is asked
       if (reads >= 0 && writes >= 0) cells = linkedVmcs(this)?.cells ?? 0;
     }
+    this.allowTurns();
     state.setU32(S.VMCS, cells);
     state.setU32(S.VMREAD_BITMAP, reads);
     state.setU32(S.VMWRITE_BITMAP, writes);
@@ -198,6 +229,7 @@ export class NestedVmx implements NestedLayer, NestedPort {
 
   attach(vcpu: Vcpu): void {
     this.vcpu = vcpu;
+    this.cache.state = vcpu.state;
     this.cpu = vcpu.engine.processor;
     this.l1Intercepts = vcpu.core.intercepts;
     this.preemptionTimer = vcpu.vm.clock.createTimer(`VMX-preemption timer ${vcpu.index}`, () => {
@@ -233,6 +265,7 @@ export class NestedVmx implements NestedLayer, NestedPort {
   }
 
   afterRun(): void {
+    this.follow();
     afterRun(this);
   }
 
@@ -319,6 +352,7 @@ export class NestedVmx implements NestedLayer, NestedPort {
   }
 
   reset(): void {
+    this.follow();
     this.initHeld = false;
     this.guestMode = false;
     this.vcpu.core.intercepts = this.l1Intercepts;
@@ -336,6 +370,7 @@ export class NestedVmx implements NestedLayer, NestedPort {
   enterVmxOperation(pointer: number): void {
     this.vmxOn = true;
     this.vmxonPointer = pointer;
+    this.cache.drop();
     this.setCurrent(this.cache.none);
     const l1 = this.l1Intercepts;
     l1.cr0Mask = CR0_FIXED;

@@ -17,20 +17,21 @@ import { gpr, REC, S, SEG, SWITCHED, segment, VMCS_CELLS } from '../../../engine
 import type { TurnLibrary } from '../../../engine/core/turn.ts';
 import { TURN as ANSWER } from '../../../engine/decode/decoder.ts';
 import { MODE } from '../../../engine/decode/mode.ts';
-import { call, type Expr, i32, i64, select, v128 } from '../../../wasm/expr.ts';
+import { call, type Expr, I32, i32, i64, select, v128 } from '../../../wasm/expr.ts';
 import type { FunctionBuilder, Local } from '../../../wasm/module.ts';
 import { CR0_KEPT } from './state-areas.ts';
+import { MOVED, TURNS } from './turn-registers.ts';
 import { HAS_INFORMATION } from './vm-exit.ts';
 import { cellOf } from './vmcs12.ts';
 
-/** What S.TURNS says of the level that runs. */
-export const TURNS = { NONE: 0, L2_MAY_LEAVE: 1, L1_MAY_ENTER: 2 } as const;
+/** The VMCS_CELLS block of the VMCS that L2 runs on: u32. */
+export const RUNS_ON = S.TURN;
 
-const at = (offset: number): number => S.TURN + offset;
-/** What turns.ts prepares: u32 unless said otherwise. Numbers say which level's. */
+const at = (offset: number): number => VMCS_CELLS.TURN + offset;
+/** What turns.ts prepares, in the block of each VMCS: u32 unless said otherwise. Numbers say which level's. */
 export const TURN = {
-  /** The VMCS_CELLS block of the current VMCS. */
-  CELLS: at(0x00),
+  /** What S.TURNS is to be behind an exit. */
+  TURNS_1: at(0x00),
   /** Instructions' worth of virtual time that a switch takes. */
   COST: at(0x04),
   /** Bit n: exits of this reason are L1's, and nothing has to be asked about them. i64 */
@@ -43,6 +44,8 @@ export const TURN = {
   PAT_2: at(0x28), // i64
   DR7_2: at(0x30), // i64
   DEBUGCTL_2: at(0x38),
+  /** All bits if generated code may know L2's time-stamp counter where it knows L1's, and the other way round; else 0. */
+  KNOWS_TSC: at(0x3c),
   /** S.QUICK and S.QUICK_RESERVED. */
   QUICK_1: at(0x40), // 2 × u32
   QUICK_2: at(0x48), // 2 × u32
@@ -51,7 +54,10 @@ export const TURN = {
   VMREAD_BITMAP_2: at(0x54),
   VMWRITE_BITMAP_2: at(0x58),
   MSR_BITMAP_2: at(0x5c),
+  /** L2's time-stamp counter less L1's. i64 */
+  TSC_OFFSET: at(0x60),
 } as const;
+assert(TURN.TSC_OFFSET + 8 <= VMCS_CELLS.HOST, 'a block has room for what is prepared');
 
 const zero = i32.const(0);
 const none = i64.const(0);
@@ -62,8 +68,6 @@ const SHADOW_MOV_SS = 2;
 const DR7 = S.DR + 56;
 /** SDM 3C 27.5.1. */
 export const DR7_OF_EXIT = 0x400;
-/** Fields that an exit changes, and the next entry may find changed. */
-const MOVED: readonly VmcsField[] = ['GUEST_RSP', 'GUEST_RIP', 'GUEST_RFLAGS'];
 /** RFLAGS of L2 that need no look at what they arm: no single steps, no alignment checks, no virtual-8086 mode. */
 const PLAIN_FLAGS = RFLAGS_DEFINED & ~(RFLAGS.TF | RFLAGS.AC | RFLAGS.VM | RFLAGS.VIF | RFLAGS.VIP);
 
@@ -89,13 +93,18 @@ class TurnBuilder {
     this.#f = f;
     this.#library = library;
     this.#record = f.parameters[0]!.get;
-    this.#cells = f.let(get(TURN.CELLS));
+    this.#cells = f.local(I32);
     this.#charged = f.let(get(S.BUDGET));
     this.#left = f.let(i32.add(this.#charged.get, i32.load16U(this.#record, REC.REMAINING)));
   }
 
   build(): void {
-    this.#f.if(i32.eq(get(S.TURNS), i32.const(TURNS.L2_MAY_LEAVE)), () => this.#leave());
+    const f = this.#f;
+    f.if(i32.eq(get(S.TURNS), i32.const(TURNS.L2_MAY_LEAVE)), () => {
+      f.set(this.#cells, get(RUNS_ON));
+      this.#leave();
+    });
+    f.set(this.#cells, get(S.VMCS));
     this.#enter();
   }
 
@@ -112,6 +121,12 @@ class TurnBuilder {
   }
   #low(name: VmcsField): Expr {
     return i32.load(this.#cells.get, cellOf(FIELD[name]));
+  }
+  #turn(offset: number): Expr {
+    return i32.load(this.#cells.get, offset);
+  }
+  #turn64(offset: number): Expr {
+    return i64.load(this.#cells.get, offset);
   }
 
   #unless(condition: Expr): void {
@@ -188,24 +203,34 @@ class TurnBuilder {
   }
 
   #keep(quick: number): void {
-    this.#put(quick, get(S.QUICK));
-    this.#put(quick + 4, get(S.QUICK_RESERVED));
+    this.#f.do(i32.store(this.#cells.get, get(S.QUICK), quick));
+    this.#f.do(i32.store(this.#cells.get, get(S.QUICK_RESERVED), quick + 4));
+  }
+
+  /** `VirtualTsc` has gone on by what the switch takes, and the other level reads it otherwise. */
+  #moveTsc(offset: Expr): void {
+    const f = this.#f;
+    const rate = f.let(i32.and(get(S.TSC_RATE), this.#turn(TURN.KNOWS_TSC)));
+    const ticks = i64.mul(i64.extendI32U(rate.get), i64.extendI32U(this.#turn(TURN.COST)));
+    this.#put64(S.TSC_BASE, i64.add(i64.add(get64(S.TSC_BASE), ticks), offset));
+    this.#put(S.TSC_RATE, rate.get);
+    f.release(rate);
   }
 
   /** What `Engine.run` does before it runs, and the end. */
-  #goOn(context: Local, rip: Expr, quick: number, retired: number, turns: number): void {
+  #goOn(context: Local, rip: Expr, quick: number, retired: number, turns: Expr): void {
     const f = this.#f;
     const to = f.let(rip);
     this.#put64(S.RIP, to.get);
     this.#put64(S.NEXT_LINEAR, to.get);
-    this.#put(S.TSC_RATE, zero);
     f.drop(call(this.#library.derive, context.get));
-    this.#put(S.QUICK, get(quick));
-    this.#put(S.QUICK_RESERVED, get(quick + 4));
-    this.#put64(S.RETIRED_AT_END, i64.sub(get64(S.RETIRED_AT_END), i64.extendI32U(get(TURN.COST))));
-    const rest = f.let(i32.sub(i32.sub(this.#left.get, get(TURN.COST)), i32.const(retired)));
+    this.#put(S.QUICK, this.#turn(quick));
+    this.#put(S.QUICK_RESERVED, this.#turn(quick + 4));
+    const cost = this.#turn(TURN.COST);
+    this.#put64(S.RETIRED_AT_END, i64.sub(get64(S.RETIRED_AT_END), i64.extendI32U(cost)));
+    const rest = f.let(i32.sub(i32.sub(this.#left.get, cost), i32.const(retired)));
     this.#put(S.BUDGET, rest.get);
-    this.#put(S.TURNS, i32.const(turns));
+    this.#put(S.TURNS, turns);
     f.ret(select(i32.gtS(rest.get, zero), i32.const(ANSWER.DONE), i32.const(ANSWER.OVER)));
   }
 
@@ -216,7 +241,7 @@ class TurnBuilder {
     const reason = f.let(get(X.REASON));
     const bit = (bits: Expr): Expr => i32.wrap(i64.and(i64.shrU(bits, i64.extendI32U(reason.get)), i64.const(1)));
     this.#unless(i32.geU(reason.get, i32.const(64)));
-    this.#unless(i32.eqz(bit(get64(TURN.REASONS))));
+    this.#unless(i32.eqz(bit(this.#turn64(TURN.REASONS))));
     this.#unless(i32.ltS(get(X.VECTORING), zero));
     this.#unless(i32.ltS(this.#low('ENTRY_INTERRUPTION_INFO'), zero));
     this.#unless(i32.or(get(S.PENDING_DEBUG), get(S.NMI_BLOCKED)));
@@ -224,8 +249,8 @@ class TurnBuilder {
     this.#unless(i32.eqz(i32.and(get(S.MODE), i32.const(MODE.LONG))));
     this.#unless(
       i32.or(
-        i32.or(i32.ne(get(S.EFER), get(TURN.EFER_2)), i32.ne(get(S.DEBUGCTL), get(TURN.DEBUGCTL_2))),
-        i32.or(i64.ne(get64(DR7), get64(TURN.DR7_2)), i64.ne(get64(S.PAT), get64(TURN.PAT_2))),
+        i32.or(i32.ne(get(S.EFER), this.#turn(TURN.EFER_2)), i32.ne(get(S.DEBUGCTL), this.#turn(TURN.DEBUGCTL_2))),
+        i32.or(i64.ne(get64(DR7), this.#turn64(TURN.DR7_2)), i64.ne(get64(S.PAT), this.#turn64(TURN.PAT_2))),
       ),
     );
     let differences = i32.const(0);
@@ -252,44 +277,61 @@ class TurnBuilder {
     for (const name of CLEARED) this.#save(name, none);
 
     this.#keep(TURN.QUICK_2);
-    for (const [cell, kept] of OPENED) this.#put(kept, get(cell));
+    for (const [cell, kept] of OPENED) f.do(i32.store(this.#cells.get, get(cell), kept));
     for (const [cell] of OPENED) this.#put(cell, cell === S.VMCS ? this.#cells.get : zero);
 
     this.#loadImage(VMCS_CELLS.HOST);
-    this.#put(S.EFER, get(TURN.EFER_1));
-    this.#put64(S.PAT, get64(TURN.PAT_1));
+    this.#put(S.EFER, this.#turn(TURN.EFER_1));
+    this.#put64(S.PAT, this.#turn64(TURN.PAT_1));
     this.#put64(DR7, i64.const(DR7_OF_EXIT));
     this.#put(S.DEBUGCTL, zero);
     this.#put(S.SHADOW_KIND, zero);
     this.#put(S.CPL, zero);
     this.#put64(RSP, this.#field('HOST_RSP'));
     this.#setFlags(i32.const(RFLAGS.FIXED1));
-    this.#goOn(context, this.#field('HOST_RIP'), TURN.QUICK_1, 0, TURNS.L1_MAY_ENTER);
+    this.#moveTsc(i64.sub(none, this.#turn64(TURN.TSC_OFFSET)));
+    this.#goOn(context, this.#field('HOST_RIP'), TURN.QUICK_1, 0, this.#turn(TURN.TURNS_1));
+  }
+
+  /** Of what has been written, a word of DIRTY: goes on where each field has the value that L0 knows, or is judged here. */
+  #unlessKnown(word: number): void {
+    const f = this.#f;
+    const cells = this.#cells.get;
+    const bits = f.let(i32.and(i32.load(cells, VMCS_CELLS.DIRTY + 4 * word), i32.const(~MOVED_BITS[word]!)));
+    f.if(
+      bits.get,
+      () =>
+        f.loop((again) => {
+          const cell = f.let(i32.add(cells, i32.shl(i32.ctz(bits.get), i32.const(3))));
+          const known = i64.load(cell.get, VMCS_CELLS.KNOWN + 256 * word);
+          this.#unless(i64.ne(i64.load(cell.get, 256 * word), known));
+          f.set(bits, i32.and(bits.get, i32.sub(bits.get, i32.const(1))));
+          f.brIf(again, bits.get);
+          f.release(cell);
+        }),
+      undefined,
+      false,
+    );
+    f.release(bits);
   }
 
   // ---- from L1 to L2 ---------------------------------------------------------------------------------------------------
 
   #enter(): void {
     const f = this.#f;
+    this.#unless(i32.eqz(i32.and(get(S.TURNS), i32.const(TURNS.L1_MAY_ENTER))));
     this.#unless(i32.ne(get(X.REASON), i32.const(EXIT.VMRESUME)));
     this.#unless(get(S.CPL));
     this.#unless(i32.and(i32.eq(get(S.SHADOW_KIND), i32.const(SHADOW_MOV_SS)), this.#isShadowed()));
     this.#unless(
       i32.or(
-        i32.or(i32.ne(get(S.CR0), get(TURN.CR0_1)), i32.ne(get(S.CR4), get(TURN.CR4_1))),
-        i32.or(i32.ne(get(S.EFER), get(TURN.EFER_1)), i64.ne(get64(S.PAT), get64(TURN.PAT_1))),
+        i32.or(i32.ne(get(S.CR0), this.#turn(TURN.CR0_1)), i32.ne(get(S.CR4), this.#turn(TURN.CR4_1))),
+        i32.or(i32.ne(get(S.EFER), this.#turn(TURN.EFER_1)), i64.ne(get64(S.PAT), this.#turn64(TURN.PAT_1))),
       ),
     );
     const hasDebug = i64.ne(get64(DR7), i64.const(DR7_OF_EXIT));
     this.#unless(i32.or(hasDebug, get(S.DEBUGCTL)));
-    // Of what has been written, only what is judged here
-    let others = i32.const(0);
-    for (let word = 0; word < VMCS_CELLS.DIRTY_BYTES; word += 4) {
-      const dirty = i32.load(this.#cells.get, VMCS_CELLS.DIRTY + word);
-      const mine = MOVED_BITS[word / 4]!;
-      others = i32.or(others, mine === 0 ? dirty : i32.and(dirty, i32.const(~mine)));
-    }
-    this.#unless(others);
+    for (let word = 0; word < VMCS_CELLS.DIRTY_BYTES / 4; word += 1) this.#unlessKnown(word);
     const rip = f.let(this.#field('GUEST_RIP'));
     // With five levels more is canonical: that is for who judges all
     this.#unless(i64.ne(i64.shrS(i64.shl(rip.get, i64.const(16)), i64.const(16)), rip.get));
@@ -298,16 +340,17 @@ class TurnBuilder {
     this.#unless(i64.eqz(i64.and(flags.get, i64.const(RFLAGS.FIXED1))));
     const context = this.#ask(1);
 
-    MOVED_BITS.forEach((bits, word) => {
-      if (bits !== 0) f.do(i32.store(this.#cells.get, zero, VMCS_CELLS.DIRTY + 4 * word));
-    });
+    for (let part = 0; part < VMCS_CELLS.DIRTY_BYTES; part += 8) {
+      f.do(i64.store(this.#cells.get, none, VMCS_CELLS.DIRTY + part));
+    }
     this.#keep(TURN.QUICK_1);
-    for (const [cell, kept] of OPENED) this.#put(cell, get(kept));
+    for (const [cell, kept] of OPENED) this.#put(cell, this.#turn(kept));
+    this.#put(RUNS_ON, this.#cells.get);
     this.#loadImage(VMCS_CELLS.GUEST);
-    this.#put(S.EFER, get(TURN.EFER_2));
-    this.#put64(S.PAT, get64(TURN.PAT_2));
-    this.#put64(DR7, get64(TURN.DR7_2));
-    this.#put(S.DEBUGCTL, get(TURN.DEBUGCTL_2));
+    this.#put(S.EFER, this.#turn(TURN.EFER_2));
+    this.#put64(S.PAT, this.#turn64(TURN.PAT_2));
+    this.#put64(DR7, this.#turn64(TURN.DR7_2));
+    this.#put(S.DEBUGCTL, this.#turn(TURN.DEBUGCTL_2));
     const rights = get(segment(SEG.SS) + SEG.ACCESS);
     this.#put(S.CPL, i32.and(i32.shrU(rights, i32.const(5)), i32.const(3)));
     this.#put64(RSP, this.#field('GUEST_RSP'));
@@ -319,7 +362,8 @@ class TurnBuilder {
     this.#put(S.NMI_BLOCKED, zero);
     this.#put(S.PENDING_DEBUG, zero);
     this.#put64(S.PAUSE_FIRST, none);
-    this.#goOn(context, rip.get, TURN.QUICK_2, 1, TURNS.L2_MAY_LEAVE);
+    this.#moveTsc(this.#turn64(TURN.TSC_OFFSET));
+    this.#goOn(context, rip.get, TURN.QUICK_2, 1, i32.const(TURNS.L2_MAY_LEAVE));
   }
 }
 

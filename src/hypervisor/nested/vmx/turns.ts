@@ -15,14 +15,16 @@ import { EXIT_REASONS as R } from '../../../arch/vmx/exit-reasons.ts';
 import { FIELD } from '../../../arch/vmx/fields.ts';
 import { WINDOW } from '../../../engine/core/cpu.ts';
 import { X } from '../../../engine/core/exits.ts';
-import { gpr, S, SEG, segment } from '../../../engine/core/layout.ts';
+import { gpr, LOADS_VMCS, S, SEG, segment } from '../../../engine/core/layout.ts';
 import type { Engine } from '../../../engine/engine.ts';
 import type { Vcpu } from '../../vcpu/vcpu.ts';
+import { mergeControls } from './controls02.ts';
 import type { MergedControls } from './merged-controls.ts';
 import { type NestedVmx, SWITCH_NS } from './nested-vmx.ts';
 import { goesToL1, wantsMsr, wantsPort } from './routes.ts';
 import { CR0_KEPT, rightsKey } from './state-areas.ts';
-import { buildTurn, DR7_OF_EXIT, TURN, TURNS } from './turn-code.ts';
+import { buildTurn, DR7_OF_EXIT, RUNS_ON, TURN } from './turn-code.ts';
+import { TURNS } from './turn-registers.ts';
 import { enterVirtualApic } from './virtual-apic.ts';
 
 const DR7 = S.DR + 56;
@@ -38,18 +40,6 @@ const REASONS: readonly number[] = [
   ...[R.VMXOFF, R.VMXON, R.MWAIT, R.MONITOR, R.PAUSE, R.INVEPT, R.RDTSCP, R.INVVPID, R.WBINVD, R.XSETBV],
   ...BY_BITMAP,
 ];
-
-/** Control registers of both levels as they are at each turn, for the MMU. */
-export class TurnRegisters {
-  cr0Of1 = 0;
-  cr4Of1 = 0;
-  eferOf1 = 0;
-  pcidOf1 = 0;
-  cr0Of2 = 0;
-  cr4Of2 = 0;
-  eferOf2 = 0;
-  pcidOf2 = 0;
-}
 
 /** Gives the engine the code; `running` is the vCPU that runs. */
 export function installTurns(engine: Engine, running: () => Vcpu): void {
@@ -72,9 +62,10 @@ export function noteReasons(merged: MergedControls): void {
   merged.turnReasonsHi = hi;
 }
 
-/** Every exit and entry goes the whole way. */
+/** The next exit and the next entry of the current VMCS go the whole way. */
 export function preventTurns(n: NestedVmx): void {
-  n.vcpu.state.setU32(S.TURNS, TURNS.NONE);
+  n.cache.setReady(n.v, false);
+  n.allowTurns();
 }
 
 // ---- after an entry ------------------------------------------------------------------------------------------------------
@@ -93,8 +84,9 @@ export interface L1Before {
 
 /** L2 is about to run after an entry that went the whole way: prepares turns if it is plain. */
 export function prepareTurns(n: NestedVmx, l1: L1Before): void {
-  const { v, vcpu, cpu, turn } = n;
+  const { v, vcpu, cpu } = n;
   if (!isPlainL2(n) || !isPlainL1(n, l1)) return;
+  const { turn } = v;
   turn.cr0Of1 = l1.cr0;
   turn.cr4Of1 = l1.cr4;
   turn.eferOf1 = l1.efer;
@@ -103,21 +95,28 @@ export function prepareTurns(n: NestedVmx, l1: L1Before): void {
   turn.cr4Of2 = cpu.cr4;
   turn.eferOf2 = cpu.efer;
   turn.pcidOf2 = (cpu.cr4 & CR4.PCIDE) !== 0 ? cpu.get(S.CR3) & 0xfff : 0;
-  n.rightsByTag[vcpu.mmu.currentTag()] = rightsKey(cpu);
+  turn.rightsOf1 = n.rightsOfL1;
+  turn.rightsOf2 = rightsKey(cpu);
+  n.rightsByTag[vcpu.mmu.currentTag()] = turn.rightsOf2;
 
-  cpu.set(TURN.CELLS, v.cells);
-  cpu.set(TURN.COST, SWITCH_NS / vcpu.vm.options.nsPerInstruction);
-  cpu.set64(TURN.REASONS, n.merged.turnReasonsLo, n.merged.turnReasonsHi);
-  cpu.set(TURN.CR0_1, l1.cr0);
-  cpu.set(TURN.CR4_1, l1.cr4);
-  cpu.set(TURN.EFER_1, l1.efer);
-  cpu.set64(TURN.PAT_1, l1.patLo, l1.patHi);
-  cpu.set(TURN.QUICK_1, l1.quick);
-  cpu.set(TURN.QUICK_1 + 4, l1.quickReserved);
-  cpu.set(TURN.EFER_2, cpu.efer);
-  cpu.copy64(TURN.PAT_2, S.PAT);
-  cpu.copy64(TURN.DR7_2, DR7);
-  cpu.set(TURN.DEBUGCTL_2, cpu.get(S.DEBUGCTL));
+  const at = v.cells;
+  cpu.set(RUNS_ON, at);
+  cpu.set(at + TURN.TURNS_1, n.loadsVmcs ? TURNS.L1_MAY_ENTER | LOADS_VMCS : TURNS.L1_MAY_ENTER);
+  cpu.set(at + TURN.COST, SWITCH_NS / vcpu.vm.options.nsPerInstruction);
+  cpu.set64(at + TURN.REASONS, n.merged.turnReasonsLo, n.merged.turnReasonsHi);
+  cpu.set(at + TURN.CR0_1, l1.cr0);
+  cpu.set(at + TURN.CR4_1, l1.cr4);
+  cpu.set(at + TURN.EFER_1, l1.efer);
+  cpu.set64(at + TURN.PAT_1, l1.patLo, l1.patHi);
+  cpu.set(at + TURN.QUICK_1, l1.quick);
+  cpu.set(at + TURN.QUICK_1 + 4, l1.quickReserved);
+  cpu.set(at + TURN.EFER_2, cpu.efer);
+  cpu.copy64(at + TURN.PAT_2, S.PAT);
+  cpu.copy64(at + TURN.DR7_2, DR7);
+  cpu.set(at + TURN.DEBUGCTL_2, cpu.get(S.DEBUGCTL));
+  cpu.set(at + TURN.KNOWS_TSC, n.tsc.isScaled ? 0 : 0xffff_ffff);
+  cpu.set64(at + TURN.TSC_OFFSET, n.tsc.offsetLo, n.tsc.offsetHi);
+  n.cache.setReady(v, true);
   cpu.set(S.TURNS, TURNS.L2_MAY_LEAVE);
 }
 
@@ -195,7 +194,7 @@ function account(n: NestedVmx, retired: number): void {
   const { core } = vcpu;
   const left = cpu.i32[S.BUDGET >>> 2]!;
   core.instructions += core.slice - left + retired;
-  core.slice = left - retired - cpu.get(TURN.COST);
+  core.slice = left - retired - cpu.get(n.v.cells + TURN.COST);
   vcpu.stallNs += SWITCH_NS;
 }
 
@@ -222,7 +221,8 @@ const isWanted = (n: NestedVmx, reason: number): boolean =>
   reason === R.IO_INSTRUCTION ? wantsPort(n) : wantsMsr(n, n.cpu.get(gpr(1)), reason === R.WRMSR);
 
 function leave(n: NestedVmx): number {
-  const { vcpu, cpu, turn } = n;
+  const { vcpu, cpu } = n;
+  const { turn } = n.v;
   if (isSeen(vcpu) || n.pendingDebug !== 0 || n.mtfPending || n.preemptionExpired || cpu.walker.watching) return 0;
   const reason = cpu.get(X.REASON);
   if (reason >= R.IO_INSTRUCTION && reason <= R.WRMSR && !isWanted(n, reason)) return 0;
@@ -250,9 +250,13 @@ function passes(n: NestedVmx): boolean {
 }
 
 function enter(n: NestedVmx): number {
-  const { v, vcpu, cpu, turn } = n;
+  n.follow();
+  const { v, vcpu, cpu } = n;
+  const { turn } = v;
   const { vm } = vcpu;
   if (isSeen(vcpu) || n.initHeld || cpu.walker.watching) return 0;
+  // Those of the VMCS that was current at the last entry, if this is another one
+  if (n.merged !== v.merged) mergeControls(n);
   const waits = vm.irq.hasInterrupt(vcpu.index);
   const isOpen = (v.lo(FIELD.GUEST_RFLAGS) & RFLAGS.IF) !== 0;
   if (waits && (isOpen || n.hasPin(PIN.EXTERNAL_INTERRUPT_EXITING))) return 0;
@@ -266,6 +270,7 @@ function enter(n: NestedVmx): number {
   if (!passes(n)) return 0;
   enterVirtualApic(n);
   if (n.tprBelow || n.hasVirtualInterrupt) return 0;
+  if (n.rightsByTag[vcpu.mmu.tagOfVpid(n.vpid)] !== turn.rightsOf2) return 0;
   if (!vcpu.mmu.enterAsBefore(turn.cr0Of2, turn.cr4Of2, turn.eferOf2)) return 0;
   account(n, 1);
   if (isTimed) {
@@ -275,6 +280,7 @@ function enter(n: NestedVmx): number {
   }
   vcpu.exits[R.VMRESUME] = vcpu.exits[R.VMRESUME]! + 1;
   n.entries += 1;
+  n.rightsOfL1 = turn.rightsOf1;
   n.guestMode = true;
   vcpu.core.intercepts = n.merged.intercepts;
   return settle(n, turn.pcidOf2, waits);

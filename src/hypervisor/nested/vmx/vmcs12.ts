@@ -29,6 +29,7 @@ import { VMCS_CELLS } from '../../../engine/core/layout.ts';
 import type { GuestPhysical } from './guest-physical.ts';
 import { MergedControls } from './merged-controls.ts';
 import { fillGuestImage, followGuestField, isInHostImage } from './switched-state.ts';
+import { MOVED, TurnRegisters } from './turn-registers.ts';
 
 export const REGION = { REVISION: 0, ABORT: 4, LAUNCHED: 8, FIELDS: 64 } as const;
 export const SHADOW_VMCS = 0x8000_0000;
@@ -64,6 +65,10 @@ const GROUP = Uint8Array.from({ length: VMCS_FIELD_COUNT }, (_, row) => groupsOf
 export const cellOf = (row: number): number => 8 * (row + 1);
 assert(cellOf(VMCS_FIELD_COUNT) <= VMCS_CELLS.DIRTY, 'all fields have cells');
 
+/** By row: a turn may have seen another value than `absorb`. */
+const IS_MOVED = new Uint8Array(VMCS_FIELD_COUNT);
+for (const field of MOVED) IS_MOVED[FIELD[field]] = 1;
+
 const DIRTY_WORDS = VMCS_CELLS.DIRTY_BYTES / 4;
 
 /** Where the block of a shadow VMCS begins: its cells are the region's. */
@@ -71,6 +76,8 @@ const CELLS_IN_REGION = rowAddress(0, 0) - cellOf(0);
 assert(CELLS_IN_REGION + VMCS_CELLS.DIRTY + VMCS_CELLS.DIRTY_BYTES <= REGION_BYTES, 'a region has room for the block');
 
 export class Vmcs12 implements VmcsReader {
+  /** Its place in VMCS_LIST, or -1: it has none. */
+  readonly place: number;
   /** L1-physical address of the current VMCS, or -1: there is none (FFFFFFFF_FFFFFFFFH). */
   address = -1;
   launched = false;
@@ -79,10 +86,13 @@ export class Vmcs12 implements VmcsReader {
   readonly #isInRegion: boolean;
   dirty: number = DIRTY.ALL;
   readonly merged = new MergedControls();
+  readonly turn = new TurnRegisters();
   /** Address of the VMCS_CELLS block. */
   readonly cells: number;
   readonly image: VmcsImage;
   readonly #words: Uint32Array;
+  /** Their values as `absorb` has last seen them, or `load`. */
+  readonly #known: Uint32Array;
   /** A bit for each cell, as the engine writes it. */
   readonly #changed: Uint32Array;
   /** Addresses of what switched-state.ts makes of fields. */
@@ -101,9 +111,11 @@ export class Vmcs12 implements VmcsReader {
 
   /**
    * @param cells  Address of a VMCS_CELLS block in linear memory.
+   * @param place  In VMCS_LIST.
    * @param region  The block is in the region of the shadow VMCS at this L1-physical address, or -1.
    */
-  constructor(memory: GuestPhysical, cells: number, revision: number, region = -1) {
+  constructor(memory: GuestPhysical, cells: number, revision: number, place: number, region = -1) {
+    this.place = place;
     this.#isInRegion = region >= 0;
     this.isShadow = this.#isInRegion;
     this.address = region;
@@ -115,6 +127,9 @@ export class Vmcs12 implements VmcsReader {
     this.hostImage = cells + VMCS_CELLS.HOST;
     const first = (cells + cellOf(0)) >>> 2;
     this.#words = memory.words.subarray(first, first + 2 * VMCS_FIELD_COUNT);
+    // Of a shadow VMCS nobody asks
+    const known = first + (VMCS_CELLS.KNOWN >>> 2);
+    this.#known = region < 0 ? memory.words.subarray(known, known + 2 * VMCS_FIELD_COUNT) : this.#words;
     this.image = new VmcsImage(this.#words);
     const dirty = (cells + VMCS_CELLS.DIRTY) >>> 2;
     this.#changed = memory.words.subarray(dirty, dirty + DIRTY_WORDS);
@@ -147,9 +162,14 @@ export class Vmcs12 implements VmcsReader {
     this.#changed[(row + 1) >>> 5]! |= 1 << ((row + 1) & 31);
   }
 
-  /** Brings up to date what depends on fields: which checks are due, what must be merged. */
+  /**
+   * Brings up to date what depends on fields: which checks are due, what must be merged. A field that has been changed and
+   * changed back is none: hypervisors do so on their way between two guests.
+   */
   absorb(): void {
     const changed = this.#changed;
+    const words = this.#words;
+    const known = this.#known;
     for (let word = 0; word < DIRTY_WORDS; word += 1) {
       let bits = changed[word]!;
       if (bits === 0) continue;
@@ -158,6 +178,10 @@ export class Vmcs12 implements VmcsReader {
         const bit = bits & -bits;
         bits ^= bit;
         const row = 32 * word + 30 - Math.clz32(bit);
+        const isSame = known[2 * row] === words[2 * row] && known[2 * row + 1] === words[2 * row + 1];
+        if (isSame && IS_MOVED[row] === 0) continue;
+        known[2 * row] = words[2 * row]!;
+        known[2 * row + 1] = words[2 * row + 1]!;
         VMX_CHECKS.suspect(this.vmxSuspects, row);
         GUEST_CHECKS.suspect(this.guestSuspects, row);
         this.dirty |= GROUP[row]!;
@@ -180,6 +204,7 @@ export class Vmcs12 implements VmcsReader {
     }
     VMX_CHECKS.suspectAll(this.vmxSuspects);
     GUEST_CHECKS.suspectAll(this.guestSuspects);
+    this.#known.set(words);
     this.#changed.fill(0);
     this.dirty = DIRTY.ALL;
     this.judgedMode = -1;
@@ -201,7 +226,7 @@ export class Vmcs12 implements VmcsReader {
 }
 
 /** The shadow VMCS at that address, or undefined where there is no RAM. */
-export function shadowVmcs(memory: GuestPhysical, region: number, revision: number): Vmcs12 | undefined {
+export function shadowVmcs(memory: GuestPhysical, region: number, revision: number, place: number): Vmcs12 | undefined {
   const at = memory.offset(region);
-  return at < 0 ? undefined : new Vmcs12(memory, at + CELLS_IN_REGION, revision, region);
+  return at < 0 ? undefined : new Vmcs12(memory, at + CELLS_IN_REGION, revision, place, region);
 }
