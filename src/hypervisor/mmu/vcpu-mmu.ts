@@ -236,10 +236,28 @@ export class VcpuMmu implements WalkContext, Syncer {
    * @param cr0  And the others: L2's, in force from here on.
    */
   enterAsBefore(cr0: number, cr4: number, efer: number): boolean {
+    const { nested, guestMmu, gvaWalkL2, vm } = this;
+    const lo = nested.eptPointerLo;
+    if (!this.mayFindAll || this.requests !== 0 || !nested.usesEpt || !nested.usesVpid) return false;
+    const { source } = gvaWalkL2;
+    const isWalkOther = source.cr0 !== (cr0 | 0) || source.cr4 !== (cr4 | 0) || source.efer !== (efer | 0);
+    if (isWalkOther || source.use !== USE_NESTED || lo !== this.#eptLo) return this.#enterAnother(cr0, cr4, efer);
+    const { current } = guestMmu.roots;
+    if (nested.usesMbec !== this.#eptMbec || current.pgdLo !== lo || current.pgdHi !== nested.eptPointerHi) return false;
+    if (!this.#isLoaded(guestMmu, this.ngpaWalk.rootRole)) return false;
+    this.mmu = guestMmu;
+    this.gvaWalk = gvaWalkL2;
+    vm.counters.roleSkip += 2;
+    vm.counters.rootHitCurrent += 1;
+    this.tlb.loadRoot(guestMmu.descriptor);
+    return true;
+  }
+
+  /** The same where another L2 ran last: its walker may be there still, and its root among the previous ones. */
+  #enterAnother(cr0: number, cr4: number, efer: number): boolean {
     const { nested, guestMmu, vm } = this;
     const lo = nested.eptPointerLo;
     const hi = nested.eptPointerHi;
-    if (!this.mayFindAll || this.requests !== 0 || !nested.usesEpt || !nested.usesVpid) return false;
     const isRoleOther = this.#eptLo === -1 || ((lo ^ this.#eptLo) & 0xfff) !== 0;
     if (isRoleOther || nested.usesMbec !== this.#eptMbec) return false;
     const w = this.#findWalkOfL2(cr0 | 0, cr4 | 0, efer | 0, USE_NESTED);

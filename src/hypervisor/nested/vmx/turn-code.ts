@@ -185,7 +185,7 @@ class TurnBuilder {
     });
   }
 
-  /** Asks L0, with a budget that it can count with. The address of the TLB context. */
+  /** Asks L0, with a budget that it can count with, and that it may shorten. The address of the TLB context. */
   #ask(isEntry: number): Local {
     const f = this.#f;
     this.#put(S.BUDGET, this.#left.get);
@@ -199,6 +199,7 @@ class TurnBuilder {
       undefined,
       false,
     );
+    f.set(this.#left, get(S.BUDGET));
     return context;
   }
 
@@ -293,24 +294,26 @@ class TurnBuilder {
     this.#goOn(context, this.#field('HOST_RIP'), TURN.QUICK_1, 0, this.#turn(TURN.TURNS_1));
   }
 
-  /** Of what has been written, a word of DIRTY: goes on where each field has the value that L0 knows, or is judged here. */
+  /** A word of DIRTY without the bits of MOVED. */
+  #others(word: number): Expr {
+    const dirty = i32.load(this.#cells.get, VMCS_CELLS.DIRTY + 4 * word);
+    const moved = MOVED_BITS[word]!;
+    return moved === 0 ? dirty : i32.and(dirty, i32.const(~moved));
+  }
+
+  /** Goes on where each field of that word has the value that L0 has seen last. */
   #unlessKnown(word: number): void {
     const f = this.#f;
-    const cells = this.#cells.get;
-    const bits = f.let(i32.and(i32.load(cells, VMCS_CELLS.DIRTY + 4 * word), i32.const(~MOVED_BITS[word]!)));
-    f.if(
-      bits.get,
-      () =>
-        f.loop((again) => {
-          const cell = f.let(i32.add(cells, i32.shl(i32.ctz(bits.get), i32.const(3))));
-          const known = i64.load(cell.get, VMCS_CELLS.KNOWN + 256 * word);
-          this.#unless(i64.ne(i64.load(cell.get, 256 * word), known));
-          f.set(bits, i32.and(bits.get, i32.sub(bits.get, i32.const(1))));
-          f.brIf(again, bits.get);
-          f.release(cell);
-        }),
-      undefined,
-      false,
+    const bits = f.let(this.#others(word));
+    f.if(bits.get, () =>
+      f.loop((again) => {
+        const cell = f.let(i32.add(this.#cells.get, i32.shl(i32.ctz(bits.get), i32.const(3))));
+        const known = i64.load(cell.get, VMCS_CELLS.KNOWN + 256 * word);
+        this.#unless(i64.ne(i64.load(cell.get, 256 * word), known));
+        f.set(bits, i32.and(bits.get, i32.sub(bits.get, i32.const(1))));
+        f.brIf(again, bits.get);
+        f.release(cell);
+      }),
     );
     f.release(bits);
   }
@@ -331,7 +334,17 @@ class TurnBuilder {
     );
     const hasDebug = i64.ne(get64(DR7), i64.const(DR7_OF_EXIT));
     this.#unless(i32.or(hasDebug, get(S.DEBUGCTL)));
-    for (let word = 0; word < VMCS_CELLS.DIRTY_BYTES / 4; word += 1) this.#unlessKnown(word);
+    // Of what has been written, only what is judged here, or is what L0 knows
+    let others = i32.const(0);
+    for (let word = 0; word < VMCS_CELLS.DIRTY_BYTES / 4; word += 1) others = i32.or(others, this.#others(word));
+    f.if(
+      others,
+      () => {
+        for (let word = 0; word < VMCS_CELLS.DIRTY_BYTES / 4; word += 1) this.#unlessKnown(word);
+      },
+      undefined,
+      false,
+    );
     const rip = f.let(this.#field('GUEST_RIP'));
     // With five levels more is canonical: that is for who judges all
     this.#unless(i64.ne(i64.shrS(i64.shl(rip.get, i64.const(16)), i64.const(16)), rip.get));

@@ -16,6 +16,8 @@ export class TurnRegisters {
   cr4Of2 = 0;
   eferOf2 = 0;
   pcidOf2 = 0;
+  /** The tag of L2's TLB entries. */
+  tagOf2 = 0;
   /** `rightsKey` of each. */
   rightsOf1 = 0;
   rightsOf2 = 0;

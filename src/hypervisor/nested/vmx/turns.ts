@@ -97,7 +97,8 @@ export function prepareTurns(n: NestedVmx, l1: L1Before): void {
   turn.pcidOf2 = (cpu.cr4 & CR4.PCIDE) !== 0 ? cpu.get(S.CR3) & 0xfff : 0;
   turn.rightsOf1 = n.rightsOfL1;
   turn.rightsOf2 = rightsKey(cpu);
-  n.rightsByTag[vcpu.mmu.currentTag()] = turn.rightsOf2;
+  turn.tagOf2 = vcpu.mmu.currentTag();
+  n.rightsByTag[turn.tagOf2] = turn.rightsOf2;
 
   const at = v.cells;
   cpu.set(RUNS_ON, at);
@@ -250,40 +251,60 @@ function passes(n: NestedVmx): boolean {
 }
 
 function enter(n: NestedVmx): number {
-  n.follow();
-  const { v, vcpu, cpu } = n;
-  const { turn } = v;
-  const { vm } = vcpu;
+  const { cpu, vcpu } = n;
+  if ((cpu.get(S.VMPTRLDS) | cpu.get(S.VMCLEARS)) !== 0) n.follow();
   if (isSeen(vcpu) || n.initHeld || cpu.walker.watching) return 0;
+  const { v } = n;
   // Those of the VMCS that was current at the last entry, if this is another one
   if (n.merged !== v.merged) mergeControls(n);
-  const waits = vm.irq.hasInterrupt(vcpu.index);
-  const isOpen = (v.lo(FIELD.GUEST_RFLAGS) & RFLAGS.IF) !== 0;
-  if (waits && (isOpen || n.hasPin(PIN.EXTERNAL_INTERRUPT_EXITING))) return 0;
-  const isTimed = n.hasPin(PIN.PREEMPTION_TIMER);
-  if (isTimed) {
-    // If it may end before the run does, it is to be a timer
-    const ns = (v.lo(FIELD.PREEMPTION_TIMER_VALUE) - 1) * n.preemptionTickNs;
-    if (ns <= cpu.i32[S.BUDGET >>> 2]! * vm.options.nsPerInstruction) return 0;
-  }
+  const waits = vcpu.vm.irq.hasInterrupt(vcpu.index);
+  if (waits && mayInterrupt(n)) return 0;
+  const isTimed = (n.pin & PIN.PREEMPTION_TIMER) !== 0;
+  if (isTimed && preemptionNs(n) <= SOON_SWITCHES * SWITCH_NS) return 0;
   // Rows that read memory are due each time
   if (!passes(n)) return 0;
   enterVirtualApic(n);
-  if (n.tprBelow || n.hasVirtualInterrupt) return 0;
-  if (n.rightsByTag[vcpu.mmu.tagOfVpid(n.vpid)] !== turn.rightsOf2) return 0;
+  const { turn } = v;
+  if (n.tprBelow || n.hasVirtualInterrupt || n.rightsByTag[turn.tagOf2] !== turn.rightsOf2) return 0;
   if (!vcpu.mmu.enterAsBefore(turn.cr0Of2, turn.cr4Of2, turn.eferOf2)) return 0;
   account(n, 1);
-  if (isTimed) {
-    n.preemptionIsLate = true;
-    n.preemptionSinceInstructions = vcpu.core.instructions;
-    n.preemptionSinceStallNs = vcpu.stallNs - SWITCH_NS;
-  }
+  if (isTimed) startTimer(n);
   vcpu.exits[R.VMRESUME] = vcpu.exits[R.VMRESUME]! + 1;
   n.entries += 1;
   n.rightsOfL1 = turn.rightsOf1;
   n.guestMode = true;
   vcpu.core.intercepts = n.merged.intercepts;
   return settle(n, turn.pcidOf2, waits);
+}
+
+/** An interrupt that waits would be delivered behind the entry, or leave. */
+const mayInterrupt = (n: NestedVmx): boolean =>
+  (n.v.lo(FIELD.GUEST_RFLAGS) & RFLAGS.IF) !== 0 || n.hasPin(PIN.EXTERNAL_INTERRUPT_EXITING);
+
+/** The VMX-preemption timer does not end before. */
+const preemptionNs = (n: NestedVmx): number => (n.v.lo(FIELD.PREEMPTION_TIMER_VALUE) - 1) * n.preemptionTickNs;
+/** What ends sooner than after so many switches is left to an entry that looks at everything. */
+const SOON_SWITCHES = 4;
+
+/** Behind `account`: the VMX-preemption timer has been started by this entry. */
+function startTimer(n: NestedVmx): void {
+  const { vcpu, cpu } = n;
+  const { core, vm } = vcpu;
+  n.preemptionIsLate = true;
+  n.preemptionSinceInstructions = core.instructions;
+  n.preemptionSinceStallNs = vcpu.stallNs - SWITCH_NS;
+  // It counts from before the instruction, and the switch
+  if (preemptionNs(n) > core.slice * vm.options.nsPerInstruction + 2 * SWITCH_NS) return;
+  // It may end before the run does: the run ends where it would end if the timer had been there when it began
+  afterRun(n);
+  const more = core.slice - vm.instructionsUntil(n.preemptionDeadlineNs);
+  if (more <= 0) return;
+  const end = core.instructions + core.slice - more;
+  core.slice -= more;
+  cpu.i32[S.BUDGET >>> 2] = cpu.i32[S.BUDGET >>> 2]! - more;
+  // The turn takes its cost off, too
+  const charged = end + cpu.get(n.v.cells + TURN.COST);
+  cpu.set64(S.RETIRED_AT_END, charged >>> 0, Math.floor(charged / 0x1_0000_0000));
 }
 
 /** The run is over: what a turn has left for now. */
