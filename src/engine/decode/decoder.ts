@@ -55,6 +55,15 @@ export { DECODED };
 /** A function of the core: quick-decode.ts. */
 export interface QuickDecode {
   quickDecode(record: number, start: number, end: number, offset: number, mode: number): number;
+  decodeStretch(
+    record: number,
+    host: number,
+    offset: number,
+    mode: number,
+    table: number,
+    heat: number,
+    most: number,
+  ): number;
 }
 
 const UD = 6;
@@ -127,6 +136,11 @@ export class Decoder {
   #dword(): number {
     const low = this.#word();
     return low | (this.#word() << 16);
+  }
+
+  /** See decodeStretch of quick-decode.ts. */
+  stretch(record: number, host: number, mode: number, table: number, heat: number, most: number): number {
+    return this.#quick.decodeStretch(record, host, host & 0xfff, mode, table, heat, most);
   }
 
   /**

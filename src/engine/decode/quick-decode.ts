@@ -1,10 +1,10 @@
-import { type Expr, I32, i32, i64 } from '../../wasm/expr.ts';
+import { type Callee, call, type Expr, I32, i32, i64 } from '../../wasm/expr.ts';
 import type { FunctionBuilder, Label, Local } from '../../wasm/module.ts';
-import { AUX, GPR, REC, S, SEG } from '../core/layout.ts';
+import { AUX, CODE_TABLE, GPR, REC, S, SEG } from '../core/layout.ts';
 import type { EngineMemory } from '../core/memory.ts';
 import { MODE } from './mode.ts';
 import { PREFIX } from './prefixes.ts';
-import { CELL, SOURCE } from './shape.ts';
+import { CELL, DECODED, SOURCE } from './shape.ts';
 import { KEY, MODRM, TEMPLATE, TEMPLATE_FLAG, TEMPLATE_IMMEDIATE, TEMPLATES } from './templates.ts';
 
 /**
@@ -139,6 +139,48 @@ export function buildQuickDecode(f: FunctionBuilder, memory: EngineMemory): void
     f.ret(i32.or(i32.load8U(template.get, TEMPLATE.RESULT), i32.shl(length.get, i32.const(8))));
   });
   f.ret(i32.const(-1));
+}
+
+/** What decodeStretch says of the instruction that it has not decoded, where DECODED would stand. */
+export const ASK_DECODER = 0xff;
+
+/**
+ * Defines decodeStretch (first record, its host address, its offset in the page, mode word, the page's CODE_TABLE, heat, most) →
+ * how many instructions it has decoded, one behind the other, and from bit 8 on DECODED of the last or ASK_DECODER. It ends
+ * behind a branch, at the page end, in front of what was decoded before, and where the decoder is to be asked.
+ */
+export function buildDecodeStretch(f: FunctionBuilder, quick: Callee): void {
+  const [record, host, offset, mode, table, heat, most] = f.parameters as Local[] as [
+    Local,
+    Local,
+    Local,
+    Local,
+    Local,
+    Local,
+    Local,
+  ];
+  const count = f.let(zero);
+  const page = f.let(i32.shrU(host.get, i32.const(12)));
+  const end = f.let(i32.shl(i32.add(page.get, i32.const(1)), i32.const(12)));
+  const answer = (result: Expr): void => f.ret(i32.or(count.get, i32.shl(result, i32.const(8))));
+  f.loop((next) => {
+    f.if(i32.eq(count.get, most.get), () => answer(i32.const(DECODED.NEXT)));
+    f.if(i32.geU(offset.get, i32.const(4096)), () => answer(i32.const(DECODED.NEXT)));
+    const entry = f.let(i32.add(table.get, i32.shl(offset.get, i32.const(2))));
+    f.if(i32.load(entry.get, CODE_TABLE.ENTRIES), () => answer(i32.const(DECODED.NEXT)));
+    const decoded = f.let(call(quick, record.get, host.get, end.get, offset.get, mode.get));
+    f.if(i32.ltS(decoded.get, zero), () => answer(i32.const(ASK_DECODER)));
+    f.do(i32.store(record.get, page.get, REC.PLACE));
+    f.do(i32.store(record.get, heat.get, REC.HEAT));
+    f.do(i32.store(entry.get, record.get, CODE_TABLE.ENTRIES));
+    f.set(count, i32.add(count.get, i32.const(1)));
+    f.set(record, i32.add(record.get, i32.const(REC.BYTES)));
+    f.set(host, i32.add(host.get, i32.shrU(decoded.get, i32.const(8))));
+    f.set(offset, i32.add(offset.get, i32.shrU(decoded.get, i32.const(8))));
+    f.brIf(next, i32.eq(has(decoded.get, 0xff), i32.const(DECODED.NEXT)));
+    answer(has(decoded.get, 0xff));
+  });
+  f.unreachable();
 }
 
 interface Prefixes {

@@ -1,5 +1,7 @@
+import { assert } from '../../base/assert.ts';
 import { CODE_TABLE, REC, STEP_RECORDS } from '../core/layout.ts';
 import type { EngineMemory } from '../core/memory.ts';
+import { ASK_DECODER } from '../decode/quick-decode.ts';
 import { DECODED, type Decoder, PSEUDO, REGION_SLOT } from '../decode/decoder.ts';
 import type { TlbContexts } from '../paging/tlb.ts';
 import type { CodePages } from '../paging/walk.ts';
@@ -199,7 +201,23 @@ export class CodeCache implements CodePages {
         record += REC.BYTES;
         break;
       }
-      const result = this.decoder.decode(record, u8, pageBase + at, pageBase + 4096, at, page.mode);
+      const stretch = this.decoder.stretch(record, pageBase + at, page.mode, page.table, page.heat, RUN_MAX - count);
+      const quick = stretch & 0xff;
+      for (let i = 0; i < quick; i += 1) {
+        if (count > starts[runs]!) this.#fuse(record);
+        count += 1;
+        record += REC.BYTES;
+      }
+      let result = stretch >>> 8;
+      if (quick > 0) {
+        const last = record - REC.BYTES;
+        at = u16[(last + REC.OFFSET) >>> 1]! + u8[last + REC.LENGTH]!;
+        // It ended in front of something else
+        if (result === DECODED.NEXT || result === ASK_DECODER) continue;
+      } else {
+        assert(result === ASK_DECODER, 'there is an instruction to decode');
+        result = this.decoder.decode(record, u8, pageBase + at, pageBase + 4096, at, page.mode);
+      }
       if (result === DECODED.CROSSES) {
         this.#crossing(record, page.hostPage, at);
         count += 1;
@@ -207,13 +225,15 @@ export class CodeCache implements CodePages {
         record += 3 * REC.BYTES;
         break;
       }
-      this.#memory.u32[(record + REC.PLACE) >>> 2] = page.hostPage;
-      this.#memory.i32[(record + REC.HEAT) >>> 2] = page.heat;
-      page.entries[at] = record;
-      if (count > starts[runs]!) this.#fuse(record);
-      count += 1;
-      at += this.decoder.length;
-      record += REC.BYTES;
+      if (quick === 0) {
+        this.#memory.u32[(record + REC.PLACE) >>> 2] = page.hostPage;
+        this.#memory.i32[(record + REC.HEAT) >>> 2] = page.heat;
+        page.entries[at] = record;
+        if (count > starts[runs]!) this.#fuse(record);
+        count += 1;
+        at += this.decoder.length;
+        record += REC.BYTES;
+      }
       if (result === DECODED.BRANCH && count < RUN_MAX) {
         // The path not taken follows at once, as a run of its own
         runs += 1;

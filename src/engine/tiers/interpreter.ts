@@ -272,7 +272,9 @@ export class Interpreter {
       const isBranch = typeof second === 'number';
       this.names.push(`${variantName(first)}, ${isBranch ? `Jcc ${second}` : variantName(second)}`);
       const behind = isBranch ? JCC + second : this.#hot.get(variantName(second))!;
-      this.#fused.set(this.#hot.get(variantName(first))! * TABLE_SLOTS + behind, this.#firstFused + i);
+      const begin = this.#hot.get(variantName(first))!;
+      this.#begins[begin] = 1;
+      this.#fused.set(begin * TABLE_SLOTS + behind, this.#firstFused + i);
     });
     this.#variants = [...new Array<undefined>(PSEUDO.COUNT), ...hotVariants, ...fusions.map(({ first }) => first)];
     for (const variant of warmVariants) this.#hot.set(variantName(variant), this.handler(variant));
@@ -285,11 +287,25 @@ export class Interpreter {
 
   /** The handler with which the record before that of `second` runs both, or the one that it has. */
   fused(first: number, second: number): number {
-    const variant = this.#variants[second];
-    if (variant?.mode !== 'long') return first;
-    const behind = variant.size !== 2 && isJcc(variant) ? JCC + (variant.form.opcode & 15) : second;
-    return this.#fused.get(first * TABLE_SLOTS + behind) ?? first;
+    // Asked for each instruction that is decoded
+    if (first >= this.#firstFused || this.#begins[first] === 0) return first;
+    const behind = this.#behind[second] ?? this.#learnBehind(second);
+    return behind === 0 ? first : (this.#fused.get(first * TABLE_SLOTS + behind) ?? first);
   }
+
+  /** What a handler is to the instruction before it: JCC and a condition, itself, or 0. */
+  #learnBehind(second: number): number {
+    const variant = this.#variants[second];
+    let behind = 0;
+    if (variant?.mode === 'long') {
+      behind = variant.size !== 2 && isJcc(variant) ? JCC + (variant.form.opcode & 15) : second;
+    }
+    this.#behind[second] = behind;
+    return behind;
+  }
+  readonly #behind: (number | undefined)[] = [];
+  /** By handler: not 0 where it begins a pair. */
+  readonly #begins = new Uint8Array(TABLE_SLOTS);
 
   /** Handler of the instruction alone. */
   plain(handler: number): number {

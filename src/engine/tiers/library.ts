@@ -5,7 +5,7 @@ import { FILL_WRITE, REC, S, TLB } from '../core/layout.ts';
 import type { EngineMemory } from '../core/memory.ts';
 import { defineQuickStrings } from '../core/quick-strings.ts';
 import { defineQuickTransfers } from '../core/quick-transfers.ts';
-import { buildQuickDecode } from '../decode/quick-decode.ts';
+import { buildDecodeStretch, buildQuickDecode } from '../decode/quick-decode.ts';
 import { divideLong } from '../float/divide.ts';
 import { CC } from '../isa/flags.ts';
 import type { Library } from '../isa/semantics.ts';
@@ -326,7 +326,9 @@ export function defineLibrary(
 
   defineQuickTransfers(declare, m, flags, quickPage, quickWalk);
   defineQuickStrings(declare, quickPage);
-  buildQuickDecode(m.func('quickDecode', [I32, I32, I32, I32, I32], [I32], true), memory);
+  const quickDecode = m.func('quickDecode', [I32, I32, I32, I32, I32], [I32], true);
+  buildQuickDecode(quickDecode, memory);
+  buildDecodeStretch(m.func('decodeStretch', [I32, I32, I32, I32, I32, I32, I32], [I32], true), quickDecode);
   define('compareElements', [...COMPARE_PARAMETERS], [I32], buildCompareElements);
 
   for (const [name, f] of Object.entries(more(m))) {
