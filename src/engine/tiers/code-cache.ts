@@ -1,8 +1,8 @@
 import { assert } from '../../base/assert.ts';
 import { CODE_TABLE, REC, STEP_RECORDS } from '../core/layout.ts';
 import type { EngineMemory } from '../core/memory.ts';
-import { ASK_DECODER } from '../decode/quick-decode.ts';
 import { DECODED, type Decoder, PSEUDO, REGION_SLOT } from '../decode/decoder.ts';
+import { ASK_DECODER } from '../decode/quick-decode.ts';
 import type { TlbContexts } from '../paging/tlb.ts';
 import type { CodePages } from '../paging/walk.ts';
 

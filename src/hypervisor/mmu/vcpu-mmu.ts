@@ -243,7 +243,8 @@ export class VcpuMmu implements WalkContext, Syncer {
     const isWalkOther = source.cr0 !== (cr0 | 0) || source.cr4 !== (cr4 | 0) || source.efer !== (efer | 0);
     if (isWalkOther || source.use !== USE_NESTED || lo !== this.#eptLo) return this.#enterAnother(cr0, cr4, efer);
     const { current } = guestMmu.roots;
-    if (nested.usesMbec !== this.#eptMbec || current.pgdLo !== lo || current.pgdHi !== nested.eptPointerHi) return false;
+    if (nested.usesMbec !== this.#eptMbec || current.pgdLo !== lo || current.pgdHi !== nested.eptPointerHi)
+      return false;
     if (!this.#isLoaded(guestMmu, this.ngpaWalk.rootRole)) return false;
     this.mmu = guestMmu;
     this.gvaWalk = gvaWalkL2;
