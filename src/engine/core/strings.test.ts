@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest';
+import { INTERRUPTION } from './events.ts';
 import { EXIT } from './exits.ts';
 import { gpr, S } from './layout.ts';
 import { AT, TestMachine } from './machine-testbed.ts';
@@ -129,6 +130,46 @@ describe.each(Object.keys(OPCODES) as Name[])('REP %s', (name) => {
       }
     },
   );
+});
+
+describe.each(Object.keys(OPCODES) as Name[])('an interrupt in the middle of REP %s', (name) => {
+  const reads = name !== 'stos' && name !== 'scas';
+  const writes = name === 'movs' || name === 'stos';
+  const both = name !== 'lods';
+
+  test.each([false, true])('finds registers and memory as far as it got, and IRET goes on there: down %s', (down) => {
+    const m = new TestMachine().longMode();
+    const [source, target, count, bytes] = [0x20_0ff8, 0x24_0ff8, 5000, 4];
+    m.fill(source - count * bytes, 2 * count * bytes, 1);
+    m.fill(target - count * bytes, 2 * count * bytes, writes ? 0xee : 1);
+    m.setReg(0, 0x0101_0101);
+    m.setReg(1, count);
+    m.setReg(6, source);
+    m.setReg(7, target);
+    m.setFlags(down ? 0x602 : 0x202);
+    m.write(AT.CODE, [0xf3, OPCODES[name] + 1, 0xf4]);
+    const handler = AT.HLTS + 16 * 0x80;
+    m.write(handler, [0x48, 0xcf]); // iretq
+    let interrupts = 0;
+    for (; m.rip === AT.CODE; interrupts += 1) {
+      const done = count - m.reg(1);
+      const moved = (down ? -bytes : bytes) * done;
+      expect([m.reg(6), m.reg(7)]).toEqual([reads ? source + moved : source, both ? target + moved : target]);
+      if (writes && done > 0) {
+        const step = down ? -bytes : bytes;
+        expect([m.read32(target + moved - step), m.read32(target + moved)]).toEqual([0x0101_0101, 0xeeee_eeee]);
+      }
+      expect(m.engine.inject(m.vcpu, (INTERRUPTION.VALID | 0x80) >>> 0, 0, 0)).toBe(EXIT.BUDGET);
+      expect([m.rip, m.read32(m.reg(4))]).toEqual([handler, AT.CODE]);
+      m.run(1);
+      expect([m.rip, m.reg(1)]).toEqual([AT.CODE, count - done]);
+      m.run(1);
+    }
+    expect(interrupts).toBeGreaterThan(4);
+    expect([m.rip, m.reg(1)]).toEqual([AT.CODE + 2, 0]);
+    const all = (down ? -bytes : bytes) * count;
+    expect([m.reg(6), m.reg(7)]).toEqual([reads ? source + all : source, both ? target + all : target]);
+  });
 });
 
 describe('DIV and IDIV by 64-bit divisors', () => {
