@@ -537,6 +537,48 @@ describe('the virtual APIC', () => {
     expect(enter(writeAt(0x300))).toMatchObject({ ...went(R.APIC_ACCESS), qualification: 0x1300 });
   });
 
+  test.each([
+    ['EPT', true],
+    ['no EPT', false],
+  ])('a page that was an APIC-access page is memory for an L2 that has another one: %s', (_, withEpt) => {
+    const target = PAGE.DATA;
+    turnOn('SECONDARY.VIRTUALIZE_APIC_ACCESSES');
+    if (withEpt) {
+      turnOn('SECONDARY.ENABLE_EPT');
+      set('EPT_POINTER', ept(PAGE.EPT));
+    }
+    set('APIC_ACCESS_ADDRESS', target);
+    expect(enter(readAt(0x300))).toMatchObject(went(R.APIC_ACCESS));
+    // KVM frees the page with its VM, and the next one gets it as RAM, with code in it
+    again();
+    set('APIC_ACCESS_ADDRESS', PAGE.B);
+    m.bytes(target, [0xb8, 0x77, 0, 0, 0, 0xc3]); // mov eax, 77h; ret
+    const call = [0x48, 0xb8, ...at(0), 0xff, 0xd0]; // mov rax, DATA; call rax
+    expect(reasonOf(call)).toBe(R.VMCALL);
+    expect(registerOf(0)).toBe(0x77);
+  });
+
+  test('and an APIC-access page again for an L2 whose VMCS has named it all the time', () => {
+    turnOn('SECONDARY.VIRTUALIZE_APIC_ACCESSES');
+    set('APIC_ACCESS_ADDRESS', PAGE.DATA);
+    expect(enter(readAt(0x300))).toMatchObject({ ...went(R.APIC_ACCESS), qualification: 0x300 });
+    const first = m.nested.v;
+    m.nested.setCurrent(m.nested.cache.take(AT.OTHER_VMCS));
+    fillValid(m);
+    m.restoreRegisters();
+    m.write32(PAGE.DATA + 0x300, 0x1234);
+    expect(reasonOf(readAt(0x300))).toBe(R.VMCALL);
+    expect(registerOf(0)).toBe(0x1234);
+    m.nested.setCurrent(first);
+    m.restoreRegisters();
+    m.bytes(AT.L2, readAt(0x310));
+    const { merges } = m.nested;
+    expect(m.run([0x0f, 0x01, 0xc3]).exited).toBe(true); // VMRESUME
+    // Another vCPU would come here with the VMCS that it entered last, and would not look at it otherwise
+    expect(m.nested.merges).toBe(merges + 1);
+    expect([get('EXIT_REASON'), get('EXIT_QUALIFICATION')]).toEqual([R.APIC_ACCESS, 0x310]);
+  });
+
   test('APIC-register virtualization: reads are of the page, writes leave behind them', () => {
     turnOn('SECONDARY.VIRTUALIZE_APIC_ACCESSES', 'SECONDARY.APIC_REGISTER_VIRTUALIZATION');
     set('APIC_ACCESS_ADDRESS', PAGE.DATA);

@@ -81,3 +81,10 @@ export function markApicAccess(vm: VmMmu, gfn: number): void {
   dropRmap(vm, slot, gfn, 1);
   vm.commit();
 }
+
+/** And is memory again, for an L2 too. The markers that say otherwise go with everything else: this is rare. */
+export function unmarkApicAccess(vm: VmMmu, gfn: number): void {
+  vm.apicAccess.delete(gfn);
+  vm.slots.find(gfn)?.banLarge(gfn, -1);
+  zapAllFast(vm);
+}

@@ -86,8 +86,8 @@ export class VmMmu {
   /** Bumped whenever what a fault in progress has read may be out of date. */
   invalidateSequence = 0;
   /**
-   * Frames of L1 that are APIC-access pages of an L2: for guest mode they are no memory, so that accesses leave. A frame
-   * that was one stays one (hypervisor/nested gives its memory to whoever has it as memory).
+   * Frames of L1 that are APIC-access pages of an L2: for guest mode they are no memory, so that accesses leave. One stays
+   * such a frame until an L2 has it as memory: hypervisor/nested finds out when it is accessed.
    */
   readonly apicAccess = new Set<number>();
   /** Shadow pages with guest entries behind them; 0 makes trackWrite free. */

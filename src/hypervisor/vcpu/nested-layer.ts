@@ -31,8 +31,12 @@ export interface NestedLayer {
   /** INIT or SIPI came. True: it was blocked, or became an exit to L1. */
   takesInit(): boolean;
   takesStartup(vector: number): boolean;
-  /** An access of L2 to a page that is no memory. True: it became an exit to L1. */
+  /** An access of L2 to a page that is no memory. True: it became an exit to L1, or the page is memory now. */
   deviceExit(physical: number, write: boolean): boolean;
+  /** L2 runs, and the address is on its APIC-access page. */
+  runsOnAccessPage(physical: number): boolean;
+  /** What the controls of each guest say is to be looked at again before it is entered. */
+  mergeAgain(): void;
   /** The page is this layer's (an APIC-access page), and these are its loads and stores. */
   ownsDevicePage(physical: number): boolean;
   mmioRead(physical: number, bytes: number): number;

@@ -2,8 +2,10 @@
  * The APIC-access page: L2's loads and stores to the page that L1 named reach the virtual-APIC page, or L1.
  *
  * Owns    which offsets are virtualized: SDM 3C 29.4.2, 29.4.3.
- * Knows   that in the MMU such a page is no memory for L2 (`VmMmu.apicAccess`), so that every access leaves; once a page
- *         has been one, it stays one, and an L2 that has it as memory reads the memory behind it here.
+ * Knows   that in the MMU such a page is no memory for any L2 (`VmMmu.apicAccess`), so that every access leaves. L1 may give
+ *         the page to an L2 as memory later (KVM frees it with the VM, and moves it when it swaps): the first access of that
+ *         L2 makes memory of it. If another vCPU runs an L2 whose APIC-access page it is at that moment, the two share it:
+ *         then loads and stores of the memory happen here. DEVIATION: instructions cannot be fetched from it then.
  *
  * Source  SDM 3C 29.4 "Virtualizing Memory-Mapped APIC Accesses"; Table 27-6 "Exit Qualification for APIC-Access VM
  *         Exits".
@@ -12,7 +14,7 @@ import { APIC } from '../../../arch/apic/registers.ts';
 import { SECONDARY } from '../../../arch/vmx/controls.ts';
 import { EXIT_REASONS } from '../../../arch/vmx/exit-reasons.ts';
 import { FIELD } from '../../../arch/vmx/fields.ts';
-import { markApicAccess } from '../../mmu/slots.ts';
+import { markApicAccess, unmarkApicAccess } from '../../mmu/slots.ts';
 import type { NestedVmx } from './nested-vmx.ts';
 import {
   eoiVirtualization,
@@ -58,6 +60,25 @@ const isAccessPage = (n: NestedVmx, physical: number): boolean =>
 /** When controls are merged: the MMU must not map the page for L2. */
 export function announceAccessPage(n: NestedVmx): void {
   if (usesAccessPage(n)) markApicAccess(n.vcpu.vm.mmu, n.v.number(FIELD.APIC_ACCESS_ADDRESS) / 4096);
+}
+
+/** The same, for whoever knows no more than that the vCPU may have a nested layer. */
+export const runsOnAccessPage = (n: NestedVmx, physical: number): boolean => n.guestMode && isAccessPage(n, physical);
+
+/**
+ * An access of L2 to a page that is no APIC-access page of its own: it becomes memory. Every VMCS that is active has to
+ * announce its page anew before it is entered.
+ *
+ * @returns  False: it is one, or none was ever there, or it has to stay one.
+ */
+export function becomesMemory(n: NestedVmx, physical: number): boolean {
+  const { vm } = n.vcpu;
+  const gfn = Math.floor(physical / 4096);
+  if (!vm.mmu.apicAccess.has(gfn)) return false;
+  if (vm.vcpus.some(({ nested }) => nested?.runsOnAccessPage(physical))) return false;
+  unmarkApicAccess(vm.mmu, gfn);
+  for (const { nested } of vm.vcpus) nested?.mergeAgain();
+  return true;
 }
 
 /** SDM 3C 29.4.2 "Virtualizing Reads", 29.4.3.1 "Determining Whether a Write Access is Virtualized". */

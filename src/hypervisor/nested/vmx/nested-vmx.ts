@@ -35,7 +35,14 @@ import type { NestedPort } from '../../mmu/ports.ts';
 import type { NestedLayer } from '../../vcpu/nested-layer.ts';
 import type { Vcpu } from '../../vcpu/vcpu.ts';
 import type { Vm } from '../../vm/vm.ts';
-import { apicAccess, apicWriteEmulation, readAccessPage, writeAccessPage } from './apic-access.ts';
+import {
+  apicAccess,
+  apicWriteEmulation,
+  becomesMemory,
+  readAccessPage,
+  runsOnAccessPage,
+  writeAccessPage,
+} from './apic-access.ts';
 import * as events from './events.ts';
 import { GuestPhysical } from './guest-physical.ts';
 import { existingFields, linkedVmcs, rootExit } from './instructions.ts';
@@ -312,7 +319,15 @@ export class NestedVmx implements NestedLayer, NestedPort {
   }
 
   deviceExit(physical: number, write: boolean): boolean {
-    return this.guestMode && apicAccess(this, physical, write);
+    return this.guestMode && (becomesMemory(this, physical) || apicAccess(this, physical, write));
+  }
+
+  runsOnAccessPage(physical: number): boolean {
+    return runsOnAccessPage(this, physical);
+  }
+
+  mergeAgain(): void {
+    this.cache.mergeAgain();
   }
 
   mmioRead(physical: number, bytes: number): number {

@@ -14,7 +14,7 @@ import { LOADS_VMCS, S, VMCS_LIST } from '../../../engine/core/layout.ts';
 import { VMCS_BLOCKS } from '../../../engine/core/memory.ts';
 import type { GuestPhysical } from './guest-physical.ts';
 import { TURNS } from './turn-registers.ts';
-import { REGION, SHADOW_VMCS, shadowVmcs, Vmcs12 } from './vmcs12.ts';
+import { DIRTY, REGION, SHADOW_VMCS, shadowVmcs, Vmcs12 } from './vmcs12.ts';
 
 /** Shadow VMCSs that are known: one for each ordinary one, at most. They stand behind those in VMCS_LIST. */
 const SHADOWS = VMCS_BLOCKS;
@@ -125,6 +125,14 @@ export class VmcsCache {
     state.setU32(entry + VMCS_LIST.REGION, Math.max(region, 0));
     state.setU32(entry + VMCS_LIST.IDENTIFIER, (this.#revision | (v.isShadow ? SHADOW_VMCS : 0)) >>> 0);
     this.setReady(v, false);
+  }
+
+  /** The controls of each count as changed. */
+  mergeAgain(): void {
+    for (const v of this.#active) {
+      v.dirty |= DIRTY.CONTROLS;
+      this.setReady(v, false);
+    }
   }
 
   /** VMCLEAR: what is here goes into the region and is forgotten. */
