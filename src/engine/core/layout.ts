@@ -546,6 +546,8 @@ export const STATUS = {
   FOUND: 10,
   /** Nothing has changed; S.EA is not in the TLB, in which the instruction wants the bytes (and FILL_WRITE) at S.VALUE. */
   MISS: 11,
+  /** As LINKED, to S.NEXT_LINEAR in another page. */
+  ACROSS: 12,
   /** Set in whatever a region returns. */
   REGION: 16,
 } as const;

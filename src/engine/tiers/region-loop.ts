@@ -2,7 +2,6 @@ import { type Callee, call, callIndirect, type Expr, I32, i32, i64, select } fro
 import type { FunctionBuilder, ModuleBuilder } from '../../wasm/module.ts';
 import { JUMP_CACHE, REC, REGIONS_RETIRED, S, STATUS } from '../core/layout.ts';
 import { REGION_SLOT } from '../decode/decoder.ts';
-import { MODE } from '../decode/mode.ts';
 import { jumpSlot } from './find-code.ts';
 
 /** (handler, record) → status: an instruction by its handler, which is a function, for code outside the core module. */
@@ -63,15 +62,16 @@ export function defineRegionLoop(m: ModuleBuilder, fill: Callee): Callee {
           false,
         );
         f.brIf(found, i32.eq(status.get, i32.const(STATUS.FOUND | STATUS.REGION)));
+        f.if(i32.eq(status.get, i32.const(STATUS.LINKED | STATUS.REGION)), () => {
+          const link = f.let(i32.load(record.get, REC.LINK));
+          f.brIf(miss, i32.eqz(link.get));
+          f.set(record, link.get);
+          f.br(found);
+        });
         // A region has looked itself for where a JUMP goes
-        f.brIf(miss, i32.ne(status.get, i32.const(STATUS.LINKED | STATUS.REGION)));
-        const extra = f.let(i64.load32S(record.get, REC.EXTRA));
-        f.set(record, i32.load(record.get, REC.LINK));
-        f.brIf(found, record.get);
-        f.set(linear, i64.add(i64.load(zero, S.RIP_PAGE), extra.get));
-        f.if(i32.eqz(i32.and(i32.load(zero, S.MODE), i32.const(MODE.LONG))), () =>
-          f.set(linear, i64.and(linear.get, i64.halves(-1, 0))),
-        );
+        f.brIf(miss, i32.ne(status.get, i32.const(STATUS.ACROSS | STATUS.REGION)));
+        f.set(status, i32.const(STATUS.LINKED | STATUS.REGION));
+        f.set(linear, i64.load(zero, S.NEXT_LINEAR));
         f.set(slot, jumpSlot(linear));
         f.brIf(miss, i64.ne(i64.load(slot.get), linear.get));
         f.brIf(miss, i32.ne(i32.load(slot.get, JUMP_CACHE.TAG), i32.load(zero, S.JUMP_TAG)));

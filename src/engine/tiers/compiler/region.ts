@@ -416,14 +416,27 @@ export class RegionBuilder implements Targets {
     const linked = this.#plan.links.get(record);
     if (linked !== undefined) {
       this.#across(linked, i64.const(this.#reader.memory.i32[(record + REC.EXTRA) >>> 2]!));
-      this.#frame.leave(i32.const(STATUS.LINKED), record);
+      this.#leaveLinked(record);
       return;
     }
     const target = targetOf(this.#reader, this.#plan.pages[this.#page]!, record);
     const number = target === 0 ? undefined : this.#numbers.get(target);
-    if (number === undefined) this.#frame.leave(i32.const(STATUS.LINKED), record);
+    if (number === undefined) this.#leaveLinked(record);
     else if (this.#reader.decoded(record)!.kind === KIND.CALL) this.#jumpOver(number);
     else this.#jump(number);
+  }
+
+  /** Leaves for the target of the branch at `record`, which is no block here. */
+  #leaveLinked(record: number): void {
+    const extra = this.#reader.memory.i32[(record + REC.EXTRA) >>> 2]!;
+    const isAcross = extra < 0 || extra >= 4096;
+    // The record's own line is hardly ever in the cache
+    if (isAcross) {
+      const zero = i32.const(0);
+      const linear = i64.add(i64.load(zero, S.RIP_PAGE), i64.const(extra));
+      this.#f.do(i64.store(zero, this.#isLong ? linear : i64.and(linear, i64.halves(-1, 0)), S.NEXT_LINEAR));
+    }
+    this.#frame.leave(i32.const(isAcross ? STATUS.ACROSS : STATUS.LINKED), record);
   }
 
   notTaken(record: number): void {

@@ -211,6 +211,7 @@ export class Lockstep {
       case STATUS.FOUND:
         return budget;
       case STATUS.LINKED:
+      case STATUS.ACROSS:
       case STATUS.JUMP:
       case STATUS.EXIT:
         return budget + rest - 1;
@@ -225,7 +226,7 @@ export class Lockstep {
     const cpu = this.#cpu;
     const record = cpu.get(S.EXIT_RECORD);
     if (status === STATUS.JUMP) this.#ripOfLinear(cpu.get(S.NEXT_LINEAR), cpu.get(S.NEXT_LINEAR + 4));
-    else if (status === STATUS.LINKED) {
+    else if (status === STATUS.LINKED || status === STATUS.ACROSS) {
       const extra = cpu.i32[(record + REC.EXTRA) >>> 2]!;
       this.#addToPage(extra);
       this.#ripOfLinear(this.#low, this.#high);
