@@ -57,6 +57,8 @@ const wrmsr = (msr: number, low: number, high = 0) => [
   0x30,
 ];
 const dr7 = (value: number) => [...moveTo(0, value), 0x0f, 0x23, 0xf8];
+/** rdtsc; add r14, rax: nothing else is done to R14. */
+const TIME = [0x0f, 0x31, 0x49, 0x01, 0xc6];
 const PAT = 0x277;
 const DEFAULT_PAT = 0x0007_0406;
 
@@ -145,7 +147,7 @@ function actionOfL1(r: Random, often: number, primary: number): number[] {
     () => [0xfb, 0x90], // sti; nop
     () => [0xfb, 0xfa],
     () => [0xf9], // stc
-    () => [0x0f, 0x31], // rdtsc
+    () => TIME,
     () => [0xfc], // cld
     () => (r.below(3) === 0 ? [0x66, 0xb8, 16, 0, 0x8e, 0xd0] : []), // mov ax, 16; mov ss, ax
     () => [...moveTo(0, r.of([0x2020, 0x20a0])), 0x0f, 0x22, 0xe0], // mov cr4, rax
@@ -165,7 +167,8 @@ function actionOfL2(r: Random, often: number): number[] {
     () => [0xfa],
     () => [0x54, 0x5e], // push rsp; pop rsi
     () => [0x56], // push rsi
-    () => [0x0f, 0x31],
+    () => TIME,
+    () => [...TIME, ...TIME],
     () => spin(r.below(60)),
     () => dr7(r.of([0x400, 0x402])),
     () => wrmsr(0x174, r.below(8)),
@@ -205,6 +208,8 @@ function prepare(m: L1Machine, seed: number): void {
     fill(m, region === REGIONS[0] ? r : new Random(common.seed), region);
     m.nested.v.launched = region !== REGIONS[0];
   }
+  // Both levels look at the clock between any two switches
+  const time = r.below(4) === 0 ? TIME : [];
   // L2 runs as long as the VMX-preemption timer does, and a run of the engine
   const isTimed = r.below(4) === 0;
   if (isTimed) {
@@ -226,9 +231,9 @@ function prepare(m: L1Machine, seed: number): void {
   for (let i = 0; i <= SWITCHES; i += 1) {
     const at = CODE + 256 * i;
     m.write64(STEPS + 8 * i, at);
-    const before = [...juggler.detour(), ...actionOfL1(r, often, primary), ...ADVANCE];
+    const before = [...time, ...juggler.detour(), ...actionOfL1(r, often, primary), ...ADVANCE];
     m.bytes(at, [...before, ...actionOfL1(r, often, primary), ...juggler.detour(), ...juggler.turnTo(), 0xf4]);
-    l2.push(...actionOfL2(r, often), ...(isTimed ? spin(r.below(2000)) : []), ...r.of(LEAVING));
+    l2.push(...time, ...actionOfL2(r, often), ...(isTimed ? spin(r.below(2000)) : []), ...r.of(LEAVING));
   }
   m.write64(STEPS + 8 * SWITCHES, AT.HANDLERS);
   m.bytes(AT.L2, [...l2, 0xf4]);
@@ -261,7 +266,9 @@ function fill(m: L1Machine, r: Random, region: number): void {
   set('IO_BITMAP_A', BITMAP);
   set('IO_BITMAP_B', BITMAP);
   set('TSC_OFFSET', isFirst ? 0 : 12_345);
-  set('SECONDARY_CONTROLS', SECONDARY.ENABLE_EPT | SECONDARY.ENABLE_VPID | SECONDARY.ENABLE_RDTSCP);
+  const scaling = r.of([0, SECONDARY.USE_TSC_SCALING]);
+  set('SECONDARY_CONTROLS', SECONDARY.ENABLE_EPT | SECONDARY.ENABLE_VPID | SECONDARY.ENABLE_RDTSCP | scaling);
+  m.nested.v.set(FIELD.TSC_MULTIPLIER, 0, r.of([0x1_0000, 0x1_8000]));
   set('ENTRY_CONTROLS', r.of([0x93fb, 0x93fb | ENTRY.LOAD_DEBUG_CONTROLS]));
   set('EXIT_CONTROLS', r.of([0x33_effb, 0x33_efff]));
 }

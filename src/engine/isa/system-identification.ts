@@ -68,6 +68,7 @@ function isAskedFor(index: Local, access: number): Expr {
  */
 function openMsr(m: Semantics, helper: Helper, access: number): Local {
   const zero = i32.const(0);
+  const leaves = (): void => m.exitBefore(access === OPEN_MSR.READ ? EXIT.RDMSR : EXIT.WRMSR);
   const index = m.let(i32.wrap(m.reg(RCX)));
   const fold = i32.and(i32.xor(index.get, i32.shrU(index.get, i32.const(3))), i32.const(OPEN_MSRS.SLOTS - 1));
   const slot = m.let(i32.add(i32.const(OPEN_MSRS.AT), i32.mul(fold, i32.const(OPEN_MSRS.SLOT_BYTES))));
@@ -76,7 +77,7 @@ function openMsr(m: Semantics, helper: Helper, access: number): Local {
     i32.ne(i32.and(i32.load(slot.get, OPEN_MSRS.ACCESS), i32.const(access)), zero),
   );
   m.f.if(i32.or(i32.load(zero, S.CPL), i32.eqz(isOpen)), () => {
-    m.rarely(isAskedFor(index, access), () => m.exitBefore(access === OPEN_MSR.READ ? EXIT.RDMSR : EXIT.WRMSR));
+    m.rarely(isAskedFor(index, access), leaves);
     m.helperInstead(helper);
   });
   const bitmap = m.let(i32.load(zero, S.MSR_BITMAP));
@@ -85,7 +86,7 @@ function openMsr(m: Semantics, helper: Helper, access: number): Local {
     const first = access === OPEN_MSR.READ ? 0 : 2048;
     const byte = i32.load8U(i32.add(bitmap.get, i32.shrU(index.get, i32.const(3))), first);
     const bit = i32.and(i32.shrU(byte, i32.and(index.get, i32.const(7))), i32.const(1));
-    m.f.if(i32.or(bit, i32.eq(bitmap.get, i32.const(1))), () => m.helperInstead(helper));
+    m.rarely(i32.or(bit, i32.eq(bitmap.get, i32.const(1))), leaves);
   });
   return slot;
 }

@@ -79,9 +79,11 @@ function merge(n: NestedVmx, merged: MergedControls): void {
   merged.primary = primary;
   merged.secondary = secondary;
   const usesOffset = (primary & PRIMARY.USE_TSC_OFFSETTING) !== 0;
-  merged.isTscScaled = usesOffset && (secondary & SECONDARY.USE_TSC_SCALING) !== 0;
   merged.tscMultiplierLo = v.lo(FIELD.TSC_MULTIPLIER);
   merged.tscMultiplierHi = v.hi(FIELD.TSC_MULTIPLIER);
+  // Hypervisors use it for guests of their own frequency, too: 1, with 48 fraction bits
+  const isOne = merged.tscMultiplierLo === 0 && merged.tscMultiplierHi === 1 << 16;
+  merged.isTscScaled = usesOffset && (secondary & SECONDARY.USE_TSC_SCALING) !== 0 && !isOne;
   merged.pleGap = v.lo(FIELD.PLE_GAP);
   merged.pleWindow = v.lo(FIELD.PLE_WINDOW);
 
