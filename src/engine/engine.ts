@@ -517,7 +517,9 @@ export class Engine {
 
   /** Address of the entry of the jump cache in force for a linear address. */
   #jumpSlot(low: number, high: number): number {
-    return this.processor.get(S.JUMP_CACHE) + ((foldLinear(low, high) & (JUMP_CACHE.ENTRIES - 1)) << 4);
+    return (
+      this.processor.get(S.JUMP_CACHE) + ((foldLinear(low, high) & (JUMP_CACHE.ENTRIES - 1)) << JUMP_CACHE.ENTRY_SHIFT)
+    );
   }
 
   #cacheJump(low: number, high: number, record: number): void {
@@ -527,6 +529,7 @@ export class Engine {
     u32[slot + 1] = high;
     u32[slot + 2] = record;
     u32[slot + 3] = this.processor.get(S.JUMP_TAG);
+    u32[slot + (JUMP_CACHE.REGIONS >>> 2)] = 0;
   }
 
   /** DEVIATION: no device gives instructions. Where nothing is, a PC reads FF FF, which is #UD. */

@@ -332,6 +332,10 @@ export const vmcsSlot = (encoding: number): number =>
 export const SCRATCH = 0x2000;
 /** Instructions that regions have retired, all vCPUs together: i64. */
 export const REGIONS_RETIRED = 0x2080;
+/** Another number, from 1 on, whenever a region has ended. u32 */
+export const REGIONS_GENERATION = 0x2088;
+/** Where a region that left with FOUND has found it: address of a jump cache's entry. u32 */
+export const EXIT_SLOT = 0x208c;
 /** Records that run a counted number of instructions: see tiers/interpreter.ts. */
 export const STEP_RECORDS = 0x2100;
 
@@ -462,22 +466,27 @@ export const TLB_EMPTY = 0x1_0000;
  * flush wants to know.
  */
 export const JUMP_CACHE = {
-  ENTRY_BYTES: 16,
+  ENTRY_SHIFT: 5,
+  ENTRY_BYTES: 32,
   ENTRIES: 4096,
-  BYTES: 64 * 1024,
+  BYTES: 128 * 1024,
   RECORD: 8,
   /** Mode word, and from this bit on the cache's generation. */
   TAG: 12,
   GENERATION_SHIFT: 12,
+  /** If the record is an entry of a region: its slot and, from bit 16 on, its block's number + 1. u32 */
+  ENTRY: 16,
+  /** REGIONS_GENERATION for which ENTRY is right. u32 */
+  REGIONS: 20,
   /** HAS_JUMPS bits. u32 */
-  HAS: 64 * 1024,
+  HAS: 128 * 1024,
   /** Flushing is a new one: entries of another are no hits. u32 */
-  GENERATION: 64 * 1024 + 4,
+  GENERATION: 128 * 1024 + 4,
   /** Pages that there may be entries for, as a bit for each of 4096 groups of pages. */
-  FILTER: 64 * 1024 + 64,
+  FILTER: 128 * 1024 + 64,
   FILTER_BYTES: 512,
   /** From one cache to the next. */
-  STRIDE: 64 * 1024 + 1024,
+  STRIDE: 128 * 1024 + 1024,
 } as const;
 
 /** A jump cache has entries; it may have some for pages that are not global, now or from its context's execute entries. */
@@ -542,7 +551,7 @@ export const STATUS = {
   GO: 8,
   /** Nothing has changed; the interpreter is to run this record, of a run that is charged. */
   REDO: 9,
-  /** Done; go on with this record, in another page perhaps, and charge its run. */
+  /** Done; go on with this record, in another page perhaps, and charge its run. EXIT_SLOT has it, too. */
   FOUND: 10,
   /** Nothing has changed; S.EA is not in the TLB, in which the instruction wants the bytes (and FILL_WRITE) at S.VALUE. */
   MISS: 11,

@@ -29,7 +29,7 @@ export function jumpSlot(linear: Local): Expr {
   const folded = i32.wrap(i64.xor(linear.get, i64.shrU(linear.get, i64.const(12))));
   return i32.add(
     i32.load(zero, S.JUMP_CACHE),
-    i32.shl(i32.and(folded, i32.const(JUMP_CACHE.ENTRIES - 1)), i32.const(4)),
+    i32.shl(i32.and(folded, i32.const(JUMP_CACHE.ENTRIES - 1)), i32.const(JUMP_CACHE.ENTRY_SHIFT)),
   );
 }
 
@@ -81,6 +81,7 @@ export function defineLookup(m: ModuleBuilder, memory: EngineMemory, walk: Calle
     f.do(i64.store(slot.get, linear.get));
     f.do(i32.store(slot.get, record.get, JUMP_CACHE.RECORD));
     f.do(i32.store(slot.get, i32.load(zero, S.JUMP_TAG), JUMP_CACHE.TAG));
+    f.do(i32.store(slot.get, zero, JUMP_CACHE.REGIONS));
     // TlbContexts.touchJumps
     const cache = f.let(i32.load(zero, S.JUMP_CACHE));
     const has = i32.or(i32.load(cache.get, JUMP_CACHE.HAS), i32.const(HAS_JUMPS.ENTRIES));

@@ -1,7 +1,7 @@
 import { assert } from '../../base/assert.ts';
 import { type Callee, call, callIndirect, type Expr, I32, i32, i64, select } from '../../wasm/expr.ts';
 import { type FunctionBuilder, type Label, type Local, ModuleBuilder } from '../../wasm/module.ts';
-import { REC, S, STATUS } from '../core/layout.ts';
+import { JUMP_CACHE, REC, S, STATUS } from '../core/layout.ts';
 import { jumpRelativeGeneral } from '../core/legacy-stack.ts';
 import type { EngineMemory } from '../core/memory.ts';
 import { PSEUDO, REGION_SLOT, TURN, TURN_SLOT, type Variant } from '../decode/decoder.ts';
@@ -437,7 +437,10 @@ export class Interpreter {
       const linear = f.let(i64.load(zero, S.NEXT_LINEAR));
       const folded = i32.wrap(i64.xor(linear.get, i64.shrU(linear.get, i64.const(12))));
       const slot = f.let(
-        i32.add(i32.load(zero, S.JUMP_CACHE), i32.shl(i32.and(folded, i32.const(4095)), i32.const(4))),
+        i32.add(
+          i32.load(zero, S.JUMP_CACHE),
+          i32.shl(i32.and(folded, i32.const(JUMP_CACHE.ENTRIES - 1)), i32.const(JUMP_CACHE.ENTRY_SHIFT)),
+        ),
       );
       const same = i32.and(
         i64.eq(i64.load(slot.get), linear.get),

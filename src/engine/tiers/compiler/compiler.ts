@@ -2,7 +2,7 @@ import { assert } from '../../../base/assert.ts';
 import { TWO_32 } from '../../../base/bits.ts';
 import { I32 } from '../../../wasm/expr.ts';
 import { FunctionBuilder } from '../../../wasm/module.ts';
-import { PLACE_ENTRY_SHIFT, REC, REGIONS_RETIRED, S, TLB } from '../../core/layout.ts';
+import { PLACE_ENTRY_SHIFT, REC, REGIONS_GENERATION, REGIONS_RETIRED, S, TLB } from '../../core/layout.ts';
 import { type EngineMemory, REGION_MAP_BYTES, REGION_PAGES_MAX, REGIONS_MAX } from '../../core/memory.ts';
 import { PSEUDO, REGION_SLOT, type Variant } from '../../decode/decoder.ts';
 import { MODE } from '../../decode/mode.ts';
@@ -97,6 +97,8 @@ export class Compiler implements Regions, Reader {
     this.#interpreter = interpreter;
     this.#code = code;
     this.#options = options;
+    // No entry of a jump cache is right at first
+    memory.u32[REGIONS_GENERATION >>> 2] = 1;
   }
 
   /** Regions alive, the bytes of their code, and how many of those there may be. */
@@ -275,7 +277,7 @@ export class Compiler implements Regions, Reader {
     const places = plans.map((plan) => this.#place(plan));
     const exports = this.#interpreter.module((m, lib) => {
       plans.forEach((plan, i) => {
-        const f = m.func(`r${i}`, [I32], [I32], true);
+        const f = m.func(`r${i}`, [I32, I32], [I32], true);
         new RegionBuilder(this, plan, lib, f, places[i]!).build();
         sizes.push(f.code.length);
       });
@@ -352,6 +354,7 @@ export class Compiler implements Regions, Reader {
       this.#originals.delete(record);
     }
     u8[this.#alive(region.slot)] = 0;
+    this.memory.u32[REGIONS_GENERATION >>> 2]! += 1;
     this.#regions.delete(region.slot);
     this.#interpreter.setHandler(region.slot, null);
     this.#free.push(region.slot);

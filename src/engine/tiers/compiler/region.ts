@@ -1,7 +1,7 @@
 import { assert } from '../../../base/assert.ts';
 import { call, type Expr, I32, I64, i32, i64 } from '../../../wasm/expr.ts';
 import type { FunctionBuilder, Label, Local } from '../../../wasm/module.ts';
-import { JUMP_CACHE, PLACE_ENTRY_SHIFT, REC, S, STATUS } from '../../core/layout.ts';
+import { EXIT_SLOT, JUMP_CACHE, REC, REGIONS_GENERATION, S, STATUS } from '../../core/layout.ts';
 import { PSEUDO } from '../../decode/decoder.ts';
 import { MODE } from '../../decode/mode.ts';
 import type { Library } from '../../isa/semantics.ts';
@@ -140,7 +140,8 @@ export interface RegionPlace {
 }
 
 /**
- * Generates the function of a region: (record) → status. It is entered with nothing charged for the run at `record`.
+ * Generates the function of a region: (record, its block's number + 1) → status. It is entered with nothing charged for the run
+ * at `record`.
  */
 export class RegionBuilder implements Targets {
   readonly #reader: Reader;
@@ -177,8 +178,7 @@ export class RegionBuilder implements Targets {
 
   build(): void {
     const f = this.#f;
-    const record = f.parameters[0]!;
-    f.set(this.#entry, numberOf(record));
+    f.set(this.#entry, f.parameters[1]!.get);
     const body = (): void => f.loop((top) => this.#level(this.#plan.root, top));
     if (!this.#callsOut()) {
       this.#loadTlb();
@@ -458,24 +458,21 @@ export class RegionBuilder implements Targets {
     });
     const { hit, slot } = this.#cached(target);
     f.if(hit, () => {
-      const found = f.let(i32.load(slot.get, JUMP_CACHE.RECORD));
       this.#enterPage(target);
       if (this.#plan.pages.length > 1) {
-        f.if(i32.eq(i32.load16U(found.get), i32.const(this.#place.slot)), () => {
-          f.set(this.#entry, numberOf(found));
+        const isKnown = i32.eq(i32.load(slot.get, JUMP_CACHE.REGIONS), i32.load(zero, REGIONS_GENERATION));
+        const isHere = i32.eq(i32.load16U(slot.get, JUMP_CACHE.ENTRY), i32.const(this.#place.slot));
+        f.if(i32.and(isHere, isKnown), () => {
+          f.set(this.#entry, i32.load16U(slot.get, JUMP_CACHE.ENTRY + 2));
           f.br(top);
         });
       }
-      f.do(i32.store(zero, found.get, S.EXIT_RECORD));
+      f.do(i32.store(zero, i32.load(slot.get, JUMP_CACHE.RECORD), S.EXIT_RECORD));
+      f.do(i32.store(zero, slot.get, EXIT_SLOT));
       f.ret(i32.const(STATUS.FOUND | STATUS.REGION));
     });
     f.release(slot);
     f.do(i64.store(zero, target.get, S.NEXT_LINEAR));
     this.#frame.leave(i32.const(STATUS.JUMP), record);
   }
-}
-
-/** What the dispatcher takes for the block that an entry record stands for: its number + 1. */
-function numberOf(record: Local): Expr {
-  return i32.add(i32.shrU(i32.load(record.get, REC.PLACE), i32.const(PLACE_ENTRY_SHIFT)), i32.const(1));
 }

@@ -22,8 +22,8 @@ function machine(tamper: (m: TestMachine, call: number) => void, from = 0, code 
   const guard = compiler!.guard!;
   let calls = 0;
   compiler!.guard = (slot, f) =>
-    guard(slot, (record: number) => {
-      const status = (f as (record: number) => number)(record);
+    guard(slot, (record: number, number: number) => {
+      const status = (f as (record: number, number: number) => number)(record, number);
       calls += 1;
       tamper(m, calls);
       return status;

@@ -63,6 +63,9 @@ export interface RunEnd {
   readonly state: Uint32Array;
 }
 
+/** A region's function: (record, its block's number + 1) → status. */
+type Region = (record: number, number: number) => number;
+
 /**
  * Interpreter and compiler together: each call of a region is taken back and run once more by the interpreter, for as many
  * instructions, and both must have done the same to registers, flags, RIP, memory, and in how they leave.
@@ -80,7 +83,7 @@ export class Lockstep {
   readonly #options: LockstepOptions;
   readonly #journal: Journal;
   /** By slot: the regions' functions. */
-  readonly #regions: ((record: number) => number)[] = [];
+  readonly #regions: Region[] = [];
   readonly #kernel: LockstepKernel;
   readonly #before: Uint32Array;
   readonly #first: Uint32Array;
@@ -109,12 +112,12 @@ export class Lockstep {
 
   /** What stands behind a region's slot in the handler table, in place of `region`. */
   guard(slot: number, region: unknown): unknown {
-    this.#regions[slot - REGION_SLOT] = region as (record: number) => number;
-    this.#enter ??= exported((record) => this.#run(record));
+    this.#regions[slot - REGION_SLOT] = region as Region;
+    this.#enter ??= exported((record, number) => this.#run(record, number));
     return this.#enter;
   }
 
-  #run(record: number): number {
+  #run(record: number, number: number): number {
     const cpu = this.#cpu;
     const { u16, i32 } = cpu;
     const rest = u16[(record + REC.REMAINING) >>> 1]!;
@@ -128,7 +131,7 @@ export class Lockstep {
     const { vcpu } = cpu;
     const slice = vcpu.slice;
     const available = i32[S.BUDGET >>> 2]!;
-    if (vcpu.instructions + slice - available < this.#options.from) return region(record);
+    if (vcpu.instructions + slice - available < this.#options.from) return region(record, number);
     if (this.#code.freeBytes < ROOM_BYTES) return this.#flush(record, available);
 
     // First run: the region's
@@ -146,7 +149,7 @@ export class Lockstep {
       i32[S.BUDGET >>> 2] = i32[S.BUDGET >>> 2]! - beyond;
       cpu.setSlice(slice - beyond);
     }
-    const raw = region(record);
+    const raw = region(record, number);
     const shortened = vcpu.slice !== slice - beyond;
     const uncharged = this.#uncharged(raw & (STATUS.REGION - 1));
     const executed = vcpu.slice - uncharged - (slice - available);
@@ -243,11 +246,12 @@ export class Lockstep {
     cpu.set64(S.NEXT_LINEAR, this.#low, this.#high);
     // There is no need to look: the dispatcher came here without
     const folded = this.#low ^ ((this.#low >>> 12) | (this.#high << 20));
-    const slot = (cpu.get(S.JUMP_CACHE) + ((folded & (JUMP_CACHE.ENTRIES - 1)) << 4)) >>> 2;
+    const slot = (cpu.get(S.JUMP_CACHE) + ((folded & (JUMP_CACHE.ENTRIES - 1)) << JUMP_CACHE.ENTRY_SHIFT)) >>> 2;
     u32[slot] = this.#low;
     u32[slot + 1] = this.#high;
     u32[slot + 2] = record;
     u32[slot + 3] = cpu.get(S.JUMP_TAG);
+    u32[slot + (JUMP_CACHE.REGIONS >>> 2)] = 0;
     cpu.tlb.touchJumps(vcpu.context, cpu.cpl === 3, this.#low);
     i32[S.BUDGET >>> 2] = budget;
     cpu.setSlice(retired + budget);
@@ -335,11 +339,12 @@ export class Lockstep {
 }
 
 /** A function that WebAssembly tables take. */
-function exported(f: (record: number) => number): unknown {
+function exported(f: Region): unknown {
   const m = new ModuleBuilder();
-  const imported = m.importFunction('env', 'f', [I32], [I32]);
-  const body = m.func('enter', [I32], [I32], true);
-  body.ret(call(imported, body.parameters[0]!.get));
+  const imported = m.importFunction('env', 'f', [I32, I32], [I32]);
+  const body = m.func('enter', [I32, I32], [I32], true);
+  const [record, number] = body.parameters;
+  body.ret(call(imported, record!.get, number!.get));
   const { exports } = new WebAssembly.Instance(new WebAssembly.Module(m.finish()), { env: { f } as never });
   return exports['enter'];
 }
