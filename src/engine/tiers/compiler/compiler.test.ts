@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { REGIONS_RETIRED } from '../../core/layout.ts';
+import { REGIONS_GENERATION, REGIONS_RETIRED } from '../../core/layout.ts';
 import { AT, TestMachine } from '../../core/machine-testbed.ts';
 
 const plan = { accel: 'compiler', jitThreshold: 3, jitBatch: 1 } as const;
@@ -95,6 +95,26 @@ describe('regions', () => {
     expect(m.engine.compiler!.counters.compiled).toBeGreaterThan(0);
     expect([m.read32(0x9100), m.reg(3)]).toEqual([0x1234_5678, 1000]);
   }, 5000);
+
+  test('that have ended are not entered where the jump cache knew them', () => {
+    const m = new TestMachine({ plan });
+    m.longMode();
+    const other = 0x10_0000;
+    m.code('ffc3 ffe6', AT.CODE); // inc ebx; jmp rsi
+    m.code('ffc1 ffe7', other); // inc ecx; jmp rdi
+    m.setReg(6, other);
+    m.setReg(7, AT.CODE);
+    m.rip = AT.CODE;
+    const { compiler, memory } = m.engine;
+    for (let i = 0; i < 10; i += 1) m.engine.run(m.vcpu, 400);
+    expect([m.reg(3), m.reg(1)]).toEqual([1000, 1000]);
+    const generation = memory.u32[REGIONS_GENERATION >>> 2]!;
+    expect(compiler!.alive.regions).toBe(2);
+    m.code('ffca ffe7', other); // dec edx; jmp rdi
+    expect(memory.u32[REGIONS_GENERATION >>> 2]).toBeGreaterThan(generation);
+    for (let i = 0; i < 10; i += 1) m.engine.run(m.vcpu, 400);
+    expect([m.reg(3), m.reg(1), m.reg(2) | 0]).toEqual([2000, 1000, -1000]);
+  });
 
   test('are not made while the host has as many modules as it can bear', () => {
     const m = counting();
