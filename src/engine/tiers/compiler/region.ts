@@ -30,6 +30,8 @@ interface Level {
   current: number;
 }
 
+/** A larger loop is that of a program, a hypervisor's: what leaves the region in the middle of it comes back before its head. */
+const LEAN_INSTRUCTIONS = 40;
 /** Registers stay in locals in loops of up to this many instructions. */
 const LOOP_INSTRUCTIONS = 100;
 
@@ -115,16 +117,22 @@ export function planRegion(
     if (kind === KIND.PLAIN || kind === KIND.CONDITIONAL) to(follow(reader.memory, last + REC.BYTES));
   });
   const root = nestLoops(blocks.length, edges);
-  // Outside loops, and at their heads, code is entered from wherever; inside, only where it is left
+  // Outside loops, in large ones, and at their heads, code is entered from wherever; inside, only where it is left
   const heads = (item: Item, inLoop: boolean): void => {
     item.items!.forEach((inner, i) => {
-      if (inner.items) heads(inner, true);
+      if (inner.items) heads(inner, instructionsOf(blocks, inner) <= LEAN_INSTRUCTIONS);
       else if (!inLoop || (i === 0 && inner.first === item.first)) blocks[inner.first]!.entry = true;
     });
   };
   heads(root, false);
   markDispatch(root, edges, (i) => blocks[i]!.entry);
   return { pages, blocks, root, links, instructions };
+}
+
+function instructionsOf(blocks: readonly Block[], { first, last }: Item): number {
+  let instructions = 0;
+  for (let at = first; at <= last; at += 1) instructions += blocks[at]!.count;
+  return instructions;
 }
 
 /** Where the module of a region finds what is not its own. */
