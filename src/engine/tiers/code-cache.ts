@@ -11,6 +11,19 @@ const RUN_MAX = 64;
 /** A page whose bytes are written this often while it holds code is data for the moment: its code is dropped. */
 const WRITES_MAX = 256;
 
+/** An instruction that has been patched so often will be again: it is left to the interpreter, and its page is no data for that. */
+const PATCHED = 2;
+/** Bytes of a patched instruction behind its first: a kernel writes them by themselves. */
+const PATCH_BYTES = 4;
+
+export const isPatched = ({ patches }: CodePage, offset: number): boolean => (patches?.get(offset) ?? 0) >= PATCHED;
+
+function isPatchedBefore(page: CodePage, offset: number): boolean {
+  if (!page.patches) return false;
+  for (let at = offset - PATCH_BYTES; at <= offset; at += 1) if (isPatched(page, at)) return true;
+  return false;
+}
+
 export interface CodePage {
   readonly hostPage: number;
   readonly mode: number;
@@ -29,6 +42,8 @@ export interface CodePage {
   fresh: number;
   /** How often a region of this page was lost to changed bytes. */
   losses: number;
+  /** By offset: how often an instruction was changed by itself, as by a kernel that patches a branch in and out. */
+  patches: Map<number, number> | undefined;
   /** REC.HEAT of what is decoded now: code that replaces hot code is likely to be hot. */
   heat: number;
   /** Offsets where L0's debugger wants to stop: tiers/breakpoints.ts. */
@@ -38,8 +53,8 @@ export interface CodePage {
 
 /** What the compiler tier does for the cache. */
 export interface Regions {
-  /** Bytes of the page changed: its region goes before anything else is done. */
-  lost(page: CodePage): void;
+  /** Bytes of the page's instruction at `offset` change: its region goes before anything else is done, if it has that. */
+  lost(page: CodePage, offset: number): void;
   /** The page's region goes although its bytes are what they were. */
   release(page: CodePage): void;
   flushed(): void;
@@ -117,6 +132,11 @@ export class CodeCache implements CodePages {
     return page;
   }
 
+  /** The first code page of a host page: others, of other mode words, hang on it. */
+  firstAt(hostPage: number): CodePage | undefined {
+    return this.#heads[hostPage];
+  }
+
   /** Record for the instruction at a host address under a mode word: decoded now if it was not yet. */
   entry(host: number, mode: number): number {
     if (this.#tablesAreFull && !this.pageAt(host >>> 12, mode)) this.flush();
@@ -147,6 +167,7 @@ export class CodeCache implements CodePages {
       execute: 0,
       fresh: 0,
       losses: 0,
+      patches: undefined,
       heat: 0,
       breaks: undefined,
       next: this.#heads[hostPage],
@@ -381,7 +402,7 @@ export class CodeCache implements CodePages {
     const hostPage = host >>> 12;
     const offset = host & 0xfff;
     for (let page = this.#heads[hostPage]; page; page = page.next) {
-      page.writes += 1;
+      if (!isPatchedBefore(page, offset)) page.writes += 1;
       if (page.writes > WRITES_MAX || bytes > 256) {
         this.dropPage(hostPage);
         return;
@@ -391,13 +412,16 @@ export class CodeCache implements CodePages {
         if (record === 0) continue;
         // A crossing instruction checks its bytes by itself
         if (u16[record >>> 1] === PSEUDO.CROSS) continue;
-        if (at + u8[record + REC.LENGTH]! > offset) this.#stale(page, at, record);
+        if (at + u8[record + REC.LENGTH]! <= offset) continue;
+        page.patches ??= new Map();
+        page.patches.set(at, (page.patches.get(at) ?? 0) + 1);
+        this.#stale(page, at, record);
       }
     }
   }
 
   #stale(page: CodePage, at: number, record: number): void {
-    if (page.region) this.regions!.lost(page);
+    if (page.region) this.regions!.lost(page, at);
     this.unfuse(record);
     this.#memory.u16[record >>> 1] = PSEUDO.STALE;
     page.entries[at] = 0;

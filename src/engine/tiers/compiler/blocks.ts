@@ -124,7 +124,11 @@ export function findBlocks(reader: Reader, page: CodePage, number: number, heatM
     for (;;) {
       const decoded = reader.decoded(at);
       if (!decoded) {
-        if (u16[at >>> 1]! >= PSEUDO.COUNT && u16[(at + REC.REMAINING) >>> 1]! > 1) add(at + REC.BYTES, true, heat);
+        // It may have been patched since
+        const now = entries[u16[(at + REC.OFFSET) >>> 1]!] || at;
+        const next = follow(memory, now + REC.BYTES);
+        const goesOn = u16[(now + REC.REMAINING) >>> 1]! > 1 || next !== now + REC.BYTES;
+        if (u16[now >>> 1]! >= PSEUDO.COUNT && goesOn && next !== 0) add(next, true, heat);
         break;
       }
       instructions += 1;

@@ -6,7 +6,7 @@ import { PLACE_ENTRY_SHIFT, REC, REGIONS_GENERATION, REGIONS_RETIRED, S, TLB } f
 import { type EngineMemory, REGION_MAP_BYTES, REGION_PAGES_MAX, REGIONS_MAX } from '../../core/memory.ts';
 import { PSEUDO, REGION_SLOT, type Variant } from '../../decode/decoder.ts';
 import { MODE } from '../../decode/mode.ts';
-import type { CodeCache, CodePage, Regions } from '../code-cache.ts';
+import { type CodeCache, type CodePage, isPatched, type Regions } from '../code-cache.ts';
 import { contextOf, type Interpreter } from '../interpreter.ts';
 import { type Decoded, type FlagUse, KIND, type Reader } from './blocks.ts';
 import { type PagePlan, type Plan, planPage, planRegion, RegionBuilder, type RegionPlace } from './region.ts';
@@ -23,6 +23,8 @@ interface Region {
   /** Entry records and the handlers they had. */
   readonly originals: ReadonlyMap<number, number>;
   readonly records: readonly number[];
+  /** Host addresses of instructions that it goes around: what is patched again and again. */
+  readonly without: ReadonlySet<number>;
 }
 
 /** Runs of the engine after which waiting pages are compiled, however few. */
@@ -48,6 +50,9 @@ export interface CompilerOptions {
 }
 
 export const COMPILER_DEFAULTS: CompilerOptions = { threshold: 10_000, batch: 64, bytesMax: 24 << 20 };
+
+const patchedOf = (page: CodePage): number[] =>
+  [...(page.patches?.keys() ?? [])].filter((offset) => isPatched(page, offset)).map((at) => page.hostPage * 4096 + at);
 
 /** Instructions whose code looks at registers where regions do not keep them, or writes what lockstep does not know of. */
 const ELSEWHERE = new Set(['LAHF', 'SAHF', 'VMPTRLD', 'VMCLEAR']);
@@ -121,6 +126,7 @@ export class Compiler implements Regions, Reader {
     const hostPage = u32[(record + REC.PLACE) >>> 2]! & ((1 << PLACE_ENTRY_SHIFT) - 1);
     const page = this.#code.pageAt(hostPage, u32[S.MODE >>> 2]!);
     if (!page || page.entries[u16[(record + REC.OFFSET) >>> 1]!] !== record) return;
+    if (isPatched(page, u16[(record + REC.OFFSET) >>> 1]!)) return;
     page.fresh += 1;
     page.linearLow = u32[S.RIP_PAGE >>> 2]!;
     page.linearHigh = u32[(S.RIP_PAGE >>> 2) + 1]!;
@@ -332,6 +338,7 @@ export class Compiler implements Regions, Reader {
       born: this.#retired,
       originals,
       records: blocks.map(({ record }) => record),
+      without: new Set(pages.flatMap(patchedOf)),
     };
     for (const page of pages) {
       page.region = region;
@@ -363,8 +370,9 @@ export class Compiler implements Regions, Reader {
     for (const page of region.pages) page.region = undefined;
   }
 
-  lost(page: CodePage): void {
+  lost(page: CodePage, offset: number): void {
     const region = page.region as Region;
+    if (region.without.has(page.hostPage * 4096 + offset)) return;
     this.#drop(region);
     this.counters.lost += 1;
     // Back-off: each early loss doubles what it takes
@@ -410,13 +418,26 @@ export class Compiler implements Regions, Reader {
   decoded(record: number): Decoded | undefined {
     let handler = this.memory.u16[record >>> 1]!;
     if (handler >= REGION_SLOT) handler = this.original(record);
-    if (handler < PSEUDO.COUNT) return undefined;
+    if (handler < PSEUDO.COUNT || this.#isPatched(record)) return undefined;
     let known = this.#decoded[handler];
     if (known === undefined) {
       known = this.#try(handler, record);
       this.#decoded[handler] = known;
     }
     return known ?? undefined;
+  }
+
+  /** It is one to go around. Then that before it must not run it along, in whatever a region leaves of it. */
+  #isPatched(record: number): boolean {
+    const { u16, u32 } = this.memory;
+    const offset = u16[(record + REC.OFFSET) >>> 1]!;
+    const hostPage = u32[(record + REC.PLACE) >>> 2]! & ((1 << PLACE_ENTRY_SHIFT) - 1);
+    for (let page = this.#code.firstAt(hostPage); page; page = page.next) {
+      if (page.entries[offset] !== record || !isPatched(page, offset)) continue;
+      this.#code.unfuse(record);
+      return true;
+    }
+    return false;
   }
 
   /** Generates the instruction once, for nothing, to see whether it can be: else its handler is called. */

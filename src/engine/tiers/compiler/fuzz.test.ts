@@ -312,6 +312,7 @@ describe('the compiler agrees with the interpreter', () => {
     m.rip = AT.CODE;
     m.engine.run(m.vcpu, 1000);
     expect(m.reg(3)).toBe(4950);
-    if (threshold > 0) expect(m.engine.compiler!.counters.lost).toBeGreaterThan(0);
+    // Regions go around it from the second round on
+    if (threshold > 0) expect(m.engine.compiler!.counters.compiled).toBeGreaterThan(0);
   });
 });
