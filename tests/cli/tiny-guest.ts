@@ -62,38 +62,31 @@ function coprocessorError(): number[] {
   ];
 }
 
-/** The PIT interrupts every 17 µs a loop that lets interrupts in for two instructions and then holds them off for eight. */
-function timerInterrupts(): number[] {
+/** `body`, with interrupts by the PIT each `count` of its ticks, for which nothing is done. */
+function withTicks(count: number, body: readonly number[]): number[] {
   const [idt, idtr] = [0x20_0000, 0x20_1000];
   const handler = [0x50, ...outByte(0x20, 0x20), 0x58, 0xcf]; //              push eax; EOI; pop eax; iretd
   const entry = LOAD_AT + HEADER_BYTES + 5;
-  const again = [0xfb, 0x90, 0xfa, ...new Array(8).fill(0x40), 0x49]; //       sti; nop; cli; 8 × inc eax; dec ecx
   return [
     ...[0xe9, ...u32(handler.length), ...handler],
     ...poke(idt + 8 * 8, ((0x10 << 16) | (entry & 0xffff)) >>> 0), //         IRQ 0 is vector 8
     ...poke(idt + 8 * 8 + 4, ((entry & 0xffff_0000) | 0x8e00) >>> 0),
     ...[...poke(idtr, 0x7ff), ...poke(idtr + 2, idt), 0x0f, 0x01, 0x1d, ...u32(idtr)],
     ...[0xbc, ...u32(0x9_0000), ...outByte(0x21, 0xfe), ...outByte(0xa1, 0xff)],
-    ...[...outByte(0x43, 0x34), ...outByte(0x40, 20), ...outByte(0x40, 0)],
-    ...[0xb9, ...u32(3000), ...again, 0x75, 0x100 - again.length - 2],
-    ...softOff,
+    ...[...outByte(0x43, 0x34), ...outByte(0x40, count & 255), ...outByte(0x40, count >>> 8)],
+    ...body,
   ];
+}
+
+/** The PIT interrupts every 17 µs a loop that lets interrupts in for two instructions and then holds them off for eight. */
+function timerInterrupts(): number[] {
+  const again = [0xfb, 0x90, 0xfa, ...new Array(8).fill(0x40), 0x49]; //       sti; nop; cli; 8 × inc eax; dec ecx
+  return withTicks(20, [0xb9, ...u32(3000), ...again, 0x75, 0x100 - again.length - 2, ...softOff]);
 }
 
 /** Waits in HLT for the PIT's ticks, a hundred a second, for ever. */
 function waitsForTicks(): number[] {
-  const [idt, idtr] = [0x20_0000, 0x20_1000];
-  const handler = [0x50, ...outByte(0x20, 0x20), 0x58, 0xcf]; //              push eax; EOI; pop eax; iretd
-  const entry = LOAD_AT + HEADER_BYTES + 5;
-  return [
-    ...[0xe9, ...u32(handler.length), ...handler],
-    ...poke(idt + 8 * 8, ((0x10 << 16) | (entry & 0xffff)) >>> 0), //         IRQ 0 is vector 8
-    ...poke(idt + 8 * 8 + 4, ((entry & 0xffff_0000) | 0x8e00) >>> 0),
-    ...[...poke(idtr, 0x7ff), ...poke(idtr + 2, idt), 0x0f, 0x01, 0x1d, ...u32(idtr)],
-    ...[0xbc, ...u32(0x9_0000), ...outByte(0x21, 0xfe), ...outByte(0xa1, 0xff)],
-    ...[...outByte(0x43, 0x34), ...outByte(0x40, 0x9c), ...outByte(0x40, 0x2e)],
-    ...[...print('waiting\n'), 0xfb, 0xf4, 0xeb, 0xfc], //                     sti; hlt; jmp -4
-  ];
+  return withTicks(0x2e9c, [...print('waiting\n'), 0xfb, 0xf4, 0xeb, 0xfc]); // sti; hlt; jmp -4
 }
 
 /**
