@@ -431,7 +431,7 @@ export class Processor {
   /**
    * #AC(0) for a data access at CPL 3 that is not aligned; ask only while `aligning`. SDM 3A 6.15 "Interrupt 17—Alignment
    * Check Exception (#AC)", table 6-7. MEASURED on AMD family 25: behind #GP and #SS, ahead of page faults, and 16-byte
-   * operands must be aligned on 16 bytes. True also if there is one of those ahead.
+   * operands must be aligned on 16 bytes; those of 32 bytes, too (family 26). True also if there is one of those ahead.
    */
   misaligned(low: number, high: number, bytes: number, access: number): boolean {
     if (!(access & ACCESS.USER) || access & ACCESS.FETCH) return false;
@@ -440,7 +440,7 @@ export class Processor {
       return true;
     }
     if ((low & 0xfff) + bytes > 4096 && this.#overEnd(low, high, bytes, access)) return true;
-    const unit = bytes === 10 ? 8 : bytes;
+    const unit = bytes === 10 ? 8 : bytes === 32 ? 16 : bytes;
     // Areas of other sizes are checked by who knows what they consist of
     if ((unit & (unit - 1)) !== 0 || !(low & (unit - 1))) return false;
     this.fault(17, 0);
