@@ -21,7 +21,7 @@ import { defineHandlerCall, defineRegionLoop } from './region-loop.ts';
  * Owns    dispatch, the exact instruction budget, links between records of a page.
  * Knows   nothing of what instructions mean: that is in isa/.
  *
- * Source  spec/wasm-engine.md A "Interpreter dispatch": why one switch, why below 35 kB.
+ * Source  spec/wasm-engine.md A "Interpreter dispatch": why one switch. How large it may be: hot.ts, FUSED.
  */
 
 /** Handlers outside the main switch whose functions are made together, when one of them first runs. */

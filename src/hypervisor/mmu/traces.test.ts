@@ -32,6 +32,15 @@ function cost(machine: FakeMachine, work: () => void): MmuCounters {
   return difference;
 }
 
+/** What ten rounds cost behind two others. */
+function steady(machine: FakeMachine, round: () => void): MmuCounters {
+  round();
+  round();
+  return cost(machine, () => {
+    for (let i = 0; i < 10; i += 1) round();
+  });
+}
+
 /** What P1 forbids in the steady state. */
 const REBUILDS = ['formatComputed', 'roleStore', 'rootAlloc', 'spAlloc', 'spLookup', 'syncSpte', 'syncPage'] as const;
 const FLUSHES = ['tlbFlushAll', 'tlbFlushCurrent', 'tlbFlushGuest', 'tlbFlushGva', 'tlbFlushVmWide'] as const;
@@ -51,11 +60,7 @@ describe('steady state', () => {
       expect(cpu.access(0x10008, { write: true }).kind).toBe('ram');
       cpu.exitL2();
     };
-    round();
-    round();
-    const spent = cost(machine, () => {
-      for (let i = 0; i < 10; i += 1) round();
-    });
+    const spent = steady(machine, round);
     for (const name of [...REBUILDS, ...FLUSHES]) expect(spent[name], name).toBe(0);
     expect(spent.rootHitCurrent).toBe(20);
     expect(spent.roleSkip).toBe(30);
@@ -91,11 +96,7 @@ describe('steady state', () => {
       expect(cpu.read(0x7008)).toEqual({ kind: 'ram', host: machine.at(0x300008) * 4 });
       cpu.exitL2();
     };
-    round();
-    round();
-    const spent = cost(machine, () => {
-      for (let i = 0; i < 10; i += 1) round();
-    });
+    const spent = steady(machine, round);
     for (const name of [...REBUILDS, ...FLUSHES]) expect(spent[name], name).toBe(0);
     expect(spent.rootHitPrev).toBe(20);
     all(machine);
@@ -117,11 +118,7 @@ describe('steady state', () => {
       expect(cpu.read(0x7008)).toEqual({ kind: 'ram', host: machine.at(0x300008) * 4 });
       cpu.exitL2();
     };
-    round();
-    round();
-    const spent = cost(machine, () => {
-      for (let i = 0; i < 10; i += 1) round();
-    });
+    const spent = steady(machine, round);
     for (const name of [...REBUILDS, ...FLUSHES]) expect(spent[name], name).toBe(0);
     all(machine);
   });
@@ -207,11 +204,7 @@ describe('comparison modes', () => {
         expect(cpu.read(0x10008)).toEqual({ kind: 'ram', host: machine.at(0x200008) * 4 });
         cpu.exitL2();
       };
-      round();
-      round();
-      const spent = cost(machine, () => {
-        for (let i = 0; i < 10; i += 1) round();
-      });
+      const spent = steady(machine, round);
       all(machine);
       return spent;
     };
