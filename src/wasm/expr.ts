@@ -84,6 +84,9 @@ export class Expr {
   }
 }
 
+/** Stands where there is no value: it must not be used. */
+export const NO_EXPR = new Expr(I32, 0, -1);
+
 function opcode(out: Bytes, op: number): void {
   if (op < 0x10000) out.byte(op);
   else {
@@ -94,6 +97,7 @@ function opcode(out: Bytes, op: number): void {
 
 /** Writes `expr` so that its value is on the stack. */
 export function emit(out: Bytes, expr: Expr): void {
+  assert(expr.shape >= 0, 'there is a value to write');
   if (expr.a) emit(out, expr.a);
   if (expr.b) emit(out, expr.b);
   if (expr.c) emit(out, expr.c);

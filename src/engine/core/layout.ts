@@ -544,7 +544,7 @@ export const STATUS = {
   ENTER: 5,
   /** A branch taken: go on at the record's LINK, or look for its target. */
   LINKED: 6,
-  // Only from regions, with REGION and the record in S.EXIT_RECORD
+  // Only from regions, with REGION
   /** Go on with this record; its run is charged. */
   RESUME: 7,
   /** Go on with this record, and charge its run. */
@@ -553,12 +553,42 @@ export const STATUS = {
   REDO: 9,
   /** Done; go on with this record, in another page perhaps, and charge its run. EXIT_SLOT has it, too. */
   FOUND: 10,
-  /** Nothing has changed; S.EA is not in the TLB, in which the instruction wants the bytes (and FILL_WRITE) at S.VALUE. */
+  /** Nothing has changed; S.EA is not in the TLB, where the instruction at this PLACE wants it. */
   MISS: 11,
   /** As LINKED, to S.NEXT_LINEAR in another page. */
   ACROSS: 12,
   /** Set in whatever a region returns. */
   REGION: 16,
+  /** Above these bits a region may say which of its PLACEs it left at, instead of setting S.EXIT_RECORD. */
+  PLACE_SHIFT: 8,
+} as const;
+
+/**
+ * What a region's function does not know of itself, so that the same code serves wherever the guest's code is decoded: the
+ * function has the address of its pool, and numbers of places in it. Places are units of 8 bytes, counted from the pool's
+ * start; those of the blocks come first.
+ */
+export const POOL = {
+  UNIT_SHIFT: 3,
+  /** Its handler number. u16 */
+  SLOT: 0,
+  /** Not 0 while its code is that of the guest. u8 */
+  ALIVE: 2,
+  /** The place of the first block. u32 */
+  FIRST: 4,
+  /** For each page of guest code the address of a table: number + 1 by page offset, of the blocks that can be entered. u32 each */
+  MAPS: 8,
+} as const;
+/** A place of a POOL. */
+export const PLACE = {
+  /** u32 */
+  RECORD: 0,
+  /** Instructions that are charged when the region leaves here: its run counts as charged to its end. u16 */
+  TAIL: 4,
+  /** What STATUS.MISS wants: bytes, and FILL_WRITE. u16 */
+  ACCESS: 6,
+  /** Where the instruction is called, instead of TAIL: the handler. u16 */
+  HANDLER: 4,
 } as const;
 
 /** What the instruction run by `step` may do: L0 has decided. */

@@ -39,6 +39,9 @@ export const REGIONS_MAX = 4096;
 /** Most pages that they can have between them. */
 export const REGION_PAGES_MAX = 4096;
 
+/** Bytes for their POOLs. */
+export const REGION_POOL_BYTES = 16 << 20;
+
 /** A table of blocks by page offset: their numbers and 1. */
 export const REGION_MAP_BYTES = 2 * 4096;
 
@@ -98,8 +101,8 @@ export class EngineMemory {
   readonly ramBytes: number;
   /** For each page of a region of compiled code: blocks by page offset, a u16 each. 0: there is no compiler. */
   readonly regionMaps: number;
-  /** For each region, by slot: not 0 while its code is that of the guest. A byte. */
-  readonly regionsAlive: number;
+  /** By region slot: address of its POOL. u32 each; behind them the pools. */
+  readonly regionPools: number;
   /** LOCKSTEP, or 0. */
   readonly lockstep: number;
 
@@ -114,8 +117,8 @@ export class EngineMemory {
     // On 2 MiB, so that L0 can map RAM by large pages
     const maps = this.codeEnd + (plan.profile ? WASM_PAGE : 0);
     this.regionMaps = (plan.accel ?? 'interpreter') !== 'interpreter' ? Math.ceil(maps / 4096) * 4096 : 0;
-    this.regionsAlive = this.regionMaps + REGION_PAGES_MAX * REGION_MAP_BYTES;
-    const regionsEnd = this.regionMaps === 0 ? maps : this.regionsAlive + REGIONS_MAX;
+    this.regionPools = this.regionMaps + REGION_PAGES_MAX * REGION_MAP_BYTES;
+    const regionsEnd = this.regionMaps === 0 ? maps : this.regionPools + 4 * REGIONS_MAX + REGION_POOL_BYTES;
     this.lockstep = plan.accel === 'lockstep' ? regionsEnd : 0;
     const end = this.lockstep === 0 ? regionsEnd : this.lockstep + LOCKSTEP.BYTES;
     this.codeTables = (end + 63) & ~63;

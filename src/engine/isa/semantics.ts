@@ -117,6 +117,10 @@ export abstract class Semantics {
     return i32.load(this.record, offset);
   }
 
+  field16(offset: number): Expr {
+    return i32.load16U(this.record, offset);
+  }
+
   /** The immediate, sign-extended: an i64. */
   immediate(): Expr {
     return i64.load(this.record, REC.IMM);
@@ -144,9 +148,14 @@ export abstract class Semantics {
     return i64.add(sum, i64.load(this.field32(REC.SEG)));
   }
 
+  /** Bytes of the instruction: an i64. */
+  length(): Expr {
+    return i64.load8U(this.record, REC.LENGTH);
+  }
+
   /** Offset of the next instruction from the start of the page: an i64. */
   nextOffset(): Expr {
-    return i64.add(i64.load16U(this.record, REC.OFFSET), i64.load8U(this.record, REC.LENGTH));
+    return i64.add(i64.extendI32U(this.field16(REC.OFFSET)), this.length());
   }
 
   /** Address of the register that operand `i` names: an i32. */
@@ -684,7 +693,7 @@ export abstract class Semantics {
 
   /** The instruction has done a part and begins again: in 64-bit mode. */
   again(): void {
-    const own = i64.sub(this.nextRip(), i64.load8U(this.record, REC.LENGTH));
+    const own = i64.sub(this.nextRip(), this.length());
     this.f.do(i64.store(i32.const(0), own, S.NEXT_LINEAR));
     this.leave(i32.const(STATUS.JUMP));
   }

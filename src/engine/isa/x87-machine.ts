@@ -120,7 +120,7 @@ export class X87Semantics {
     const { f } = this.m;
     this.instructionPointer();
     f.if(status.get, () => {
-      const opcode = i32.load16U(this.m.record, REC.EXTRA);
+      const opcode = this.m.field16(REC.EXTRA);
       // ModRM is the low byte of FOP, the opcode's low three bits are its bits 8–10.
       f.do(i32.store16(ZERO, i32.and(opcode, i32.const(0x7ff)), S.FOP));
       if (this.m.operands.some(({ kind }) => kind === 'mem')) {
@@ -136,7 +136,7 @@ export class X87Semantics {
   }
 
   instructionPointer(): void {
-    const linear = i64.add(i64.load(ZERO, S.RIP_PAGE), i64.load16U(this.m.record, REC.OFFSET));
+    const linear = i64.add(i64.load(ZERO, S.RIP_PAGE), i64.extendI32U(this.m.field16(REC.OFFSET)));
     const pointer = i64.sub(linear, i64.load(ZERO, S.SEG_BASE + 8));
     this.m.f.do(i64.store(ZERO, this.m.long ? pointer : i64.and(pointer, i64.halves(-1, 0)), S.FIP));
   }

@@ -246,7 +246,7 @@ export class Interpreter {
     this.#library = defineLibrary(m, memory, (into) => ({ ...more(into), handler: defineHandlerCall(into) }));
     const run = m.func('run', [], [I32], true);
     this.#buildMissing(m);
-    const regions = heat === 0 ? undefined : defineRegionLoop(m, this.#library.byName('fillQuickly'));
+    const regions = heat === 0 ? undefined : defineRegionLoop(m, memory, this.#library.byName('fillQuickly'));
     for (const [i, variant] of hotVariants.entries()) this.#hot.set(variantName(variant), PSEUDO.COUNT + i);
     this.#build(m, run, hotVariants, fusions, regions);
     this.mainBytes = run.code.length;

@@ -3,13 +3,16 @@ import type { FunctionBuilder, Local, ModuleBuilder } from '../../wasm/module.ts
 import {
   EXIT_SLOT,
   JUMP_CACHE,
+  PLACE,
   PLACE_ENTRY_SHIFT,
+  POOL,
   REC,
   REGIONS_GENERATION,
   REGIONS_RETIRED,
   S,
   STATUS,
 } from '../core/layout.ts';
+import type { EngineMemory } from '../core/memory.ts';
 import { REGION_SLOT } from '../decode/decoder.ts';
 import { jumpSlot } from './find-code.ts';
 
@@ -34,7 +37,7 @@ const numberOf = (record: Local): Expr =>
  * What it needs of a region stands in the jump cache's entry (JUMP_CACHE.ENTRY): each record is a line of its own, which is
  * hardly ever in the cache.
  */
-export function defineRegionLoop(m: ModuleBuilder, fill: Callee): Callee {
+export function defineRegionLoop(m: ModuleBuilder, memory: EngineMemory, fill: Callee): Callee {
   const f = m.func('regions', [I32], [I32]);
   const record = f.parameters[0]!;
   const type = m.typeIndex([I32, I32], [I32]);
@@ -42,6 +45,9 @@ export function defineRegionLoop(m: ModuleBuilder, fill: Callee): Callee {
   const region = f.let(i32.load16U(record.get));
   const number = f.let(numberOf(record));
   const status = f.local(I32);
+  const pool = f.local(I32);
+  /** The PLACE that the region says it has left at, or 0. */
+  const place = f.local(I32);
   const linear = f.let(i64.const(0));
   /** Of the jump cache, if `record` comes from there, or 0. */
   const slot = f.local(I32);
@@ -55,13 +61,36 @@ export function defineRegionLoop(m: ModuleBuilder, fill: Callee): Callee {
     f.do(i64.store(zero, i64.add(i64.load(zero, REGIONS_RETIRED), ran), REGIONS_RETIRED));
   };
   const isStatus = (value: number): Expr => i32.eq(status.get, i32.const(value | STATUS.REGION));
+  const poolOf = i32.shl(i32.sub(region.get, i32.const(REGION_SLOT)), i32.const(2));
   f.loop((again) => {
-    f.set(status, callIndirect(I32, type, 0, region.get, record.get, number.get));
+    f.set(pool, i32.load(poolOf, memory.regionPools));
+    f.set(status, callIndirect(I32, type, 0, region.get, pool.get, number.get));
     f.block((miss) => {
       f.block((found) => {
         f.set(record, i32.load(zero, S.EXIT_RECORD));
         f.set(slot, i32.load(zero, EXIT_SLOT));
         f.brIf(found, isStatus(STATUS.FOUND));
+        f.set(place, i32.shrU(status.get, i32.const(STATUS.PLACE_SHIFT)));
+        f.set(status, i32.and(status.get, i32.const((1 << STATUS.PLACE_SHIFT) - 1)));
+        f.set(slot, zero);
+        f.block((elsewhere) => {
+          // A region has looked itself for where a JUMP goes
+          f.brIf(elsewhere, i32.eqz(isStatus(STATUS.ACROSS)));
+          f.set(linear, i64.load(zero, S.NEXT_LINEAR));
+          f.set(slot, jumpSlot(linear));
+          f.brIf(elsewhere, i64.ne(i64.load(slot.get), linear.get));
+          f.brIf(elsewhere, i32.ne(i32.load(slot.get, JUMP_CACHE.TAG), i32.load(zero, S.JUMP_TAG)));
+          f.set(record, i32.load(slot.get, JUMP_CACHE.RECORD));
+          f.do(i64.store(zero, i64.and(linear.get, i64.const(-4096)), S.RIP_PAGE));
+          f.br(found);
+        });
+        f.if(place.get, () => {
+          f.set(place, i32.add(pool.get, i32.shl(place.get, i32.const(POOL.UNIT_SHIFT))));
+          f.set(record, i32.load(place.get, PLACE.RECORD));
+          f.do(i32.store(zero, record.get, S.EXIT_RECORD));
+          const budget = i32.sub(i32.load(zero, S.BUDGET), i32.load16U(place.get, PLACE.TAIL));
+          f.do(i32.store(zero, budget, S.BUDGET));
+        });
         f.if(
           isStatus(STATUS.MISS),
           () => {
@@ -71,7 +100,7 @@ export function defineRegionLoop(m: ModuleBuilder, fill: Callee): Callee {
             f.set(missedAt, now.get);
             f.set(region, i32.load16U(record.get));
             f.if(i32.and(i32.geU(region.get, i32.const(REGION_SLOT)), isFirst.get), () => {
-              f.if(call(fill, i64.load(zero, S.EA), i32.load(zero, S.VALUE)), () => {
+              f.if(call(fill, i64.load(zero, S.EA), i32.load16U(place.get, PLACE.ACCESS)), () => {
                 // The region charges the run once more
                 const budget = i32.add(i32.load(zero, S.BUDGET), i32.load16U(record.get, REC.REMAINING));
                 f.do(i32.store(zero, budget, S.BUDGET));
@@ -92,15 +121,8 @@ export function defineRegionLoop(m: ModuleBuilder, fill: Callee): Callee {
           f.set(slot, zero);
           f.br(found);
         });
-        // A region has looked itself for where a JUMP goes
-        f.brIf(miss, i32.eqz(isStatus(STATUS.ACROSS)));
-        f.set(status, i32.const(STATUS.LINKED | STATUS.REGION));
-        f.set(linear, i64.load(zero, S.NEXT_LINEAR));
-        f.set(slot, jumpSlot(linear));
-        f.brIf(miss, i64.ne(i64.load(slot.get), linear.get));
-        f.brIf(miss, i32.ne(i32.load(slot.get, JUMP_CACHE.TAG), i32.load(zero, S.JUMP_TAG)));
-        f.set(record, i32.load(slot.get, JUMP_CACHE.RECORD));
-        f.do(i64.store(zero, i64.and(linear.get, i64.const(-4096)), S.RIP_PAGE));
+        f.if(isStatus(STATUS.ACROSS), () => f.set(status, i32.const(STATUS.LINKED | STATUS.REGION)));
+        f.br(miss);
       });
       // In lockstep the entry may have been used for something else since
       const isSame = i32.eq(i32.load(slot.get, JUMP_CACHE.RECORD), record.get);

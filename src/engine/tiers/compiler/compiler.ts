@@ -2,21 +2,24 @@ import { assert } from '../../../base/assert.ts';
 import { TWO_32 } from '../../../base/bits.ts';
 import { I32 } from '../../../wasm/expr.ts';
 import { FunctionBuilder } from '../../../wasm/module.ts';
-import { PLACE_ENTRY_SHIFT, REC, REGIONS_GENERATION, REGIONS_RETIRED, S, TLB } from '../../core/layout.ts';
+import { PLACE_ENTRY_SHIFT, POOL, REC, REGIONS_GENERATION, REGIONS_RETIRED, S, TLB } from '../../core/layout.ts';
 import { type EngineMemory, REGION_MAP_BYTES, REGION_PAGES_MAX, REGIONS_MAX } from '../../core/memory.ts';
 import { PSEUDO, REGION_SLOT, type Variant } from '../../decode/decoder.ts';
 import { MODE } from '../../decode/mode.ts';
 import { type CodeCache, type CodePage, isPatched, type Regions } from '../code-cache.ts';
 import { contextOf, type Interpreter } from '../interpreter.ts';
 import { type Decoded, type FlagUse, KIND, type Reader } from './blocks.ts';
-import { type PagePlan, type Plan, planPage, planRegion, RegionBuilder, type RegionPlace } from './region.ts';
-import { NotInline, RegionFrame, RegionSemantics, type Targets } from './region-semantics.ts';
+import { Pools } from './pools.ts';
+import { type PagePlan, type Plan, planPage, planRegion, RegionBuilder } from './region.ts';
+import { NotInline, Places, RegionFrame, RegionSemantics, type Targets } from './region-semantics.ts';
 
 /** A live region. */
 interface Region {
   readonly pages: readonly CodePage[];
   readonly maps: readonly number[];
   readonly slot: number;
+  /** Address of its POOL. */
+  readonly pool: number;
   readonly bytes: number;
   /** What regions had run when it was made: instructions. */
   readonly born: number;
@@ -74,6 +77,7 @@ export class Compiler implements Regions, Reader {
   readonly #free: number[] = [];
   #nextSlot = REGION_SLOT;
   readonly #freeMaps: number[] = [];
+  readonly #pools: Pools;
   #nextMap = 0;
   /** By handler number; null: stays out. */
   readonly #decoded: (Decoded | null | undefined)[] = [];
@@ -102,6 +106,7 @@ export class Compiler implements Regions, Reader {
     this.#interpreter = interpreter;
     this.#code = code;
     this.#options = options;
+    this.#pools = new Pools(memory);
     // No entry of a jump cache is right at first
     memory.u32[REGIONS_GENERATION >>> 2] = 1;
   }
@@ -280,11 +285,11 @@ export class Compiler implements Regions, Reader {
 
   #build(plans: readonly Plan[]): void {
     const sizes: number[] = [];
-    const places = plans.map((plan) => this.#place(plan));
+    const places: Places[] = [];
     const exports = this.#interpreter.module((m, lib) => {
       plans.forEach((plan, i) => {
         const f = m.func(`r${i}`, [I32, I32], [I32], true);
-        new RegionBuilder(this, plan, lib, f, places[i]!).build();
+        places.push(new RegionBuilder(this, plan, lib, f, this.mayCall).build());
         sizes.push(f.code.length);
       });
     });
@@ -292,33 +297,35 @@ export class Compiler implements Regions, Reader {
     for (const [i, plan] of plans.entries()) this.#install(plan, places[i]!, exports[`r${i}`], sizes[i]!);
   }
 
-  /** Room for a region; the oldest ones go if there is none. */
-  #place(plan: Plan): RegionPlace {
-    const wanted = plan.pages.length;
+  /** Makes room for a region of so many pages, with so many bytes of POOL; the oldest ones go if there is none. */
+  #makeRoom(pages: number, bytes: number): void {
     while (
       this.#bytes > this.#options.bytesMax ||
       (this.#free.length === 0 && this.#nextSlot === REGION_SLOT + REGIONS_MAX) ||
-      this.#freeMaps.length + REGION_PAGES_MAX - this.#nextMap < wanted
+      this.#freeMaps.length + REGION_PAGES_MAX - this.#nextMap < pages ||
+      !this.#pools.hasRoom(bytes)
     ) {
       this.counters.aged += 1;
       const [oldest] = this.#regions.values();
       assert(oldest !== undefined, 'there are more places than a batch needs');
       this.#drop(oldest);
     }
-    const slot = this.#free.pop() ?? this.#nextSlot++;
-    const maps = plan.pages.map(
-      () => this.#freeMaps.pop() ?? this.memory.regionMaps + this.#nextMap++ * REGION_MAP_BYTES,
-    );
-    return { slot, maps, alive: this.#alive(slot), mayCall: this.mayCall };
   }
 
-  #alive(slot: number): number {
-    return this.memory.regionsAlive + slot - REGION_SLOT;
-  }
-
-  #install({ pages, blocks, instructions }: Plan, { slot, maps }: RegionPlace, f: unknown, bytes: number): void {
+  #install({ pages, blocks, instructions }: Plan, { first, words }: Places, f: unknown, bytes: number): void {
     const { u8, u16, u32 } = this.memory;
+    const poolBytes = (first << POOL.UNIT_SHIFT) + 4 * words.length;
+    this.#makeRoom(pages.length, poolBytes);
+    const slot = this.#free.pop() ?? this.#nextSlot++;
+    const maps = pages.map(() => this.#freeMaps.pop() ?? this.memory.regionMaps + this.#nextMap++ * REGION_MAP_BYTES);
     for (const map of maps) u8.fill(0, map, map + REGION_MAP_BYTES);
+    const pool = this.#pools.take(poolBytes);
+    u16[(pool + POOL.SLOT) >>> 1] = slot;
+    u8[pool + POOL.ALIVE] = 1;
+    u32[(pool + POOL.FIRST) >>> 2] = first;
+    u32.set(maps, (pool + POOL.MAPS) >>> 2);
+    u32.set(words, (pool + (first << POOL.UNIT_SHIFT)) >>> 2);
+    u32[this.#poolOf(slot)] = pool;
     this.#interpreter.setHandler(slot, this.guard ? this.guard(slot, f) : f);
     const originals = new Map<number, number>();
     blocks.forEach(({ record, page, offset, entry }, number) => {
@@ -329,11 +336,11 @@ export class Compiler implements Regions, Reader {
       u16[(maps[page]! + 2 * offset) >>> 1] = number + 1;
       u32[(record + REC.PLACE) >>> 2] = (pages[page]!.hostPage | (number << PLACE_ENTRY_SHIFT)) >>> 0;
     });
-    u8[this.#alive(slot)] = 1;
     const region: Region = {
       pages,
       maps,
       slot,
+      pool,
       bytes,
       born: this.#retired,
       originals,
@@ -352,6 +359,11 @@ export class Compiler implements Regions, Reader {
     this.counters.instructions += instructions;
   }
 
+  /** Where the address of a region's POOL is: an index of words. */
+  #poolOf(slot: number): number {
+    return (this.memory.regionPools >>> 2) + slot - REGION_SLOT;
+  }
+
   // ---- the end of regions -------------------------------------------------------------------------------------------
 
   #drop(region: Region): void {
@@ -360,7 +372,8 @@ export class Compiler implements Regions, Reader {
       if (u16[record >>> 1] === region.slot) u16[record >>> 1] = handler;
       this.#originals.delete(record);
     }
-    u8[this.#alive(region.slot)] = 0;
+    u8[region.pool + POOL.ALIVE] = 0;
+    this.#pools.give(region.pool);
     this.memory.u32[REGIONS_GENERATION >>> 2]! += 1;
     this.#regions.delete(region.slot);
     this.#interpreter.setHandler(region.slot, null);
@@ -472,7 +485,7 @@ export class Compiler implements Regions, Reader {
     try {
       const f = new FunctionBuilder('trial', [I32], [I32]);
       const lib = this.#interpreter.sketch;
-      const frame = new RegionFrame(f, lib, this.memory);
+      const frame = new RegionFrame(f, lib, this.memory, new Places(1));
       const semantics = new RegionSemantics(frame, contextOf(variant), record, targets);
       semantics.use = flags;
       semantics.mnemonic = mnemonic;

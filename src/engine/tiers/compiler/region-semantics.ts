@@ -1,11 +1,28 @@
-import { call, type Expr, I32, I64, i32, i64, v128 } from '../../../wasm/expr.ts';
+import { call, type Expr, I32, I64, i32, i64, NO_EXPR, v128 } from '../../../wasm/expr.ts';
 import type { FunctionBuilder, Local } from '../../../wasm/module.ts';
-import { FILL_WRITE, GPR, gpr, REC, S, STATUS, TLB } from '../../core/layout.ts';
+import { FILL_WRITE, GPR, gpr, PLACE, POOL, REC, S, STATUS, TLB } from '../../core/layout.ts';
 import type { EngineMemory } from '../../core/memory.ts';
 import { CC, RFLAGS } from '../../isa/flags.ts';
 import { type FormContext, type Library, Semantics } from '../../isa/semantics.ts';
 import { COMPARES, knownCondition } from '../conditions.ts';
 import type { FlagUse } from './blocks.ts';
+
+/** The places of a region's POOL, as they are found while it is generated. */
+export class Places {
+  /** Unit of the first: behind the head with its table of pages. */
+  readonly first: number;
+  /** PLACEs: two words each. */
+  readonly words: number[] = [];
+
+  constructor(pages: number) {
+    this.first = (POOL.MAPS + 4 * pages + 7) >>> POOL.UNIT_SHIFT;
+  }
+
+  /** @returns  Number of a new place: its unit in the pool. */
+  add(record: number, word = 0): number {
+    return this.first + (this.words.push(record, word) >>> 1) - 1;
+  }
+}
 
 /**
  * What the instructions of a region share.
@@ -20,6 +37,9 @@ export class RegionFrame {
   readonly lib: Library;
   readonly memory: EngineMemory;
   readonly tlb: Local;
+  /** Address of the POOL. */
+  readonly pool: Local;
+  readonly places: Places;
   /** In lockstep nearly nothing is in the TLB when a region begins. */
   lockstep = false;
   /** CC_KIND as far as it is known where code is being generated. */
@@ -40,10 +60,12 @@ export class RegionFrame {
   /** What the block has not charged of the run in which it ends. */
   #tail = 0;
 
-  constructor(f: FunctionBuilder, lib: Library, memory: EngineMemory) {
+  constructor(f: FunctionBuilder, lib: Library, memory: EngineMemory, places: Places) {
     this.f = f;
     this.lib = lib;
     this.memory = memory;
+    this.pool = f.parameters[0]!;
+    this.places = places;
     this.#gpr = Array.from({ length: 16 }, () => f.local(I64));
     this.#a = f.local(I64);
     this.#b = f.local(I64);
@@ -126,15 +148,15 @@ export class RegionFrame {
   // ---- budget -------------------------------------------------------------------------------------------------------
 
   /**
-   * Charges for the `count` instructions of a block; leaves for its `record` if the whole run has no room, of which `tail` is
+   * Charges for the `count` instructions of a block; leaves for it, at `place`, if the whole run has no room, of which `tail` is
    * charged only where the block is left.
    */
-  charge(count: number, tail: number, record: number): void {
+  charge(count: number, tail: number, place: number): void {
     const { f } = this;
     this.#tail = tail;
     const budget = this.#inLoop ? this.#budget.get : i32.load(i32.const(0), S.BUDGET);
     const rest = f.let(i32.sub(budget, i32.const(count)));
-    f.if(i32.ltS(rest.get, i32.const(tail)), () => this.go(record), undefined, false);
+    f.if(i32.ltS(rest.get, i32.const(tail)), () => this.goTo(place), undefined, false);
     f.do(i32.store(i32.const(0), rest.get, S.BUDGET));
     f.set(this.#budget, rest.get);
     f.release(rest);
@@ -151,28 +173,37 @@ export class RegionFrame {
 
   /** Leaves for a record whose run is not charged. */
   go(record: number): void {
-    const { f } = this;
-    f.do(i32.store(i32.const(0), i32.const(record), S.EXIT_RECORD));
-    f.ret(i32.const(STATUS.GO | STATUS.REGION));
+    this.goTo(this.places.add(record));
+  }
+
+  goTo(place: number): void {
+    this.#return(i32.const(STATUS.GO), place);
   }
 
   /** Leaves in front of the instruction at `record`, for which something is not in the TLB. */
-  leaveForMiss(linear: Expr, access: Expr, record: number): void {
+  leaveForMiss(linear: Expr, access: number, record: number): void {
     this.f.do(i64.store(i32.const(0), linear, S.EA));
-    this.f.do(i32.store(i32.const(0), access, S.VALUE));
-    this.leave(i32.const(STATUS.MISS), record);
+    this.leave(i32.const(STATUS.MISS), record, access);
   }
 
   /** Leaves with `status` (an i32) at a record of the run. */
-  leave(status: Expr, record: number): void {
-    const { f } = this;
-    const zero = i32.const(0);
-    f.do(i32.store(zero, i32.const(record), S.EXIT_RECORD));
-    // The run counts as charged to its end
-    if (this.#tail > 0) {
-      f.do(i32.store(zero, i32.sub(i32.load(zero, S.BUDGET), i32.const(this.#tail)), S.BUDGET));
-    }
-    f.ret(i32.or(status, i32.const(STATUS.REGION)));
+  leave(status: Expr, record: number, access = 0): void {
+    this.#return(status, this.places.add(record, this.#tail | (access << (8 * (PLACE.ACCESS - PLACE.TAIL)))));
+  }
+
+  #return(status: Expr, place: number): void {
+    const where = STATUS.REGION | (place << STATUS.PLACE_SHIFT);
+    this.f.ret(status.isConst ? i32.const(status.imm | where) : i32.or(status, i32.const(where)));
+  }
+
+  /** The record of a place: an i32. */
+  recordOf(place: number): Expr {
+    return i32.load(this.pool.get, (place << POOL.UNIT_SHIFT) + PLACE.RECORD);
+  }
+
+  /** Address of the table of the region's page with this number. */
+  mapOf(page: number): Expr {
+    return i32.load(this.pool.get, POOL.MAPS + 4 * page);
   }
 }
 
@@ -205,7 +236,7 @@ export class RegionSemantics extends Semantics {
   use: FlagUse | undefined;
 
   constructor(frame: RegionFrame, context: FormContext, record: number, targets: Targets) {
-    super(frame.f, frame.lib, context, i32.const(record));
+    super(frame.f, frame.lib, context, NO_EXPR);
     this.#frame = frame;
     this.#targets = targets;
     this.#at = record;
@@ -218,6 +249,10 @@ export class RegionSemantics extends Semantics {
     return i32.const(this.#frame.memory.u32[(this.#at + offset) >>> 2]!);
   }
 
+  override field16(offset: number): Expr {
+    return i32.const(this.#frame.memory.u16[(this.#at + offset) >>> 1]!);
+  }
+
   override immediate(): Expr {
     const { u32 } = this.#frame.memory;
     const at = (this.#at + REC.IMM) >>> 2;
@@ -226,6 +261,10 @@ export class RegionSemantics extends Semantics {
 
   override scale(): Expr {
     return i64.const(this.#frame.memory.u8[this.#at + REC.SCALE]!);
+  }
+
+  override length(): Expr {
+    return i64.const(this.#frame.memory.u8[this.#at + REC.LENGTH]!);
   }
 
   override nextOffset(): Expr {
@@ -314,13 +353,13 @@ export class RegionSemantics extends Semantics {
   #hit(linear: Local, bytes: number, array: number): Local {
     const frame = this.#frame;
     const entry = this.let(this.tlbEntry(linear.get));
-    const access = i32.const(bytes | (array === TLB.WRITE ? FILL_WRITE : 0));
+    const access = bytes | (array === TLB.WRITE ? FILL_WRITE : 0);
     const isMiss = i32.eqz(this.tlbHit(entry, linear, bytes, array));
     const leave = (): void => {
       if (this.use) this.use.leaves = true;
       frame.leaveForMiss(linear.get, access, this.#at);
     };
-    const fill = (): void => this.#redoUnless(call(this.lib.byName('fill'), linear.get, access));
+    const fill = (): void => this.#redoUnless(call(this.lib.byName('fill'), linear.get, i32.const(access)));
     this.f.if(isMiss, frame.lockstep ? fill : leave, undefined, false);
     return entry;
   }

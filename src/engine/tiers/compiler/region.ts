@@ -1,7 +1,7 @@
 import { assert } from '../../../base/assert.ts';
 import { call, type Expr, I32, I64, i32, i64 } from '../../../wasm/expr.ts';
 import type { FunctionBuilder, Label, Local } from '../../../wasm/module.ts';
-import { EXIT_SLOT, JUMP_CACHE, REC, REGIONS_GENERATION, S, STATUS } from '../../core/layout.ts';
+import { EXIT_SLOT, JUMP_CACHE, PLACE, POOL, REC, REGIONS_GENERATION, S, STATUS } from '../../core/layout.ts';
 import { PSEUDO } from '../../decode/decoder.ts';
 import { MODE } from '../../decode/mode.ts';
 import type { Library } from '../../isa/semantics.ts';
@@ -20,7 +20,7 @@ import {
   type Reader,
   targetOf,
 } from './blocks.ts';
-import { RegionFrame, RegionSemantics, type Targets } from './region-semantics.ts';
+import { Places, RegionFrame, RegionSemantics, type Targets } from './region-semantics.ts';
 
 /** A sequence of items under construction: what can be branched to. */
 interface Level {
@@ -135,21 +135,9 @@ function instructionsOf(blocks: readonly Block[], { first, last }: Item): number
   return instructions;
 }
 
-/** Where the module of a region finds what is not its own. */
-export interface RegionPlace {
-  /** Its handler number. */
-  readonly slot: number;
-  /** Address of the byte that says whether it is alive. */
-  readonly alive: number;
-  /** Address of each page's table: block number + 1 by page offset, u16. */
-  readonly maps: readonly number[];
-  /** Instructions may be called: else the interpreter has to run them. Not so in lockstep. */
-  readonly mayCall: boolean;
-}
-
 /**
- * Generates the function of a region: (record, its block's number + 1) → status. It is entered with nothing charged for the run
- * at `record`.
+ * Generates the function of a region: (address of its POOL, number + 1 of the block to enter) → status. It is entered with
+ * nothing charged for the run there.
  */
 export class RegionBuilder implements Targets {
   readonly #reader: Reader;
@@ -160,7 +148,8 @@ export class RegionBuilder implements Targets {
   readonly #entry: Local;
   readonly #numbers: ReadonlyMap<number, number>;
   readonly #levels: Level[] = [];
-  readonly #place: RegionPlace;
+  /** Instructions may be called: else the interpreter has to run them. Not so in lockstep. */
+  readonly #mayCall: boolean;
   readonly #lib: Library;
   /** Of the instruction to call: its handler, its record, what is charged for the run that goes on behind it. */
   readonly #handler: Local;
@@ -169,14 +158,16 @@ export class RegionBuilder implements Targets {
   #page = 0;
   #calls!: Label;
 
-  constructor(reader: Reader, plan: Plan, lib: Library, f: FunctionBuilder, place: RegionPlace) {
-    this.#place = place;
+  constructor(reader: Reader, plan: Plan, lib: Library, f: FunctionBuilder, mayCall: boolean) {
+    this.#mayCall = mayCall;
     this.#lib = lib;
     this.#reader = reader;
     this.#plan = plan;
     this.#f = f;
-    this.#frame = new RegionFrame(f, lib, reader.memory);
-    this.#frame.lockstep = !place.mayCall;
+    const places = new Places(plan.pages.length);
+    for (const { record } of plan.blocks) places.add(record);
+    this.#frame = new RegionFrame(f, lib, reader.memory, places);
+    this.#frame.lockstep = !mayCall;
     this.#entry = f.local(I32);
     this.#handler = f.local(I32);
     this.#called = f.local(I32);
@@ -184,7 +175,8 @@ export class RegionBuilder implements Targets {
     this.#numbers = new Map(plan.blocks.map((block, i) => [block.record, i]));
   }
 
-  build(): void {
+  /** @returns  The places of its POOL. */
+  build(): Places {
     const f = this.#f;
     f.set(this.#entry, f.parameters[1]!.get);
     const body = (): void => f.loop((top) => this.#level(this.#plan.root, top));
@@ -203,6 +195,7 @@ export class RegionBuilder implements Targets {
       });
     }
     f.unreachable();
+    return this.#frame.places;
   }
 
   #loadTlb(): void {
@@ -213,7 +206,7 @@ export class RegionBuilder implements Targets {
   #callsOut(): boolean {
     const isCalled = ({ record, count }: Block): boolean =>
       this.#reader.decoded(record + (count - 1) * REC.BYTES)!.kind === KIND.CALLED;
-    return this.#place.mayCall && this.#plan.blocks.some(isCalled);
+    return this.#mayCall && this.#plan.blocks.some(isCalled);
   }
 
   /** Runs the instruction at #called through its handler, and enters the region again behind it. */
@@ -230,7 +223,7 @@ export class RegionBuilder implements Targets {
     });
     f.if(status.get, () => f.ret(i32.or(status.get, i32.const(STATUS.REGION))));
     // Nothing to go on with: no block, or it has changed
-    f.if(i32.or(i32.eqz(this.#entry.get), i32.eqz(i32.load8U(i32.const(this.#place.alive)))), () => {
+    f.if(i32.or(i32.eqz(this.#entry.get), i32.eqz(i32.load8U(this.#frame.pool.get, POOL.ALIVE))), () => {
       f.do(i32.store(zero, i32.add(this.#called.get, i32.const(REC.BYTES)), S.EXIT_RECORD));
       f.ret(i32.const(STATUS.RESUME | STATUS.REGION));
     });
@@ -293,7 +286,7 @@ export class RegionBuilder implements Targets {
     const run = memory.u16[(block.record + REC.REMAINING) >>> 1]!;
     const count = last.kind === KIND.CALLED ? run : block.count;
     frame.begin();
-    frame.charge(count, run - count, block.record);
+    frame.charge(count, run - count, frame.places.first + number);
     for (let at = block.record; at < end; at += REC.BYTES) {
       const decoded = this.#reader.decoded(at)!;
       if (decoded.kind === KIND.CALLED) {
@@ -313,14 +306,15 @@ export class RegionBuilder implements Targets {
   /** The instruction at `record` runs through its handler. */
   #callOut(record: number, handler: number, ends: boolean): void {
     const f = this.#f;
-    if (!this.#place.mayCall) {
+    if (!this.#mayCall) {
       // Its record may be an entry of this very region
       this.#frame.leave(i32.const(STATUS.REDO), record);
       return;
     }
     const next = ends ? undefined : this.#next(record + REC.BYTES);
-    f.set(this.#handler, i32.const(handler));
-    f.set(this.#called, i32.const(record));
+    const place = this.#frame.places.add(record, handler);
+    f.set(this.#handler, i32.load16U(this.#frame.pool.get, (place << POOL.UNIT_SHIFT) + PLACE.HANDLER));
+    f.set(this.#called, this.#frame.recordOf(place));
     f.set(this.#entry, i32.const(next ? next.number + 1 : 0));
     f.set(this.#back, i32.const(next ? next.back : 0));
     f.br(this.#calls);
@@ -406,8 +400,8 @@ export class RegionBuilder implements Targets {
       const sum = i64.add(i64.load(i32.const(0), S.RIP_PAGE), distance);
       f.set(linear, this.#isLong ? sum : i64.and(sum, i64.halves(-1, 0)));
       const { hit, slot } = this.#cached(linear);
-      const { record } = this.#plan.blocks[number]!;
-      const isThere = i32.and(hit, i32.eq(i32.load(slot.get, JUMP_CACHE.RECORD), i32.const(record)));
+      const record = this.#frame.recordOf(this.#frame.places.first + number);
+      const isThere = i32.and(hit, i32.eq(i32.load(slot.get, JUMP_CACHE.RECORD), record));
       const go = (): void => {
         this.#enterPage(linear);
         this.#jumpOver(number);
@@ -461,7 +455,7 @@ export class RegionBuilder implements Targets {
     const top = this.#levels[0]!.loop;
     f.if(i64.ltU(offset.get, i64.const(4096)), () => {
       const at = i32.shl(i32.wrap(offset.get), i32.const(1));
-      f.set(this.#entry, i32.load16U(at, this.#place.maps[this.#page]!));
+      f.set(this.#entry, i32.load16U(i32.add(at, this.#frame.mapOf(this.#page))));
       f.brIf(top, this.#entry.get);
     });
     const { hit, slot } = this.#cached(target);
@@ -469,7 +463,7 @@ export class RegionBuilder implements Targets {
       this.#enterPage(target);
       if (this.#plan.pages.length > 1) {
         const isKnown = i32.eq(i32.load(slot.get, JUMP_CACHE.REGIONS), i32.load(zero, REGIONS_GENERATION));
-        const isHere = i32.eq(i32.load16U(slot.get, JUMP_CACHE.ENTRY), i32.const(this.#place.slot));
+        const isHere = i32.eq(i32.load16U(slot.get, JUMP_CACHE.ENTRY), i32.load16U(this.#frame.pool.get, POOL.SLOT));
         f.if(i32.and(isHere, isKnown), () => {
           f.set(this.#entry, i32.load16U(slot.get, JUMP_CACHE.ENTRY + 2));
           f.br(top);

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { EXIT } from '../../core/exits.ts';
-import { gpr, S } from '../../core/layout.ts';
+import { gpr, PLACE, POOL, S, STATUS } from '../../core/layout.ts';
 import { AT, TestMachine } from '../../core/machine-testbed.ts';
 import { LockstepDifference } from './lockstep.ts';
 
@@ -14,19 +14,21 @@ const ADDING = `
   f4                ; hlt
 `;
 
+/** What comes between a region and lockstep, with the address of the PLACE left at: another status, or undefined. */
+type Tamper = (m: TestMachine, call: number, status: number, place: number) => number | undefined;
+
 /** A loop that adds to RBX and stores it, compiled in its second round; `tamper` runs behind each call of its region. */
-function machine(tamper: (m: TestMachine, call: number) => void, from = 0, code = ADDING): TestMachine {
+function machine(tamper: Tamper, from = 0, code = ADDING): TestMachine {
   const plan = { accel: 'lockstep', jitThreshold: 2, jitBatch: 1, lockstepFrom: from } as const;
   const m = new TestMachine({ plan });
   const { compiler } = m.engine;
   const guard = compiler!.guard!;
   let calls = 0;
   compiler!.guard = (slot, f) =>
-    guard(slot, (record: number, number: number) => {
-      const status = (f as (record: number, number: number) => number)(record, number);
+    guard(slot, (pool: number, number: number) => {
+      const status = (f as (pool: number, number: number) => number)(pool, number);
       calls += 1;
-      tamper(m, calls);
-      return status;
+      return tamper(m, calls, status, pool + ((status >>> STATUS.PLACE_SHIFT) << POOL.UNIT_SHIFT)) ?? status;
     });
   m.longMode();
   m.code(code);
@@ -51,7 +53,7 @@ function difference(m: TestMachine): string {
 
 describe('lockstep', () => {
   test('runs each region twice and changes nothing that the guest can see', () => {
-    const m = machine(() => {});
+    const m = machine(() => undefined);
     run(m);
     expect(m.reg(3)).toBe(5050);
     expect(m.read32(AT.DATA)).toBe(5050);
@@ -64,6 +66,7 @@ describe('lockstep', () => {
   test('names the register, the code and how to see it again, when a register differs', () => {
     const m = machine(({ cpu }, call) => {
       if (call === 4) cpu.set(gpr(3), cpu.get(gpr(3)) ^ 0x100);
+      return undefined;
     });
     const text = difference(m);
     expect(text).toMatch(/^the tiers differ in state\n/);
@@ -74,15 +77,21 @@ describe('lockstep', () => {
     expect(text).toMatch(/-accel lockstep,from=\d+/);
   });
 
-  test.each([
-    ['RFLAGS', (m: TestMachine) => m.cpu.setRflags(m.cpu.rflags() ^ 0x80)],
-    ['memory', (m: TestMachine) => m.write(AT.DATA + 2, [0x55])],
-    ['RIP', (m: TestMachine) => m.cpu.set(S.EXIT_RECORD, m.cpu.get(S.EXIT_RECORD) + 64)],
-    ['RFLAGS', (m: TestMachine) => m.cpu.set(S.BUDGET, m.cpu.get(S.BUDGET) - 4)],
-    ['state', (m: TestMachine) => m.cpu.set(S.XMM + 32, 1)],
+  test.each<[string, (m: TestMachine, status: number, place: number) => number | undefined]>([
+    ['RFLAGS', (m) => void m.cpu.setRflags(m.cpu.rflags() ^ 0x80)],
+    ['memory', (m) => void m.write(AT.DATA + 2, [0x55])],
+    [
+      'RIP',
+      (m, status, place) => {
+        m.cpu.set(S.EXIT_RECORD, m.cpu.get(place + PLACE.RECORD) + 64);
+        return status & ((1 << STATUS.PLACE_SHIFT) - 1);
+      },
+    ],
+    ['RFLAGS', (m) => void m.cpu.set(S.BUDGET, m.cpu.get(S.BUDGET) - 4)],
+    ['state', (m) => void m.cpu.set(S.XMM + 32, 1)],
   ])('notices that %s differs, and leaves the machine as it was when the region was entered', (what, tamper) => {
-    const m = machine((self, call) => {
-      if (call === 6) tamper(self);
+    const m = machine((self, call, status, place) => {
+      return call === 6 ? tamper(self, status, place) : undefined;
     });
     const text = difference(m);
     expect(text).toContain(`the tiers differ in ${what}\n`);
@@ -96,6 +105,7 @@ describe('lockstep', () => {
     const m = machine((self, call) => {
       calls = call;
       if (call === 3) self.cpu.set(gpr(0), 1);
+      return undefined;
     }, 300);
     expect(difference(m)).toBe('none');
     expect(calls).toBeGreaterThan(10);
@@ -107,7 +117,7 @@ describe('lockstep', () => {
   test('what a region walked for a store that it leaves to the interpreter is no difference', () => {
     // Each store lies across two large pages that were not written before: no TLB entry serves
     const m = machine(
-      () => {},
+      () => undefined,
       0,
       `
         bf feff3f00  ; mov edi, 0x3ffffe

@@ -1,7 +1,19 @@
 import { assert } from '../../../base/assert.ts';
 import { call, I32 } from '../../../wasm/expr.ts';
 import { ModuleBuilder } from '../../../wasm/module.ts';
-import { JUMP_CACHE, REC, S, SEG, STATE, STATUS, STEP_RECORDS, segment, VMCS_CELLS } from '../../core/layout.ts';
+import {
+  JUMP_CACHE,
+  PLACE,
+  POOL,
+  REC,
+  S,
+  SEG,
+  STATE,
+  STATUS,
+  STEP_RECORDS,
+  segment,
+  VMCS_CELLS,
+} from '../../core/layout.ts';
 import { LOCKSTEP, LOCKSTEP_PAGES } from '../../core/memory.ts';
 import type { Processor } from '../../core/processor.ts';
 import { REGION_SLOT } from '../../decode/decoder.ts';
@@ -63,8 +75,8 @@ export interface RunEnd {
   readonly state: Uint32Array;
 }
 
-/** A region's function: (record, its block's number + 1) → status. */
-type Region = (record: number, number: number) => number;
+/** A region's function: (address of its POOL, number + 1 of the block to enter) → status. */
+type Region = (pool: number, number: number) => number;
 
 /**
  * Interpreter and compiler together: each call of a region is taken back and run once more by the interpreter, for as many
@@ -113,25 +125,39 @@ export class Lockstep {
   /** What stands behind a region's slot in the handler table, in place of `region`. */
   guard(slot: number, region: unknown): unknown {
     this.#regions[slot - REGION_SLOT] = region as Region;
-    this.#enter ??= exported((record, number) => this.#run(record, number));
+    this.#enter ??= exported((pool, number) => this.#run(pool, number));
     return this.#enter;
   }
 
-  #run(record: number, number: number): number {
+  /** What region-loop.ts does with the PLACE that a region leaves at, for what looks at S.EXIT_RECORD here. */
+  #settle(pool: number, status: number): number {
+    const cpu = this.#cpu;
+    const place = status >>> STATUS.PLACE_SHIFT;
+    if (place !== 0) {
+      const at = pool + (place << POOL.UNIT_SHIFT);
+      cpu.set(S.EXIT_RECORD, cpu.get(at + PLACE.RECORD));
+      cpu.i32[S.BUDGET >>> 2] = cpu.i32[S.BUDGET >>> 2]! - cpu.u16[(at + PLACE.TAIL) >>> 1]!;
+    }
+    return status & ((1 << STATUS.PLACE_SHIFT) - 1);
+  }
+
+  #run(pool: number, number: number): number {
     const cpu = this.#cpu;
     const { u16, i32 } = cpu;
+    const first = pool + (cpu.get(pool + POOL.FIRST) << POOL.UNIT_SHIFT);
+    const record = cpu.get(first + ((number - 1) << POOL.UNIT_SHIFT) + PLACE.RECORD);
     const rest = u16[(record + REC.REMAINING) >>> 1]!;
     if (this.replaying) {
       cpu.set(S.EXIT_RECORD, record);
       i32[S.BUDGET >>> 2] = i32[S.BUDGET >>> 2]! - rest;
       return STATUS.REDO | STATUS.REGION;
     }
-    const region = this.#regions[u16[record >>> 1]! - REGION_SLOT];
+    const region = this.#regions[u16[(pool + POOL.SLOT) >>> 1]! - REGION_SLOT];
     assert(region !== undefined, 'a slot in use has its region');
     const { vcpu } = cpu;
     const slice = vcpu.slice;
     const available = i32[S.BUDGET >>> 2]!;
-    if (vcpu.instructions + slice - available < this.#options.from) return region(record, number);
+    if (vcpu.instructions + slice - available < this.#options.from) return region(pool, number);
     if (this.#code.freeBytes < ROOM_BYTES) return this.#flush(record, available);
 
     // First run: the region's
@@ -149,7 +175,7 @@ export class Lockstep {
       i32[S.BUDGET >>> 2] = i32[S.BUDGET >>> 2]! - beyond;
       cpu.setSlice(slice - beyond);
     }
-    const raw = region(record, number);
+    const raw = this.#settle(pool, region(pool, number));
     const shortened = vcpu.slice !== slice - beyond;
     const uncharged = this.#uncharged(raw & (STATUS.REGION - 1));
     const executed = vcpu.slice - uncharged - (slice - available);
@@ -343,8 +369,8 @@ function exported(f: Region): unknown {
   const m = new ModuleBuilder();
   const imported = m.importFunction('env', 'f', [I32, I32], [I32]);
   const body = m.func('enter', [I32, I32], [I32], true);
-  const [record, number] = body.parameters;
-  body.ret(call(imported, record!.get, number!.get));
+  const [pool, number] = body.parameters;
+  body.ret(call(imported, pool!.get, number!.get));
   const { exports } = new WebAssembly.Instance(new WebAssembly.Module(m.finish()), { env: { f } as never });
   return exports['enter'];
 }
