@@ -21,6 +21,9 @@ const builtSources: Plugin = {
   },
 };
 
+/** No test reads or writes what the user's own runs have left, or leaves them anything. */
+const env = { XDG_CACHE_HOME: '/dev/null' };
+
 /** `unit` is fast enough for every commit; `system` boots guests and is what CI adds. */
 export default defineConfig({
   test: {
@@ -28,6 +31,7 @@ export default defineConfig({
       {
         test: {
           name: 'unit',
+          env,
           include: ['src/**/*.test.ts', 'scripts/**/*.test.mjs'],
           pool: 'threads',
           testTimeout: 30_000, // for hosts that are busy
@@ -37,6 +41,7 @@ export default defineConfig({
         plugins: [builtSources],
         test: {
           name: 'system',
+          env,
           include: ['tests/**/*.test.ts'],
           testTimeout: 600_000,
           hookTimeout: 600_000,

@@ -42,6 +42,7 @@ export async function loadScript(dist = DIST) {
   const module = { exports: {} };
   Error.prepareStackTrace = stackMapper(filename);
   once(() => script.runInThisContext()(module.exports, require, module, filename));
+  module.exports.nameBuild?.(nameOf(text));
   return { exports: module.exports, script };
 }
 

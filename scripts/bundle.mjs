@@ -36,7 +36,7 @@ export async function bundle(entry, path) {
 /** What a run needs of the command line, the processor and the hypervisor. */
 async function shortRun(main) {
   const exit = ['-device', 'isa-debug-exit,iobase=0xf4,iosize=0x4'];
-  const silent = ['-serial', 'null', '-monitor', 'none'];
+  const silent = ['-serial', 'null', '-monitor', 'none', '-jit-cache', 'off'];
   for (const guest of ['demo', 'nested-vmx'])
     for (const accel of ['interpreter', 'compiler']) {
       const kernel = join(checkout, 'guests', guest, `${guest}.bin`);

@@ -150,6 +150,7 @@ export class Engine {
       variantsOf(this.forms, WARM),
       library,
       compiles ? threshold : 0,
+      plan.accel === 'lockstep' ? undefined : plan.jitModules,
     );
     this.code.fusions = this.interpreter;
     cpu.strings = this.interpreter.exports as unknown as StringKernels;

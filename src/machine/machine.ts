@@ -1,6 +1,7 @@
 import { parseCpu } from '../arch/cpu-models.ts';
 import { gpr, S, SEG, segment } from '../engine/core/layout.ts';
 import type { Accelerator } from '../engine/core/memory.ts';
+import type { ModuleSource } from '../engine/core/module-source.ts';
 import type { Engine } from '../engine/engine.ts';
 import type { ComparisonMode } from '../hypervisor/mmu/vm-mmu.ts';
 import { zapAllFast } from '../hypervisor/mmu/zap.ts';
@@ -56,6 +57,8 @@ export interface MachineOptions {
   readonly jitThreshold?: number;
   /** Most bytes of compiled code alive. */
   readonly jitBytes?: number;
+  /** Has generated modules from earlier runs; by default nobody has. */
+  readonly jitModules?: ModuleSource;
   readonly nestedMmu?: ComparisonMode;
   readonly tdp?: boolean;
   readonly force?: boolean;
@@ -115,6 +118,7 @@ export class Machine {
         accel: options.accel ?? 'interpreter',
         ...(options.jitThreshold === undefined ? {} : { jitThreshold: options.jitThreshold }),
         ...(options.jitBytes === undefined ? {} : { jitBytes: options.jitBytes }),
+        ...(options.jitModules ? { jitModules: options.jitModules } : {}),
         ...(options.lockstepFrom === undefined ? {} : { lockstepFrom: options.lockstepFrom }),
       },
     });

@@ -24,23 +24,34 @@ const HINTS_BY_FLAG = { from: 20, to: 23 } as const;
 export function prepareV8(): void {
   setFlagsFromString('--wasm-tiering-budget=20000000');
   setFlagsFromString('--semi-space-growth-factor=16');
-  if (NODE === BUDGET.node) setFlagsFromString(`--interrupt-budget=${BUDGET.bytes}`);
+  if (NODE === BUDGET.node) setBudget(BUDGET.bytes);
   if (NODE >= HINTS_BY_FLAG.from && NODE <= HINTS_BY_FLAG.to) setFlagsFromString('--experimental-wasm-branch-hinting');
 }
 
 /** Bytecode that a function runs before V8 looks whether to optimize it, of one version's V8; and for what runs once. */
 const BUDGET = { node: 20, bytes: 135_168, once: 1_000_000 } as const;
 
+const setBudget = (bytes: number): void => setFlagsFromString(`--interrupt-budget=${bytes}`);
+let budget: number = BUDGET.bytes;
+
+function withBudget<T>(bytes: number, f: () => T): T {
+  if (NODE !== BUDGET.node || budget === bytes) return f();
+  const before = budget;
+  budget = bytes;
+  setBudget(bytes);
+  try {
+    return f();
+  } finally {
+    budget = before;
+    setBudget(before);
+  }
+}
+
 /**
  * Runs what a start needs and a run does not: tables, the generated core. V8 would optimize the busiest of it, and be done
  * when it is over. MEASURED on a start: 60 ms of CPU.
  */
-export function once<T>(make: () => T): T {
-  if (NODE !== BUDGET.node) return make();
-  setFlagsFromString(`--interrupt-budget=${BUDGET.once}`);
-  try {
-    return make();
-  } finally {
-    setFlagsFromString(`--interrupt-budget=${BUDGET.bytes}`);
-  }
-}
+export const once = <T>(make: () => T): T => withBudget(BUDGET.once, make);
+
+/** Runs what compares V8's flags with those of another run. */
+export const asInRun = <T>(f: () => T): T => withBudget(BUDGET.bytes, f);

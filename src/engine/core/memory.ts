@@ -2,6 +2,7 @@ import { assert, UserError } from '../../base/assert.ts';
 import { byteSize } from '../../base/format.ts';
 import { TEMPLATES } from '../decode/templates.ts';
 import { CODE_TABLE, CONTEXT_BYTES, TLB, TLB_EMPTY, VMCS_CELLS, VMCS_MAP } from './layout.ts';
+import type { ModuleSource } from './module-source.ts';
 
 const WASM_PAGE = 65_536;
 const LARGE_PAGE = 0x20_0000;
@@ -32,6 +33,8 @@ export interface MemoryPlan {
   readonly jitBatch?: number;
   /** Most bytes of compiled WebAssembly alive. */
   readonly jitBytes?: number;
+  /** Has modules from earlier runs. Not in lockstep. */
+  readonly jitModules?: ModuleSource;
 }
 
 /** Most regions of compiled code alive. */

@@ -4,6 +4,7 @@ import { type FunctionBuilder, type Label, type Local, ModuleBuilder } from '../
 import { JUMP_CACHE, REC, S, STATUS } from '../core/layout.ts';
 import { jumpRelativeGeneral } from '../core/legacy-stack.ts';
 import type { EngineMemory } from '../core/memory.ts';
+import { instantiate, type ModuleSource } from '../core/module-source.ts';
 import { PSEUDO, REGION_SLOT, TURN, TURN_SLOT, type Variant } from '../decode/decoder.ts';
 import { MODE } from '../decode/mode.ts';
 import { CC } from '../isa/flags.ts';
@@ -220,6 +221,7 @@ export class Interpreter {
   readonly #libraryImports: Record<string, unknown>;
   /** Runs of a record after which the compiler hears of it; 0: never. */
   readonly #heat: number;
+  readonly #source: ModuleSource | undefined;
   readonly #hot = new Map<string, number>();
   readonly exports: Record<string, unknown>;
   readonly run: () => number;
@@ -239,8 +241,10 @@ export class Interpreter {
     warmVariants: readonly Variant[],
     more: (m: ModuleBuilder) => Record<string, FunctionBuilder>,
     heat = 0,
+    modules?: ModuleSource,
   ) {
     this.#heat = heat;
+    this.#source = modules;
     this.#memory = memory;
     const m = new ModuleBuilder();
     this.#library = defineLibrary(m, memory, (into) => ({ ...more(into), handler: defineHandlerCall(into) }));
@@ -251,13 +255,12 @@ export class Interpreter {
     this.#build(m, run, hotVariants, fusions, regions);
     this.mainBytes = run.code.length;
     m.table(TABLE_SLOTS);
-    const instance = new WebAssembly.Instance(new WebAssembly.Module(m.finish()), {
-      env: {
-        ...imports,
-        missing: (record: number) => this.#make(memory.u16[record >>> 1]!),
-        memory: memory.memory,
-      } as unknown as Record<string, unknown>,
-    });
+    const env = {
+      ...imports,
+      missing: (record: number) => this.#make(memory.u16[record >>> 1]!),
+      memory: memory.memory,
+    };
+    const instance = instantiate(m.finish(), { env }, modules);
     this.exports = instance.exports;
     this.run = instance.exports['run'] as () => number;
     this.#table = instance.exports['table'] as WebAssembly.Table;
@@ -329,9 +332,7 @@ export class Interpreter {
   module(build: (m: ModuleBuilder, lib: Library) => void): Record<string, unknown> {
     const m = new ModuleBuilder();
     build(m, importLibrary(m, this.#library));
-    const instance = new WebAssembly.Instance(new WebAssembly.Module(m.finish()), {
-      env: this.#libraryImports as Record<string, never>,
-    });
+    const instance = instantiate(m.finish(), { env: this.#libraryImports }, this.#source);
     this.#modules += 1;
     this.#collected.register(instance, undefined);
     return instance.exports;

@@ -60,6 +60,8 @@ export interface RunOptions {
   jitBytes: number;
   /** Times a run of instructions is entered before it is compiled. */
   jitThreshold: number;
+  /** Native code from earlier runs: `off`, a folder, or `on`: where the host has such things. */
+  jitCache: string;
   /** Lockstep: instructions of a CPU before which nothing is compared. */
   lockstepFrom: number;
   nestedMmu: 'split' | 'reinit' | 'shared';
@@ -108,6 +110,7 @@ export const runDefaults = (): RunOptions => ({
   accel: 'compiler',
   jitBytes: COMPILER_DEFAULTS.bytesMax,
   jitThreshold: COMPILER_DEFAULTS.threshold,
+  jitCache: 'on',
   lockstepFrom: 0,
   nestedMmu: 'split',
   tdp: true,
@@ -517,6 +520,16 @@ export const RUN_OPTIONS: readonly OptionRow<RunOptions>[] = [
     default: standard.accel,
     help: `How guest code runs. "compiler" translates hot pages to WebAssembly: threshold= (${standard.jitThreshold}) is how often code is entered before that, tb-size= (${standard.jitBytes / 2 ** 20}) how many MiB of WebAssembly are kept: the oldest goes first. "lockstep" runs compiled code and then the interpreter over the same instructions, compares registers, flags and memory, and stops with a report and status 70 if they differ; from= says how many instructions of a CPU go by before it begins. tcg, QEMU's word, is the default.`,
     take: takeAccelerator,
+  },
+  {
+    names: ['jit-cache'],
+    argument: 'on|off|DIR',
+    default: standard.jitCache,
+    help: 'Native code of compiled pages is kept from one run to the next, which then starts faster and is the same otherwise: in $XDG_CACHE_HOME/terrarium or ~/.cache/terrarium, or in DIR. For -accel compiler on Node 20. A file is for one build, has at most 64 MiB, and may be deleted at any time.',
+    take: (into, text) => {
+      if (text === '') throw new UserError('-jit-cache lacks its folder: write -jit-cache DIR, on or off.');
+      into.jitCache = text;
+    },
   },
   {
     names: ['profile'],

@@ -6,6 +6,7 @@ import { UserError } from '../../base/assert.ts';
 import { Machine, type MachineOptions } from '../../machine/machine.ts';
 import type { BlockStore } from '../../pc/virtio/block.ts';
 import { GdbServer } from '../gdb/server.ts';
+import { defaultFolder, JitCache } from '../jit-cache/jit-cache.ts';
 import { once } from '../v8-flags.ts';
 import { BlockFile } from './block-file.ts';
 import type { DriveOption } from './device-options.ts';
@@ -147,6 +148,7 @@ export async function run(argv: readonly string[]): Promise<number> {
   };
   let machine: Machine | undefined;
   let gdb: GdbServer | undefined;
+  const jitCache = openJitCache(options);
   const leaveOn = new Map<NodeJS.Signals, () => void>();
   for (const [signal, number] of [
     ['SIGINT', 2],
@@ -159,30 +161,33 @@ export async function run(argv: readonly string[]): Promise<number> {
       log?.close();
       input.restore();
       tellProfile();
+      jitCache?.finish();
       process.exit(128 + number);
     };
     leaveOn.set(signal, leave);
     process.on(signal, leave);
   }
   try {
-    const described = machineOptions(options, sinks);
+    const described = machineOptions(options, sinks, jitCache);
     machine = once(() => new Machine(described));
     profile?.attach(machine);
     log?.attach(machine);
     if (machine.engine.compiler) machine.engine.compiler.clock = () => performance.now();
     const serialPort = serialPorts(options).findIndex(({ kind }) => kind === 'stdio');
     const { monitor, startStopped } = options;
-    const session = new Session(machine, { monitor, serialPort, startStopped }, input, output);
+    const session = new Session(machine, { monitor, serialPort, startStopped, jitCache }, input, output);
     if (options.gdb) {
       gdb = await GdbServer.open('-gdb', options.gdb, machine, session, (sentence) => complain(`${sentence}.`));
       session.attach(gdb);
     }
+    jitCache?.start();
     const end = await session.run();
     output.flushNow();
     input.restore();
     tellProfile();
     const status = tell(machine, end);
     gdb?.ended(status);
+    jitCache?.finish();
     return status;
   } catch (error) {
     output.flushNow();
@@ -202,7 +207,12 @@ function blockStore({ path, readOnly, snapshot }: DriveOption, allSnapshots: boo
   return new SnapshotStore(new BlockFile(path, true, complain));
 }
 
-function machineOptions(options: RunOptions, sinks: Sinks): MachineOptions {
+function openJitCache({ accel, jitCache }: RunOptions): JitCache | undefined {
+  if (accel !== 'compiler' || jitCache === 'off') return undefined;
+  return JitCache.open(jitCache === 'on' ? defaultFolder() : jitCache);
+}
+
+function machineOptions(options: RunOptions, sinks: Sinks, jitModules: JitCache | undefined): MachineOptions {
   const name = basename(options.kernel);
   return {
     cpu: options.cpu,
@@ -231,6 +241,7 @@ function machineOptions(options: RunOptions, sinks: Sinks): MachineOptions {
     accel: options.accel,
     jitBytes: options.jitBytes,
     jitThreshold: options.jitThreshold,
+    ...(jitModules ? { jitModules } : {}),
     lockstepFrom: options.lockstepFrom,
     nestedMmu: options.nestedMmu,
     tdp: options.tdp,

@@ -11,6 +11,7 @@ import { UserError } from '../../base/assert.ts';
 import { S } from '../../engine/core/layout.ts';
 import type { Vcpu } from '../../hypervisor/vcpu/vcpu.ts';
 import type { Machine } from '../../machine/machine.ts';
+import type { JitCache } from '../jit-cache/jit-cache.ts';
 import { ESCAPE_HELP, EscapeKeys } from './escape-keys.ts';
 import { LineEditor } from './line-editor.ts';
 import { Monitor, type SessionControl } from './monitor/monitor.ts';
@@ -34,6 +35,7 @@ export interface SessionOptions {
   /** COM port that has the terminal, or -1. */
   readonly serialPort: number;
   readonly startStopped: boolean;
+  readonly jitCache?: JitCache | undefined;
 }
 
 export type SessionEnd = { readonly by: 'machine' | 'halted' } | { readonly by: 'quit'; readonly status: number };
@@ -71,6 +73,10 @@ export class Session implements SessionControl {
 
   get isStopped(): boolean {
     return this.#stopped;
+  }
+
+  get jitCache(): JitCache | undefined {
+    return this.#options.jitCache;
   }
 
   /** Someone who debugs the machine from outside; before `run`. */
@@ -179,6 +185,7 @@ export class Session implements SessionControl {
         this.resume();
       },
       quit: (status) => this.quit(status),
+      jitCache: this.#options.jitCache,
     };
   }
 

@@ -82,6 +82,7 @@ export class GdbStub {
         throw new UserError('gdb has stopped the machine: let gdb continue it.');
       },
       quit: (status) => session.quit(status),
+      jitCache: session.jitCache,
     });
     session.stop();
   }

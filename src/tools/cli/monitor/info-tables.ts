@@ -72,7 +72,7 @@ export const INFO: readonly InfoRow[] = [
   },
   {
     name: 'jit',
-    help: 'decoded and compiled code: what is alive, what was lost, the longest pause',
+    help: 'decoded and compiled code: what is alive, what was lost, the longest pause, what earlier runs left',
     show: showCode,
   },
   { name: 'lapic', help: "the current CPU's local APIC", show: showLocalApic },
@@ -153,7 +153,7 @@ export function counterTable(counters: Readonly<Record<string, number>>, all: bo
   return rows.length === 0 ? 'all counters are 0' : table([['counter', 'value'], ...rows]);
 }
 
-function showCode({ machine }: MonitorContext): string {
+function showCode({ machine, session }: MonitorContext): string {
   const { code, jit, instructions } = snapshotCounters(machine.vm);
   const decoded = counterTable(code, true);
   if (!jit) return `${decoded}\n\nnothing is compiled: -accel compiler does that`;
@@ -179,6 +179,19 @@ function showCode({ machine }: MonitorContext): string {
       'lockstep',
       `${grouped(lockstep.compared)} calls of regions compared, ${grouped(lockstep.instructions)} instructions`,
     ]);
+  const { jitCache } = session;
+  if (jitCache) {
+    const { path, modules, bytes } = jitCache.contents;
+    const { hits, misses, refused, taken, writes } = jitCache.counters;
+    rows.push(
+      ['kept from earlier runs', `${grouped(modules)} modules, ${byteSize(bytes)}, in ${path} (-jit-cache)`],
+      [
+        'asked for',
+        `${grouped(hits + misses + refused)} modules: ${grouped(hits)} were there, ${grouped(misses)} were not, ${grouped(refused)} were of no use`,
+      ],
+      ['kept for later runs', `${grouped(taken)} modules, in ${grouped(writes)} writings`],
+    );
+  }
   return `${decoded}\n\n${table([['compiled code', ''], ...rows])}`;
 }
 

@@ -10,6 +10,7 @@ import { hex } from '../../../base/format.ts';
 import { GuestView } from '../../../inspect/guest-view.ts';
 import { snapshotRegisters } from '../../../inspect/registers.ts';
 import type { Machine } from '../../../machine/machine.ts';
+import type { JitCache } from '../../jit-cache/jit-cache.ts';
 import { parseInteger } from '../sizes.ts';
 import { table } from '../tables.ts';
 import { formatDump, parseDumpFormat } from './dump.ts';
@@ -22,6 +23,8 @@ export interface SessionControl {
   stop(): void;
   resume(): void;
   quit(status: number): void;
+  /** Native code of earlier runs, if this run uses it. */
+  readonly jitCache: JitCache | undefined;
 }
 
 export interface MonitorContext {

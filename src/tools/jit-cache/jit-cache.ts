@@ -1,0 +1,210 @@
+/**
+ * Generated modules with the native code that V8 made of them in an earlier run: V8 needs not compile them again, neither
+ * quickly nor well.
+ *
+ * Owns    when code is taken out of V8 and written; the bounds of what that may cost a run.
+ *
+ * Nothing depends on it: what is not there, is damaged, or V8 does not take is compiled. A module is found by the SHA-256 of
+ * its bytes, and does what they say in any case; instructions, virtual time and output are the same.
+ */
+import { homedir } from 'node:os';
+import { isAbsolute, join } from 'node:path';
+import type { ModuleSource } from '../../engine/core/module-source.ts';
+import { buildName } from './build-name.ts';
+import { CacheFile, type Digest } from './cache-file.ts';
+import { type NativeCode, nativeCode } from './native-code.ts';
+
+/** All modules of a file. A boot of Debian has 1.4 MiB of code and as much WebAssembly. */
+export const BYTES_MAX = 64 * 2 ** 20;
+
+/** How often a running machine is looked at. */
+const LOOK_MS = 5_000;
+/** What is worth writing at once, and after how long anything is. */
+const MANY_MODULES = 16;
+const ANY_MS = 60_000;
+/** Work at a time while the machine runs, and the rest behind it. */
+const WORK_MS = 5;
+const REST_MS = 20;
+
+/** A module that has an instance, as long as the engine keeps that. */
+interface Known {
+  readonly key: string;
+  readonly module: WeakRef<object>;
+  readonly exports: WeakRef<Readonly<Record<string, unknown>>>;
+  /** Its bytes, until it is in the file. */
+  bytes: Uint8Array | undefined;
+  /** Functions whose code is there already. */
+  functions: number;
+}
+
+export interface JitCacheCounters {
+  /** Modules that were asked for: code was there; it was not; V8 did not take it, or it was damaged. */
+  hits: number;
+  misses: number;
+  refused: number;
+  /** Modules whose code was taken out of V8, and times that the file was written. */
+  taken: number;
+  writes: number;
+}
+
+/** `$XDG_CACHE_HOME` as the XDG Base Directory Specification has it. */
+export function defaultFolder(): string {
+  const { XDG_CACHE_HOME: folder = '' } = process.env;
+  return join(isAbsolute(folder) ? folder : join(homedir(), '.cache'), 'terrarium');
+}
+
+export class JitCache implements ModuleSource {
+  readonly counters: JitCacheCounters = { hits: 0, misses: 0, refused: 0, taken: 0, writes: 0 };
+  readonly #native: NativeCode;
+  readonly #file: CacheFile;
+  readonly #digest: Digest;
+  #known: Known[] = [];
+  /** Of the bytes that `find` was asked for last. */
+  #key = '';
+  #work: Generator<void> | undefined;
+  #timer: NodeJS.Timeout | undefined;
+  #writtenAtMs = performance.now();
+
+  /** Undefined where there is no cache: another Node, no build with a name, no folder. */
+  static open(folder: string, bytesMax = BYTES_MAX): JitCache | undefined {
+    const native = nativeCode();
+    const build = buildName();
+    if (!native || build === '') return undefined;
+    try {
+      return new JitCache(native, folder, build, bytesMax);
+    } catch {
+      return undefined;
+    }
+  }
+
+  private constructor(native: NativeCode, folder: string, build: string, bytesMax: number) {
+    const { createHash } = process.getBuiltinModule('node:crypto');
+    const digest = (bytes: Uint8Array | string) => createHash('sha256').update(bytes).digest('binary');
+    // With other options V8 may be another one, in ways that it does not tell from code
+    const options = JSON.stringify([process.execArgv, process.env['NODE_OPTIONS'] ?? '']);
+    const identity = digest([build, process.version, process.versions.v8, process.arch, options].join('\n'));
+    const name = Buffer.from(identity.slice(0, 16), 'latin1').toString('hex');
+    this.#native = native;
+    this.#digest = digest;
+    this.#file = new CacheFile({
+      path: join(folder, `${name}.jit`),
+      identity,
+      digest,
+      bytesMax,
+      now: () => Math.floor(Date.now() / 1000),
+    });
+  }
+
+  /** Where the file is, how many modules it has, and how many bytes. */
+  get contents(): { readonly path: string; readonly modules: number; readonly bytes: number } {
+    const { path, modules, bytes } = this.#file;
+    return { path, modules, bytes };
+  }
+
+  // ---- the engine asks ----------------------------------------------------------------------------------------------
+
+  find(bytes: Uint8Array): object | undefined {
+    const key = this.#digest(bytes);
+    this.#key = key;
+    if (this.#file.functions(key) < 0) {
+      this.counters.misses += 1;
+      return undefined;
+    }
+    const code = this.#file.code(key);
+    const module = code && this.#native.module(code, bytes);
+    if (module) this.counters.hits += 1;
+    else {
+      this.counters.refused += 1;
+      this.#file.forget(key);
+    }
+    return module;
+  }
+
+  made(bytes: Uint8Array, module: object, exports: Readonly<Record<string, unknown>>): void {
+    const functions = Math.max(0, this.#file.functions(this.#key));
+    this.#known.push({
+      key: this.#key,
+      module: new WeakRef(module),
+      exports: new WeakRef(exports),
+      bytes: functions > 0 ? undefined : bytes,
+      functions,
+    });
+  }
+
+  // ---- what is kept -------------------------------------------------------------------------------------------------
+
+  /** From now on looks now and then what V8 has compiled, and writes that. */
+  start(): void {
+    this.#timer = setTimeout(() => this.#look(), LOOK_MS).unref();
+  }
+
+  /** Writes what is new, at once: the process ends. */
+  finish(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    try {
+      // What is under way first
+      for (const _rest of this.#work ?? []);
+      this.#work = undefined;
+      for (const _rest of this.#keep());
+    } catch {
+      // Without a cache everything works
+    }
+  }
+
+  #look(): void {
+    if (!this.#work) {
+      const waiting = this.#fresh().length;
+      const isLong = performance.now() - this.#writtenAtMs >= ANY_MS;
+      if (waiting >= MANY_MODULES || (isLong && waiting > 0)) this.#work = this.#keep();
+    }
+    this.#timer = setTimeout(() => this.#look(), this.#work && !this.#isDone() ? REST_MS : LOOK_MS).unref();
+  }
+
+  /** Some more of the work under way; true: that was all. */
+  #isDone(): boolean {
+    const endMs = performance.now() + WORK_MS;
+    try {
+      do {
+        if (this.#work!.next().done) {
+          this.#work = undefined;
+          return true;
+        }
+      } while (performance.now() < endMs);
+      return false;
+    } catch {
+      this.#work = undefined;
+      return true;
+    }
+  }
+
+  /** Modules that have more code than the file. */
+  #fresh(): { readonly known: Known; readonly functions: number }[] {
+    this.#known = this.#known.filter(({ exports }) => exports.deref() !== undefined);
+    const fresh: { known: Known; functions: number }[] = [];
+    for (const known of this.#known) {
+      const exports = known.exports.deref();
+      const functions = exports ? this.#native.optimized(exports) : 0;
+      if (functions > Math.max(known.functions, this.#file.functions(known.key))) fresh.push({ known, functions });
+    }
+    return fresh;
+  }
+
+  *#keep(): Generator<void> {
+    for (const { known, functions } of this.#fresh()) {
+      const module = known.module.deref();
+      const bytes = known.bytes ?? this.#file.wire(known.key);
+      const exports = known.exports.deref();
+      const code = module && bytes && exports && this.#native.of(module, exports);
+      known.functions = functions;
+      known.bytes = undefined;
+      if (!code) continue;
+      this.#file.put(known.key, bytes, new Uint8Array(code), functions);
+      this.counters.taken += 1;
+      yield;
+    }
+    if (this.#file.news === 0) return;
+    if (yield* this.#file.write()) this.counters.writes += 1;
+    this.#writtenAtMs = performance.now();
+  }
+}

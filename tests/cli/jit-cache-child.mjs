@@ -1,0 +1,57 @@
+/**
+ * guests/demo from the bundle, with native code of earlier runs in a folder.
+ *
+ * argv[2]   the folder, or "off".  argv[3]   bytes that the cache may have.
+ * stdout    one line of JSON: counters and contents of the cache, and what must be the same with every cache.
+ */
+import { createHash } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { loadBundle } from '../../bin/bundle.mjs';
+import { TraceHash } from '../../dist/inspect/trace-hash.js';
+
+const [folder, bytesMax] = process.argv.slice(2);
+const { JitCache, Machine, once, snapshotCounters } = await loadBundle();
+const cache = folder === 'off' ? undefined : JitCache.open(folder, bytesMax && Number(bytesMax));
+const contents = cache?.contents;
+const guest = new URL('../../guests/demo/demo.bin', import.meta.url);
+let output = '';
+const machine = once(
+  () =>
+    new Machine({
+      cpu: 'intel',
+      cpus: 1,
+      ramBytes: 64 * 2 ** 20,
+      kernel: { name: 'demo', bytes: new Uint8Array(readFileSync(guest)) },
+      debugExit: { iobase: 0xf4, iosize: 4 },
+      epochMs: 0,
+      accel: 'compiler',
+      jitThreshold: 500,
+      ...(cache ? { jitModules: cache } : {}),
+      serial: [
+        (byte) => {
+          output += `${byte}@${machine.vm.clock.nowNs()} `;
+        },
+      ],
+    }),
+);
+const trace = new TraceHash(99_991);
+machine.vm.watcher = trace;
+let result = 'time';
+while (result !== 'ended') {
+  result = machine.run(machine.nowNs + 5e6);
+  // V8's own threads hand over what they have compiled
+  await new Promise((resolve) => setTimeout(resolve, 2));
+}
+const { instructions, exits } = snapshotCounters(machine.vm);
+const same = {
+  status: machine.ending.status,
+  nowNs: machine.nowNs,
+  instructions,
+  exits,
+  output: createHash('sha256').update(output).digest('hex'),
+  trace: trace.text,
+};
+const found = { ...cache?.counters };
+cache?.finish();
+console.log(JSON.stringify({ same, contents, found, counters: cache?.counters, left: cache?.contents }));
+process.exit(0);
