@@ -4,7 +4,7 @@ import { DEBIAN, READY, requireDebianKernel, table } from './lib/report.mjs';
 
 export async function boot({ rounds, machines }) {
   requireDebianKernel();
-  const names = machinesHere(machines);
+  const names = machinesHere(machines, { starts: true });
   const seconds = Object.fromEntries(names.map((name) => [name, []]));
   const waited = {};
   let instructions = 0;

@@ -7,6 +7,7 @@
 import { spawn, spawnSync } from 'node:child_process';
 import {
   copyFileSync,
+  cpSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -265,7 +266,33 @@ error: action=report
   return running;
 }
 
-/** Name → how it is started with a guest {kernel, initrd, append, ramMiB}, and whether it is here. */
+/** By guest: folders with the native code that one run of it has left. */
+const leftBy = new Map();
+
+/** The compiler tier with the native code of one earlier run of the same guest, which is not measured: up to its line `last`. */
+async function startAgain(guest) {
+  const key = JSON.stringify(guest);
+  let left = leftBy.get(key);
+  if (!left) {
+    left = temporaryFolder();
+    const first = startTerrarium('compiler', guest, { jitCache: left });
+    await first.line(guest.last, 3_600);
+    await first.stop('end');
+    leftBy.set(key, left);
+  }
+  // Each is the second run, not the third
+  const jitCache = temporaryFolder();
+  cpSync(left, jitCache, { recursive: true });
+  return startTerrarium('compiler', guest, { jitCache });
+}
+
+function temporaryFolder() {
+  const folder = mkdtempSync(join(tmpdir(), 'terrarium-bench-'));
+  process.once('exit', () => rmSync(folder, { recursive: true, force: true }));
+  return folder;
+}
+
+/** Name → how it is started with a guest {kernel, initrd, append, ramMiB, last}, and whether it is here. */
 export const MACHINES = {
   interpreter: {
     label: 'Terrarium, interpreter',
@@ -276,6 +303,13 @@ export const MACHINES = {
     label: 'Terrarium, compiler tier',
     here: () => existsSync(join(dist, 'engine/tiers/compiler/compiler.js')),
     start: async (guest) => startTerrarium('compiler', guest),
+  },
+  second: {
+    label: 'Terrarium, compiler tier, second start',
+    starts: true,
+    // What is known to work: src/tools/jit-cache/native-code.ts
+    here: () => existsSync(join(dist, 'tools/jit-cache/jit-cache.js')) && process.versions.node.startsWith('20.'),
+    start: startAgain,
   },
   qemu: { label: 'QEMU TCG', here: () => found('qemu-system-x86_64'), start: async (guest) => startQemu(guest) },
   bochs: {
@@ -292,9 +326,14 @@ export const MACHINES = {
   },
 };
 
-/** Those asked for that are here; says which are not. */
-export function machinesHere(names) {
+/**
+ * Those asked for that are here; says which are not.
+ *
+ * @param starts  What is measured begins when the guest does: also machines that differ in that alone.
+ */
+export function machinesHere(names, { starts = false } = {}) {
   return names.filter((name) => {
+    if (MACHINES[name].starts && !starts) return false;
     const here = MACHINES[name].here();
     if (!here) console.log(`${MACHINES[name].label}: not here, left out`);
     return here;

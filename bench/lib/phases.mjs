@@ -31,8 +31,10 @@ export const begins = (phase) => `echo ${MARK} ${phase} begins`;
 export const ends = (phase) => `echo ${MARK} ${phase} ends`;
 
 /** Runs the guest on each machine, and tells CPU seconds by phase, and seconds on the wall: the least of the rounds. */
-export async function measurePhases({ rounds, machines, guest, phases, seconds }) {
-  const names = machinesHere(machines);
+export async function measurePhases({ rounds, machines, guest: described, phases, seconds }) {
+  const end = phases.at(-1);
+  const guest = { ...described, last: end.to ?? `${MARK} ${end.name} ends` };
+  const names = machinesHere(machines, { starts: true });
   const least = Object.fromEntries(phases.map(({ name }) => [name, {}]));
   const waited = Object.fromEntries(phases.map(({ name }) => [name, {}]));
   for (let round = 0; round < rounds; round += 1) {

@@ -16,6 +16,7 @@ export const DEBIAN = {
   append: 'console=ttyS0',
   ramMiB: 512,
   mark: READY,
+  last: READY,
 };
 
 export function requireDebianKernel() {

@@ -1,7 +1,8 @@
 /**
  * One Terrarium machine in a process of its own, so that its CPU time is the process's. COM1 is stdin and stdout.
  *
- * argv[2]   the machine as JSON: kernel, initrd, append, ramMiB, cpu, accel, nestedMmu, profile, mark, dist.
+ * argv[2]   the machine as JSON: kernel, initrd, append, ramMiB, cpu, accel, nestedMmu, profile, mark, dist;
+ *           jitCache: a folder with native code of earlier runs.
  * IPC       after each line of COM1 (of those with the text `mark`, if there is one) {line, instructions, cpuMs, mmu, exits}; the message 'profile' is answered by
  *           {profile: [[name, count], …]}, the message 'end' ends the process in good order (--cpu-prof wants that).
  */
@@ -10,10 +11,13 @@ import { basename } from 'node:path';
 import { loadBundle } from '../../bin/bundle.mjs';
 
 const options = JSON.parse(process.argv[2]);
-const { Machine, once, snapshotCounters } = await loadBundle(options.dist);
+const { JitCache, Machine, once, snapshotCounters } = await loadBundle(options.dist);
 
 const SLICE_NS = 5_000_000;
 const bytesOf = (file) => ({ name: basename(file), bytes: readFileSync(file) });
+
+const cache = options.jitCache ? JitCache.open(options.jitCache) : undefined;
+if (options.jitCache && !cache) throw new Error('no native code is kept on this Node');
 
 let line = '';
 let out = [];
@@ -30,6 +34,7 @@ const machine = once(
       ...(options.jitThreshold ? { jitThreshold: options.jitThreshold } : {}),
       ...(options.nestedMmu ? { nestedMmu: options.nestedMmu } : {}),
       ...(options.profile ? { profile: true } : {}),
+      ...(cache ? { jitModules: cache } : {}),
       debugExit: { iobase: 0xf4, iosize: 4 },
       epochMs: Date.UTC(2026, 0, 1),
       serial: [
@@ -54,7 +59,10 @@ const machine = once(
 
 process.stdin.on('data', (bytes) => machine.serialInput(0, bytes));
 process.on('message', (message) => {
-  if (message === 'end') process.exit(0);
+  if (message === 'end') {
+    cache?.finish();
+    process.exit(0);
+  }
   if (message === 'profile') process.send({ profile: handlerCounts() });
 });
 
@@ -66,6 +74,7 @@ function handlerCounts() {
     .sort(([, a], [, b]) => b - a);
 }
 
+cache?.start();
 for (;;) {
   const result = machine.run(machine.nowNs + SLICE_NS);
   if (out.length > 0) process.stdout.write(Uint8Array.from(out));
