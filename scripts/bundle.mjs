@@ -1,6 +1,7 @@
 /**
- * Makes dist/tools/bundle/terrarium.cjs, one file of all that src/tools/bundle.ts leads to, and terrarium.cache beside it, what
- * V8 compiles of it in a short run. bin/bundle.mjs loads them, and says what they are good for.
+ * Makes dist/tools/bundle/terrarium.cjs, one file of all that src/tools/bundle.ts leads to, and beside it terrarium.cache,
+ * what V8 compiles of it in a short run, and terrarium.modules, WebAssembly that each start needs (src/tools/jit-cache).
+ * bin/bundle.mjs loads them, and says what they are good for.
  */
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -9,7 +10,7 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { setFlagsFromString } from 'node:v8';
 import { rolldown } from 'rolldown';
-import { bundlePath, cachePath, HEADER, loadScript, NAME_LENGTH, nameOf } from '../bin/bundle.mjs';
+import { bundlePath, cachePath, HEADER, loadScript, modulesPath, NAME_LENGTH, nameOf } from '../bin/bundle.mjs';
 
 const checkout = dirname(dirname(fileURLToPath(import.meta.url)));
 
@@ -60,6 +61,35 @@ async function writeCache() {
   replace(cachePath(), Buffer.concat([name, script.createCachedData()]));
 }
 
+/** The core modules of machines as most are: 512 MiB, one CPU. Others make theirs. */
+async function writeModules() {
+  const { exports } = await loadScript();
+  const { JitCache, Machine } = exports;
+  const cache = JitCache.record();
+  for (const accel of ['interpreter', 'compiler']) {
+    let machine;
+    for (const guest of ['nested-vmx', 'demo', 'demo', 'demo', 'demo']) {
+      machine = new Machine({
+        cpu: 'intel,+vmx',
+        cpus: 1,
+        ramBytes: 512 * 2 ** 20,
+        kernel: { name: guest, bytes: readFileSync(join(checkout, 'guests', guest, `${guest}.bin`)) },
+        debugExit: { iobase: 0xf4, iosize: 4 },
+        epochMs: 0,
+        reboot: false,
+        accel,
+        jitModules: cache,
+      });
+      while (machine.run(Math.max(machine.nowNs, machine.nextDeadlineNs) + 5e6) !== 'ended')
+        await new Promise((resolve) => setImmediate(resolve));
+    }
+    // V8's own threads may have something in hand; and what they have made goes with the machine
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    cache.finish();
+    if (machine.ending.kind !== 'debug-exit') throw new Error(machine.ending.message);
+  }
+}
+
 async function writeBundle() {
   const path = bundlePath();
   const { text, map } = await bundle(join(checkout, 'src/tools/bundle.ts'), path);
@@ -68,11 +98,17 @@ async function writeBundle() {
   replace(`${path}.map`, map);
   // In a process of its own: V8 is to see it for the first time
   rmSync(cachePath(), { force: true });
-  const { status } = spawnSync(process.execPath, [fileURLToPath(import.meta.url), 'cache'], { stdio: 'inherit' });
+  const program = fileURLToPath(import.meta.url);
+  const env = { ...process.env, NODE_OPTIONS: '' };
+  const { status } = spawnSync(process.execPath, [program, 'cache'], { stdio: 'inherit', env });
   if (status !== 0) throw new Error('the code cache was not made');
+  rmSync(modulesPath(), { force: true });
+  const modules = spawnSync(process.execPath, [program, 'modules'], { stdio: 'inherit', env });
+  if (modules.status !== 0) throw new Error('the modules were not made');
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   if (process.argv[2] === 'cache') await writeCache();
+  else if (process.argv[2] === 'modules') await writeModules();
   else await writeBundle();
 }

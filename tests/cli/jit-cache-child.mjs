@@ -11,7 +11,7 @@ import { TraceHash } from '../../dist/inspect/trace-hash.js';
 
 const [folder, bytesMax] = process.argv.slice(2);
 const { JitCache, Machine, once, snapshotCounters } = await loadBundle();
-const cache = folder === 'off' ? undefined : JitCache.open(folder, bytesMax && Number(bytesMax));
+const cache = folder === 'off' ? undefined : JitCache.open({ folder, bytesMax: bytesMax && Number(bytesMax) });
 const contents = cache?.contents;
 const guest = new URL('../../guests/demo/demo.bin', import.meta.url);
 let output = '';

@@ -8,12 +8,17 @@ import type { Processor } from './processor.ts';
  */
 export type Helper = (cpu: Processor, record: number) => number;
 
+/** How often a number was asked for: code in which none is does not depend on the order in which helpers got theirs. */
+export const helpersAsked = (): number => asked;
+let asked = 0;
+
 const numbers = new Map<Helper, number>();
 /** In order of their numbers. */
 export const HELPERS: Helper[] = [];
 
 /** Number by which generated code calls `helper`. */
 export function helperNumber(helper: Helper): number {
+  asked += 1;
   const known = numbers.get(helper);
   if (known !== undefined) return known;
   numbers.set(helper, HELPERS.length);

@@ -6,8 +6,18 @@
 export interface ModuleSource {
   /** The module of exactly these bytes, a WebAssembly.Module; undefined: it is compiled. */
   find(bytes: Uint8Array): object | undefined;
+  /** What this build generated under this name, which says all that it depends on, in an earlier run. */
+  recall(name: string): Generated | undefined;
+  /** It was generated, because nobody had it. */
+  keep(name: string, generated: Generated): void;
   /** A module, found or compiled, has an instance, and these are its exports. */
   made(bytes: Uint8Array, module: object, exports: Readonly<Record<string, unknown>>): void;
+}
+
+/** A module's bytes, and what has to be known of them, in words of who generates them. */
+export interface Generated {
+  readonly bytes: Uint8Array;
+  readonly about: string;
 }
 
 /** An instance of the module of these bytes. */

@@ -2,7 +2,7 @@ import { hex, hexBytes } from '../../base/format.ts';
 import { AUX, GPR, REC, S, SEG } from '../core/layout.ts';
 import type { EngineMemory } from '../core/memory.ts';
 import { PSEUDO, type Variant } from '../decode/decoder.ts';
-import { contextOf } from './interpreter.ts';
+import { contextOf } from './variants.ts';
 
 const NAMES64 = ['rax', 'rcx', 'rdx', 'rbx', 'rsp', 'rbp', 'rsi', 'rdi'] as const;
 const SEGMENTS = ['es', 'cs', 'ss', 'ds', 'fs', 'gs'] as const;

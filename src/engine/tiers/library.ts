@@ -55,9 +55,11 @@ export interface CoreLibrary extends Library {
   readonly hot: Callee;
   readonly redo: Callee;
   readonly missing: Callee;
-  /** Exported functions, to import them into other modules under the same names. */
-  readonly functions: ReadonlyMap<string, FunctionBuilder>;
+  readonly functions: LibraryFunctions;
 }
+
+/** The core module's exported functions, to import them into other modules. */
+export type LibraryFunctions = ReadonlyMap<string, Pick<Callee, 'params' | 'results'>>;
 
 const IMPORTS: readonly [name: keyof CoreImports, params: number[], results: number[]][] = [
   ['load', [I32], [I32]],
@@ -371,14 +373,14 @@ export function defineLibrary(
  * was a third of the time of a module). Through a table no function would be imported, but a table keeps its importers
  * alive for ever: V8 before Node 24 has it know them (MEASURED: none of 1000 instances was collected).
  */
-export function importLibrary(m: ModuleBuilder, core: CoreLibrary): Library {
+export function importLibrary(m: ModuleBuilder, functions: LibraryFunctions): Library {
   m.importMemory('env', 'memory', 1);
-  const names = namesOf(core);
+  const names = namesOf(functions);
   const callees = new Map<string, Callee>();
   const get = (name: string): Callee => {
     let callee = callees.get(name);
     if (!callee) {
-      const target = core.functions.get(name);
+      const target = functions.get(name);
       assert(target !== undefined, `the core library has a function ${name}`);
       callee = m.lateImport('env', names.get(name)!, target.params, target.results);
       callees.set(name, callee);
@@ -430,23 +432,23 @@ export function importLibrary(m: ModuleBuilder, core: CoreLibrary): Library {
 }
 
 /** Names under which other modules import the functions of a library. */
-function namesOf(core: CoreLibrary): ReadonlyMap<string, string> {
-  let names = namesByLibrary.get(core);
+function namesOf(functions: LibraryFunctions): ReadonlyMap<string, string> {
+  let names = namesByLibrary.get(functions);
   if (!names) {
-    names = new Map([...core.functions.keys()].map((name, slot) => [name, slot.toString(36)]));
-    namesByLibrary.set(core, names);
+    names = new Map([...functions.keys()].map((name, slot) => [name, slot.toString(36)]));
+    namesByLibrary.set(functions, names);
   }
   return names;
 }
-const namesByLibrary = new WeakMap<CoreLibrary, ReadonlyMap<string, string>>();
+const namesByLibrary = new WeakMap<LibraryFunctions, ReadonlyMap<string, string>>();
 
 /** What such a module's imports are bound to. */
 export function libraryImports(
-  core: CoreLibrary,
+  functions: LibraryFunctions,
   memory: WebAssembly.Memory,
   exports: Readonly<Record<string, unknown>>,
 ): Record<string, unknown> {
   const env: Record<string, unknown> = { memory };
-  for (const [name, short] of namesOf(core)) env[short] = exports[name];
+  for (const [name, short] of namesOf(functions)) env[short] = exports[name];
   return env;
 }

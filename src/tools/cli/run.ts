@@ -208,8 +208,9 @@ function blockStore({ path, readOnly, snapshot }: DriveOption, allSnapshots: boo
 }
 
 function openJitCache({ accel, jitCache }: RunOptions): JitCache | undefined {
-  if (accel !== 'compiler' || jitCache === 'off') return undefined;
-  return JitCache.open(jitCache === 'on' ? defaultFolder() : jitCache);
+  if (accel === 'lockstep') return undefined;
+  if (accel !== 'compiler' || jitCache === 'off') return JitCache.open();
+  return JitCache.open({ folder: jitCache === 'on' ? defaultFolder() : jitCache });
 }
 
 function machineOptions(options: RunOptions, sinks: Sinks, jitModules: JitCache | undefined): MachineOptions {

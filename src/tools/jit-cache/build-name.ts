@@ -1,10 +1,15 @@
 /** Which build this is, if it is the bundle: what two builds generate is not to be mixed up. */
-let name = '';
+export interface Build {
+  readonly name: string;
+  /** The file of modules that came with it, if it is there. */
+  readonly modules: string;
+}
+let known: Build | undefined;
 
 /** Said by who has loaded the bundle (bin/bundle.mjs). */
-export function nameBuild(given: string): void {
-  name = given;
+export function nameBuild(name: string, modules: string): void {
+  known = { name, modules };
 }
 
-/** `''`: modules one by one, of which nobody knows whether they are of one build. */
-export const buildName = (): string => name;
+/** Undefined: modules one by one, of which nobody knows whether they are of one build. */
+export const buildNamed = (): Build | undefined => known;

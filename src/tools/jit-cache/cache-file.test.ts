@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { CacheFile, type CacheFileOptions } from './cache-file.ts';
 
-const digest = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('binary');
+const digest = (bytes: Uint8Array | string): string => createHash('sha256').update(bytes).digest('binary');
 const key = (name: string): string => digest(Buffer.from(name));
 const bytesOf = (length: number, value: number): Uint8Array => new Uint8Array(length).fill(value);
 const DAY = 86_400;

@@ -9,8 +9,8 @@
  */
 import { homedir } from 'node:os';
 import { isAbsolute, join } from 'node:path';
-import type { ModuleSource } from '../../engine/core/module-source.ts';
-import { buildName } from './build-name.ts';
+import type { Generated, ModuleSource } from '../../engine/core/module-source.ts';
+import { type Build, buildNamed } from './build-name.ts';
 import { CacheFile, type Digest } from './cache-file.ts';
 import { type NativeCode, nativeCode } from './native-code.ts';
 
@@ -42,6 +42,8 @@ export interface JitCacheCounters {
   hits: number;
   misses: number;
   refused: number;
+  /** Modules that were not generated: their bytes were there. */
+  recalled: number;
   /** Modules whose code was taken out of V8, and times that the file was written. */
   taken: number;
   writes: number;
@@ -53,11 +55,22 @@ export function defaultFolder(): string {
   return join(isAbsolute(folder) ? folder : join(homedir(), '.cache'), 'terrarium');
 }
 
+export interface JitCacheOptions {
+  /** Where a file of earlier runs is, or is to be; by default there is none, and what came with the build is all. */
+  readonly folder?: string | undefined;
+  readonly bytesMax?: number | undefined;
+}
+
 export class JitCache implements ModuleSource {
-  readonly counters: JitCacheCounters = { hits: 0, misses: 0, refused: 0, taken: 0, writes: 0 };
-  readonly #native: NativeCode;
-  readonly #file: CacheFile;
+  readonly counters: JitCacheCounters = { hits: 0, misses: 0, refused: 0, recalled: 0, taken: 0, writes: 0 };
+  readonly #native: NativeCode | undefined;
   readonly #digest: Digest;
+  /** What came with the build. */
+  readonly #built: CacheFile | undefined;
+  /** Of earlier runs. */
+  readonly #file: CacheFile | undefined;
+  /** Digests of the modules that a build is to bring; by default all are kept. */
+  readonly #only: Set<string> | undefined;
   #known: Known[] = [];
   /** Of the bytes that `find` was asked for last. */
   #key = '';
@@ -65,76 +78,111 @@ export class JitCache implements ModuleSource {
   #timer: NodeJS.Timeout | undefined;
   #writtenAtMs = performance.now();
 
-  /** Undefined where there is no cache: another Node, no build with a name, no folder. */
-  static open(folder: string, bytesMax = BYTES_MAX): JitCache | undefined {
-    const native = nativeCode();
-    const build = buildName();
-    if (!native || build === '') return undefined;
-    try {
-      return new JitCache(native, folder, build, bytesMax);
-    } catch {
-      return undefined;
-    }
+  /** Undefined where there is no cache: this is not a build with a name. */
+  static open({ folder, bytesMax = BYTES_MAX }: JitCacheOptions = {}): JitCache | undefined {
+    const build = buildNamed();
+    return build && attempt(() => new JitCache(build, folder, bytesMax, false));
   }
 
-  private constructor(native: NativeCode, folder: string, build: string, bytesMax: number) {
+  /** Makes the file that comes with the build, of what machines have in common that are given this one. */
+  static record(): JitCache | undefined {
+    const build = buildNamed();
+    return build && new JitCache(build, undefined, Number.POSITIVE_INFINITY, true);
+  }
+
+  private constructor(build: Build, folder: string | undefined, bytesMax: number, isRecord: boolean) {
     const { createHash } = process.getBuiltinModule('node:crypto');
     const digest = (bytes: Uint8Array | string) => createHash('sha256').update(bytes).digest('binary');
     // With other options V8 may be another one, in ways that it does not tell from code
     const options = JSON.stringify([process.execArgv, process.env['NODE_OPTIONS'] ?? '']);
-    const identity = digest([build, process.version, process.versions.v8, process.arch, options].join('\n'));
-    const name = Buffer.from(identity.slice(0, 16), 'latin1').toString('hex');
-    this.#native = native;
+    const identity = digest([build.name, process.version, process.versions.v8, process.arch, options].join('\n'));
+    const now = () => Math.floor(Date.now() / 1000);
+    this.#native = nativeCode();
     this.#digest = digest;
-    this.#file = new CacheFile({
-      path: join(folder, `${name}.jit`),
-      identity,
-      digest,
-      bytesMax,
-      now: () => Math.floor(Date.now() / 1000),
-    });
+    const built = new CacheFile({ path: build.modules, identity, digest, bytesMax, now, built: true });
+    if (isRecord) {
+      this.#file = built;
+      this.#only = new Set();
+      return;
+    }
+    this.#built = built;
+    if (folder === undefined || !this.#native) return;
+    const name = Buffer.from(identity.slice(0, 16), 'binary').toString('hex');
+    this.#file = new CacheFile({ path: join(folder, `${name}.jit`), identity, digest, bytesMax, now });
   }
 
-  /** Where the file is, how many modules it has, and how many bytes. */
-  get contents(): { readonly path: string; readonly modules: number; readonly bytes: number } {
+  /** Where the file of earlier runs is, if there may be one, how many modules it has, and how many bytes. */
+  get contents(): { readonly path: string; readonly modules: number; readonly bytes: number } | undefined {
+    if (!this.#file) return undefined;
     const { path, modules, bytes } = this.#file;
     return { path, modules, bytes };
   }
 
   // ---- the engine asks ----------------------------------------------------------------------------------------------
 
+  recall(name: string): Generated | undefined {
+    const key = this.#digest(name);
+    const packed = this.#file?.wire(key) ?? this.#built?.wire(key);
+    if (!packed) return undefined;
+    this.counters.recalled += 1;
+    const length = new DataView(packed.buffer).getUint32(0, true);
+    const about = new TextDecoder().decode(packed.subarray(4, 4 + length));
+    return { about, bytes: packed.subarray(4 + length) };
+  }
+
+  keep(name: string, { about, bytes }: Generated): void {
+    this.#only?.add(this.#digest(bytes));
+    const text = new TextEncoder().encode(about);
+    const packed = new Uint8Array(4 + text.length + bytes.length);
+    new DataView(packed.buffer).setUint32(0, text.length, true);
+    packed.set(text, 4);
+    packed.set(bytes, 4 + text.length);
+    this.#file?.put(this.#digest(name), packed, new Uint8Array(0), 0);
+  }
+
   find(bytes: Uint8Array): object | undefined {
+    if (!this.#native) return undefined;
     const key = this.#digest(bytes);
     this.#key = key;
-    if (this.#file.functions(key) < 0) {
-      this.counters.misses += 1;
-      return undefined;
+    let isRefused = false;
+    for (const file of [this.#file, this.#built]) {
+      if (!file || file.functions(key) <= 0) continue;
+      const code = file.code(key);
+      const module = code && this.#native.module(code, bytes);
+      if (module) {
+        this.counters.hits += 1;
+        return module;
+      }
+      isRefused = true;
+      file.forget(key);
     }
-    const code = this.#file.code(key);
-    const module = code && this.#native.module(code, bytes);
-    if (module) this.counters.hits += 1;
-    else {
-      this.counters.refused += 1;
-      this.#file.forget(key);
-    }
-    return module;
+    this.counters[isRefused ? 'refused' : 'misses'] += 1;
+    return undefined;
   }
 
   made(bytes: Uint8Array, module: object, exports: Readonly<Record<string, unknown>>): void {
-    const functions = Math.max(0, this.#file.functions(this.#key));
+    const key = this.#key;
+    if (!this.#file || !this.#native || (this.#only && !this.#only.has(key))) return;
+    const functions = this.#functions(key);
     this.#known.push({
-      key: this.#key,
+      key,
       module: new WeakRef(module),
       exports: new WeakRef(exports),
-      bytes: functions > 0 ? undefined : bytes,
+      bytes: this.#file.functions(key) > 0 ? undefined : bytes,
       functions,
     });
+  }
+
+  /** Of those with this key how many have code in a file. */
+  #functions(key: string): number {
+    return Math.max(0, this.#file?.functions(key) ?? 0, this.#built?.functions(key) ?? 0);
   }
 
   // ---- what is kept -------------------------------------------------------------------------------------------------
 
   /** From now on looks now and then what V8 has compiled, and writes that. */
   start(): void {
+    if (!this.#file) return;
     this.#timer = setTimeout(() => this.#look(), LOOK_MS).unref();
   }
 
@@ -184,27 +232,37 @@ export class JitCache implements ModuleSource {
     const fresh: { known: Known; functions: number }[] = [];
     for (const known of this.#known) {
       const exports = known.exports.deref();
-      const functions = exports ? this.#native.optimized(exports) : 0;
-      if (functions > Math.max(known.functions, this.#file.functions(known.key))) fresh.push({ known, functions });
+      const functions = exports && this.#native ? this.#native.optimized(exports) : 0;
+      if (functions > Math.max(known.functions, this.#functions(known.key))) fresh.push({ known, functions });
     }
     return fresh;
   }
 
   *#keep(): Generator<void> {
+    const file = this.#file;
+    if (!file) return;
     for (const { known, functions } of this.#fresh()) {
       const module = known.module.deref();
-      const bytes = known.bytes ?? this.#file.wire(known.key);
+      const bytes = known.bytes ?? file.wire(known.key);
       const exports = known.exports.deref();
-      const code = module && bytes && exports && this.#native.of(module, exports);
+      const code = module && bytes && exports && this.#native?.of(module, exports);
       known.functions = functions;
       known.bytes = undefined;
       if (!code) continue;
-      this.#file.put(known.key, bytes, new Uint8Array(code), functions);
+      file.put(known.key, bytes, new Uint8Array(code), functions);
       this.counters.taken += 1;
       yield;
     }
-    if (this.#file.news === 0) return;
-    if (yield* this.#file.write()) this.counters.writes += 1;
+    if (file.news === 0) return;
+    if (yield* file.write()) this.counters.writes += 1;
     this.#writtenAtMs = performance.now();
+  }
+}
+
+function attempt<T>(f: () => T): T | undefined {
+  try {
+    return f();
+  } catch {
+    return undefined;
   }
 }

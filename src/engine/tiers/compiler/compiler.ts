@@ -7,7 +7,8 @@ import { type EngineMemory, REGION_MAP_BYTES, REGION_PAGES_MAX, REGIONS_MAX } fr
 import { PSEUDO, REGION_SLOT, type Variant } from '../../decode/decoder.ts';
 import { MODE } from '../../decode/mode.ts';
 import { type CodeCache, type CodePage, isPatched, type Regions } from '../code-cache.ts';
-import { contextOf, type Interpreter } from '../interpreter.ts';
+import type { Interpreter } from '../interpreter.ts';
+import { contextOf } from '../variants.ts';
 import { type Decoded, type FlagUse, KIND, type Reader } from './blocks.ts';
 import { Pools } from './pools.ts';
 import { type PagePlan, type Plan, planPage, planRegion, RegionBuilder } from './region.ts';

@@ -7,7 +7,7 @@ import { MODE } from '../../decode/mode.ts';
 import type { Library } from '../../isa/semantics.ts';
 import type { CodePage } from '../code-cache.ts';
 import { jumpSlot } from '../find-code.ts';
-import { contextOf } from '../interpreter.ts';
+import { contextOf } from '../variants.ts';
 import {
   type Block,
   findBlocks,

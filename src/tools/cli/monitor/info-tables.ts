@@ -180,7 +180,7 @@ function showCode({ machine, session }: MonitorContext): string {
       `${grouped(lockstep.compared)} calls of regions compared, ${grouped(lockstep.instructions)} instructions`,
     ]);
   const { jitCache } = session;
-  if (jitCache) {
+  if (jitCache?.contents) {
     const { path, modules, bytes } = jitCache.contents;
     const { hits, misses, refused, taken, writes } = jitCache.counters;
     rows.push(
