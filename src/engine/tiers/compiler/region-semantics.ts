@@ -6,6 +6,7 @@ import { CC, RFLAGS } from '../../isa/flags.ts';
 import { type FormContext, type Library, Semantics } from '../../isa/semantics.ts';
 import { COMPARES, knownCondition } from '../conditions.ts';
 import type { FlagUse } from './blocks.ts';
+import type { Range, StackAccesses } from './stack-window.ts';
 
 /** The places of a region's POOL, as they are found while it is generated. */
 export class Places {
@@ -59,6 +60,11 @@ export class RegionFrame {
   #used = 0;
   /** What the block has not charged of the run in which it ends. */
   #tail = 0;
+  #stack: StackAccesses | undefined;
+  /** What is added to a linear address of the block's stack accesses; by array: TLB.WRITE and others. */
+  readonly #stackAddends: readonly Local[];
+  /** Bits: they are there. */
+  #stackKnown = 0;
 
   constructor(f: FunctionBuilder, lib: Library, memory: EngineMemory, places: Places) {
     this.f = f;
@@ -71,10 +77,13 @@ export class RegionFrame {
     this.#b = f.local(I64);
     this.tlb = f.local(I32);
     this.#budget = f.local(I32);
+    this.#stackAddends = [f.local(I32), f.local(I32)];
   }
 
   /** A block begins. */
-  begin(): void {
+  begin(stack: StackAccesses): void {
+    this.#stack = stack;
+    this.#stackKnown = 0;
     this.#held = 0;
     this.#flagsHeld = false;
     this.#depth = this.f.depth;
@@ -143,6 +152,32 @@ export class RegionFrame {
     f.do(i64.store(zero, this.#b.get, S.CC_B));
     this.#flagsHeld = f.depth === this.#depth;
     this.known = this.#flagsHeld ? kind : undefined;
+  }
+
+  // ---- the stack's page ----------------------------------------------------------------------------------------------
+
+  /** Where an access that the block has seen coming lies from RSP at its begin, with the range of all those of its array. */
+  stackOffset(record: number, bytes: number, array: number): { offset: number; range: Range } | undefined {
+    const offset = this.#stack?.offset(record, bytes, array);
+    return offset === undefined ? undefined : { offset, range: this.#stack!.range(array)! };
+  }
+
+  /** What makes a host address of a linear one in that range, as far as that is known. */
+  stackAddend(array: number): Expr | undefined {
+    const i = array === TLB.WRITE ? 1 : 0;
+    return this.#stackKnown & (1 << i) ? this.#stackAddends[i]!.get : undefined;
+  }
+
+  setStackAddend(array: number, addend: Expr): Expr {
+    const i = array === TLB.WRITE ? 1 : 0;
+    this.f.set(this.#stackAddends[i]!, addend);
+    this.#stackKnown |= 1 << i;
+    return this.#stackAddends[i]!.get;
+  }
+
+  /** Other rights hold from here on. */
+  forgetStack(): void {
+    this.#stack = undefined;
   }
 
   // ---- budget -------------------------------------------------------------------------------------------------------
@@ -339,6 +374,7 @@ export class RegionSemantics extends Semantics {
 
   override setTlb(set: Expr): void {
     super.setTlb(set);
+    this.#frame.forgetStack();
     this.f.set(this.#frame.tlb, i32.load(i32.const(0), S.TLB));
   }
 
@@ -346,22 +382,34 @@ export class RegionSemantics extends Semantics {
   override commit(): void {}
 
   /**
-   * The TLB entry of `bytes` at `linear`. Where it does not serve, the region is left, and entered again if the instruction is
-   * an entry, or the interpreter does the instruction: compiled code makes no calls, so that what it has in registers can
-   * stay there.
+   * Host address (i32) of `bytes` at `linear`, by the TLB. Where it does not serve, the region is left, and entered again if the
+   * instruction is an entry, or the interpreter does the instruction: compiled code makes no calls, so that what it has in
+   * registers can stay there.
    */
-  #hit(linear: Local, bytes: number, array: number): Local {
+  #host(linear: Local, bytes: number, array: number): Expr {
     const frame = this.#frame;
-    const entry = this.let(this.tlbEntry(linear.get));
+    const stack = this.f.depth === this.#depth ? frame.stackOffset(this.#at, bytes, array) : undefined;
+    const known = stack && frame.stackAddend(array);
+    if (known) return i32.add(i32.wrap(linear.get), known);
+
+    // All that the block does there must lie in the page
+    const from = stack ? stack.range.first - stack.offset : 0;
+    const span = stack ? stack.range.end - stack.range.first : bytes;
+    const first = from === 0 ? linear : this.let(i64.add(linear.get, i64.const(from)));
+    const entry = this.let(this.tlbEntry(first.get));
     const access = bytes | (array === TLB.WRITE ? FILL_WRITE : 0);
-    const isMiss = i32.eqz(this.tlbHit(entry, linear, bytes, array));
+    const isMiss = (): Expr => i32.eqz(this.tlbHit(entry, first, span, array));
     const leave = (): void => {
       if (this.use) this.use.leaves = true;
       frame.leaveForMiss(linear.get, access, this.#at);
     };
-    const fill = (): void => this.#redoUnless(call(this.lib.byName('fill'), linear.get, i32.const(access)));
-    this.f.if(isMiss, frame.lockstep ? fill : leave, undefined, false);
-    return entry;
+    const fill = (): void => {
+      this.#redoUnless(call(this.lib.byName('fill'), linear.get, i32.const(access)));
+      if (stack) this.#redoUnless(i32.eqz(isMiss()));
+    };
+    this.f.if(isMiss(), frame.lockstep ? fill : leave, undefined, false);
+    const addend = i32.load(entry.get, array + TLB.ADDEND);
+    return i32.add(i32.wrap(linear.get), stack ? frame.setStackAddend(array, addend) : addend);
   }
 
   #redoUnless(usual: Expr): void {
@@ -369,24 +417,16 @@ export class RegionSemantics extends Semantics {
   }
 
   override loadMemory(linear: Local, bytes: number, signed = false): Expr {
-    const entry = this.#hit(linear, bytes, 0);
-    const value = this.let(this.fixedLoad(this.tlbHost(entry, linear, 0), 0, bytes, signed));
-    this.f.release(entry);
-    return value.get;
+    return this.let(this.fixedLoad(this.#host(linear, bytes, 0), 0, bytes, signed)).get;
   }
 
   override storeMemory(linear: Local, value: Expr, bytes: number): void {
     const bound = value.shape === 1 || value.isConst ? value : this.let(value).get;
-    const entry = this.#hit(linear, bytes, TLB.WRITE);
-    this.f.do(storeOf(bytes)(this.tlbHost(entry, linear, TLB.WRITE), bound));
-    this.f.release(entry);
+    this.f.do(storeOf(bytes)(this.#host(linear, bytes, TLB.WRITE), bound));
   }
 
   override writable(linear: Local, bytes: number): Local {
-    const entry = this.#hit(linear, bytes, TLB.WRITE);
-    const host = this.let(this.tlbHost(entry, linear, TLB.WRITE));
-    this.f.release(entry);
-    return host;
+    return this.let(this.#host(linear, bytes, TLB.WRITE));
   }
 
   /** A gather has changed its registers when a later element is not in the TLB: nothing to do anew. */
@@ -395,21 +435,16 @@ export class RegionSemantics extends Semantics {
   }
 
   override probeElement(linear: Local, bytes: number): void {
-    this.f.release(this.#hit(linear, bytes, TLB.WRITE));
+    this.#host(linear, bytes, TLB.WRITE);
   }
 
   override loadMemoryV(linear: Local): Expr {
-    const entry = this.#hit(linear, 16, 0);
-    const value = this.let(v128.load(this.tlbHost(entry, linear, 0)));
-    this.f.release(entry);
-    return value.get;
+    return this.let(v128.load(this.#host(linear, 16, 0))).get;
   }
 
   override storeMemoryV(linear: Local, value: Expr): void {
     const bound = this.let(value);
-    const entry = this.#hit(linear, 16, TLB.WRITE);
-    this.f.do(v128.store(this.tlbHost(entry, linear, TLB.WRITE), bound.get));
-    this.f.release(entry);
+    this.f.do(v128.store(this.#host(linear, 16, TLB.WRITE), bound.get));
   }
 
   override storeWide(): void {

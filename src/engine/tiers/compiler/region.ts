@@ -21,6 +21,7 @@ import {
   targetOf,
 } from './blocks.ts';
 import { Places, RegionFrame, RegionSemantics, type Targets } from './region-semantics.ts';
+import { StackAccesses } from './stack-window.ts';
 
 /** A sequence of items under construction: what can be branched to. */
 interface Level {
@@ -285,7 +286,7 @@ export class RegionBuilder implements Targets {
     // What is called may count on it that its run is charged
     const run = memory.u16[(block.record + REC.REMAINING) >>> 1]!;
     const count = last.kind === KIND.CALLED ? run : block.count;
-    frame.begin();
+    frame.begin(new StackAccesses(this.#reader, block));
     frame.charge(count, run - count, frame.places.first + number);
     for (let at = block.record; at < end; at += REC.BYTES) {
       const decoded = this.#reader.decoded(at)!;
