@@ -10,6 +10,12 @@ const EMPTY = 0xffff_ffff;
 const pageOf = (tag: number): number => (tag & ~TLB.WATCHED) >>> 0;
 /** Groups of pages that the filter of a jump cache tells apart. */
 const FILTER_BITS = 8 * JUMP_CACHE.FILTER_BYTES;
+/**
+ * Contexts that differ in their PCID only. Each has its own entries for pages that are global: a system that hands out six PCIDs
+ * has its kernel's pages in six, and none of them in the host's caches. MEASURED on Debian's fork and exec: a context for each
+ * PCID 0.90 s, three 0.82, two 0.80, one 0.76; two serve a kernel that changes CR3 at each system call.
+ */
+const PCIDS_MAX = 2;
 /** Generations of a jump cache, above the mode word in a tag; all ones is no tag. */
 const GENERATIONS = 0xf_ffff;
 
@@ -78,20 +84,26 @@ export class TlbContexts {
     this.#tick += 1;
     this.counters.contextSwitches += 1;
     if (!this.#is(before, vcpu, vpid, root, pcid)) return this.#search(vcpu, vpid, root, pcid);
-    this.#used[before] = this.#tick;
-    this.#last = before;
-    return before;
+    return this.#use(before);
   }
 
   #search(vcpu: number, vpid: number, root: number, pcid: number): number {
     let oldest = 0;
+    let others = 0;
+    let oldestOther = -1;
     for (let i = 0; i < this.count; i += 1) {
-      if (this.#is(i, vcpu, vpid, root, pcid)) {
-        this.#used[i] = this.#tick;
-        this.#last = i;
-        return i;
+      if (this.#is(i, vcpu, vpid, root, pcid)) return this.#use(i);
+      if (this.#vcpu[i] === vcpu && this.#vpid[i] === vpid && this.#root[i] === root) {
+        others += 1;
+        if (oldestOther < 0 || this.#used[i]! < this.#used[oldestOther]!) oldestOther = i;
       }
       if (this.#used[i]! < this.#used[oldest]!) oldest = i;
+    }
+    if (others >= PCIDS_MAX) {
+      // Global pages are all PCIDs'
+      this.#flushLocal(oldestOther);
+      this.#pcid[oldestOther] = pcid;
+      return this.#use(oldestOther);
     }
     this.counters.contextsMade += 1;
     if (this.#vcpu[oldest] !== -1) {
@@ -111,9 +123,13 @@ export class TlbContexts {
     this.#vpid[oldest] = vpid;
     this.#root[oldest] = root;
     this.#pcid[oldest] = pcid;
-    this.#used[oldest] = this.#tick;
-    this.#last = oldest;
-    return oldest;
+    return this.#use(oldest);
+  }
+
+  #use(context: number): number {
+    this.#used[context] = this.#tick;
+    this.#last = context;
+    return context;
   }
 
   #is(context: number, vcpu: number, vpid: number, root: number, pcid: number): boolean {
