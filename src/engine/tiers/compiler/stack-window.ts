@@ -1,5 +1,5 @@
 import { gpr, REC, S, TLB } from '../../core/layout.ts';
-import { contextOf } from '../interpreter.ts';
+import { contextOf } from '../variants.ts';
 import { type Block, KIND, type Reader } from './blocks.ts';
 
 /**
