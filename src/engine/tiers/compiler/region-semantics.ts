@@ -6,7 +6,7 @@ import { CC, RFLAGS } from '../../isa/flags.ts';
 import { type FormContext, type Library, Semantics } from '../../isa/semantics.ts';
 import { COMPARES, knownCondition } from '../conditions.ts';
 import type { FlagUse } from './blocks.ts';
-import type { Range, StackAccesses } from './stack-window.ts';
+import type { Range, StackAccesses } from './stack-accesses.ts';
 
 /** The places of a region's POOL, as they are found while it is generated. */
 export class Places {

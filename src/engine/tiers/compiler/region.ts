@@ -21,7 +21,7 @@ import {
   targetOf,
 } from './blocks.ts';
 import { Places, RegionFrame, RegionSemantics, type Targets } from './region-semantics.ts';
-import { StackAccesses } from './stack-window.ts';
+import { StackAccesses } from './stack-accesses.ts';
 
 /** A sequence of items under construction: what can be branched to. */
 interface Level {
