@@ -285,8 +285,10 @@ export const IMUL = instruction({
     const b = m.let(m.load(three ? 2 : 1));
     const product = m.let(i64.mul(a.get, b.get));
     const result = m.let(m.signExtend(product.get, m.size));
-    const overflow = m.size === 8 ? overflowS(m, a, b, product) : i64.ne(product.get, result.get);
-    multiplyFlags(m, result.get, overflow);
+    if (!m.flagsAreUnseen) {
+      const overflow = m.size === 8 ? overflowS(m, a, b, product) : i64.ne(product.get, result.get);
+      multiplyFlags(m, result.get, overflow);
+    }
     m.store(0, result.get);
   },
 });

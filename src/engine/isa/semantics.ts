@@ -589,6 +589,11 @@ export abstract class Semantics {
 
   // ---- flags ----------------------------------------------------------------------------------------------------
 
+  /** Nothing sees the flags that the instruction sets: what is dear about them may be left out. */
+  get flagsAreUnseen(): boolean {
+    return false;
+  }
+
   #setFlags(kind: number, bytes: number, a: Expr, b: Expr): void {
     const log = [0, 0, 1, 0, 2, 0, 0, 0, 3][bytes]!;
     this.setLazyFlags(kind | (log << CC.SIZE_SHIFT), a, b);

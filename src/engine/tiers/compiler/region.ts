@@ -301,7 +301,9 @@ export class RegionBuilder implements Targets {
         decoded.variant.form.instruction.execute(semantics);
       });
     }
-    if (last.kind === KIND.PLAIN) this.#flow(end);
+    if (last.kind !== KIND.PLAIN) return;
+    frame.save();
+    this.#flow(end);
   }
 
   /** The instruction at `record` runs through its handler. */
@@ -313,6 +315,7 @@ export class RegionBuilder implements Targets {
       return;
     }
     const next = ends ? undefined : this.#next(record + REC.BYTES);
+    this.#frame.save();
     const place = this.#frame.places.add(record, handler);
     f.set(this.#handler, i32.load16U(this.#frame.pool.get, (place << POOL.UNIT_SHIFT) + PLACE.HANDLER));
     f.set(this.#called, this.#frame.recordOf(place));
