@@ -1,7 +1,8 @@
 /**
- * guests/demo from the bundle, with native code of earlier runs in a folder.
+ * A guest of our own from the bundle, with native code of earlier runs in a folder.
  *
- * argv[2]   the folder, or "off".  argv[3]   bytes that the cache may have.
+ * argv[2]   the folder, or "off".  argv[3]   bytes that the cache may have, or "".  argv[4]   the guest, if it is not the demo.
+ *           argv[5]   "killed": nothing is written at the end, but in the middle; the process runs for a second.
  * stdout    one line of JSON: counters and contents of the cache, and what must be the same with every cache.
  */
 import { createHash } from 'node:crypto';
@@ -9,19 +10,23 @@ import { readFileSync } from 'node:fs';
 import { loadBundle } from '../../bin/bundle.mjs';
 import { TraceHash } from '../../dist/inspect/trace-hash.js';
 
-const [folder, bytesMax] = process.argv.slice(2);
-const { JitCache, Machine, once, snapshotCounters } = await loadBundle();
-const cache = folder === 'off' ? undefined : JitCache.open({ folder, bytesMax: bytesMax && Number(bytesMax) });
+const [folder, bytesMax, name = 'demo', killed] = process.argv.slice(2);
+const { JitCache, Machine, nameBuild, once, snapshotCounters } = await loadBundle();
+// Without what came with it: all that is found is of earlier runs
+nameBuild('a build', '/nowhere');
+const pace = killed ? { lookMs: 20, modules: 3, anyMs: 1e9 } : undefined;
+const limit = bytesMax ? Number(bytesMax) : undefined;
+const cache = folder === 'off' ? undefined : JitCache.open({ folder, bytesMax: limit, pace });
 const contents = cache?.contents;
-const guest = new URL('../../guests/demo/demo.bin', import.meta.url);
+const guest = new URL(`../../guests/${name}/${name}.bin`, import.meta.url);
 let output = '';
 const machine = once(
   () =>
     new Machine({
-      cpu: 'intel',
+      cpu: 'intel,+vmx',
       cpus: 1,
       ramBytes: 64 * 2 ** 20,
-      kernel: { name: 'demo', bytes: new Uint8Array(readFileSync(guest)) },
+      kernel: { name, bytes: new Uint8Array(readFileSync(guest)) },
       debugExit: { iobase: 0xf4, iosize: 4 },
       epochMs: 0,
       accel: 'compiler',
@@ -36,6 +41,7 @@ const machine = once(
 );
 const trace = new TraceHash(99_991);
 machine.vm.watcher = trace;
+cache?.start();
 let result = 'time';
 while (result !== 'ended') {
   result = machine.run(machine.nowNs + 5e6);
@@ -52,6 +58,7 @@ const same = {
   trace: trace.text,
 };
 const found = { ...cache?.counters };
-cache?.finish();
+if (killed) await new Promise((resolve) => setTimeout(resolve, 1_000));
+else cache?.finish();
 console.log(JSON.stringify({ same, contents, found, counters: cache?.counters, left: cache?.contents }));
 process.exit(0);

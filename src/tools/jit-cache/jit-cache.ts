@@ -17,11 +17,8 @@ import { type NativeCode, nativeCode } from './native-code.ts';
 /** All modules of a file. A boot of Debian has 1.4 MiB of code and as much WebAssembly. */
 export const BYTES_MAX = 64 * 2 ** 20;
 
-/** How often a running machine is looked at. */
-const LOOK_MS = 5_000;
-/** What is worth writing at once, and after how long anything is. */
-const MANY_MODULES = 16;
-const ANY_MS = 60_000;
+/** When a running machine is looked at, what is worth writing at once, and after how long anything is. */
+const PACE = { lookMs: 5_000, modules: 16, anyMs: 60_000 };
 /** Work at a time while the machine runs, and the rest behind it. */
 const WORK_MS = 5;
 const REST_MS = 20;
@@ -59,6 +56,7 @@ export interface JitCacheOptions {
   /** Where a file of earlier runs is, or is to be; by default there is none, and what came with the build is all. */
   readonly folder?: string | undefined;
   readonly bytesMax?: number | undefined;
+  readonly pace?: typeof PACE | undefined;
 }
 
 export class JitCache implements ModuleSource {
@@ -71,6 +69,7 @@ export class JitCache implements ModuleSource {
   readonly #file: CacheFile | undefined;
   /** Digests of the modules that a build is to bring; by default all are kept. */
   readonly #only: Set<string> | undefined;
+  readonly #pace: typeof PACE;
   #known: Known[] = [];
   /** Of the bytes that `find` was asked for last. */
   #key = '';
@@ -79,18 +78,19 @@ export class JitCache implements ModuleSource {
   #writtenAtMs = performance.now();
 
   /** Undefined where there is no cache: this is not a build with a name. */
-  static open({ folder, bytesMax = BYTES_MAX }: JitCacheOptions = {}): JitCache | undefined {
+  static open(options: JitCacheOptions = {}): JitCache | undefined {
     const build = buildNamed();
-    return build && attempt(() => new JitCache(build, folder, bytesMax, false));
+    return build && attempt(() => new JitCache(build, options, false));
   }
 
   /** Makes the file that comes with the build, of what machines have in common that are given this one. */
   static record(): JitCache | undefined {
     const build = buildNamed();
-    return build && new JitCache(build, undefined, Number.POSITIVE_INFINITY, true);
+    return build && new JitCache(build, { bytesMax: Number.POSITIVE_INFINITY }, true);
   }
 
-  private constructor(build: Build, folder: string | undefined, bytesMax: number, isRecord: boolean) {
+  private constructor(build: Build, { folder, bytesMax = BYTES_MAX, pace = PACE }: JitCacheOptions, isRecord: boolean) {
+    this.#pace = pace;
     const { createHash } = process.getBuiltinModule('node:crypto');
     const digest = (bytes: Uint8Array | string) => createHash('sha256').update(bytes).digest('binary');
     // With other options V8 may be another one, in ways that it does not tell from code
@@ -183,7 +183,7 @@ export class JitCache implements ModuleSource {
   /** From now on looks now and then what V8 has compiled, and writes that. */
   start(): void {
     if (!this.#file) return;
-    this.#timer = setTimeout(() => this.#look(), LOOK_MS).unref();
+    this.#timer = setTimeout(() => this.#look(), this.#pace.lookMs).unref();
   }
 
   /** Writes what is new, at once: the process ends. */
@@ -203,10 +203,10 @@ export class JitCache implements ModuleSource {
   #look(): void {
     if (!this.#work) {
       const waiting = this.#fresh().length;
-      const isLong = performance.now() - this.#writtenAtMs >= ANY_MS;
-      if (waiting >= MANY_MODULES || (isLong && waiting > 0)) this.#work = this.#keep();
+      const isLong = performance.now() - this.#writtenAtMs >= this.#pace.anyMs;
+      if (waiting >= this.#pace.modules || (isLong && waiting > 0)) this.#work = this.#keep();
     }
-    this.#timer = setTimeout(() => this.#look(), this.#work && !this.#isDone() ? REST_MS : LOOK_MS).unref();
+    this.#timer = setTimeout(() => this.#look(), this.#work && !this.#isDone() ? REST_MS : this.#pace.lookMs).unref();
   }
 
   /** Some more of the work under way; true: that was all. */

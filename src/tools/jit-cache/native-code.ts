@@ -5,7 +5,7 @@
  *
  * MEASURED on V8 11.3 (Node 20.20.2): code is refused under other flags, by another version, or on a processor with other
  * features. It is not compared with the module's bytes, and whether V8 catches accesses outside a memory with signals is
- * not looked at: the caller sees to both. `--allow-natives-syntax` itself does not count.
+ * not looked at: the caller sees to both. `--allow-natives-syntax` counts among the flags: it is set at both times.
  */
 import { setFlagsFromString } from 'node:v8';
 import { asInRun } from '../v8-flags.ts';
