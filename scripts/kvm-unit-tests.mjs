@@ -208,7 +208,7 @@ export function verdictOf({ status, timedOut, output, errors }) {
 function runTest(test, extra, factor) {
   return new Promise((resolve) => {
     const began = performance.now();
-    const child = spawn(process.execPath, [TERRARIUM, 'run', ...test.options, ...extra], {
+    const child = spawn(process.execPath, [TERRARIUM, 'run', '-jit-cache', 'off', ...test.options, ...extra], {
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     let output = '';
