@@ -204,8 +204,20 @@ export const memoryCopy = (to: Expr, from: Expr, bytes: Expr): Expr =>
 export const memoryFill = (to: Expr, value: Expr, bytes: Expr): Expr =>
   new Expr(I32, 0xfc_000b, SHAPE.LANE, to, value, bytes);
 
+/** Constants that code is full of are made once. */
+const SMALL = { FIRST: -128, END: 1024 } as const;
+
+function constants(make: (value: number) => Expr): (value: number) => Expr {
+  const known: (Expr | undefined)[] = new Array(SMALL.END - SMALL.FIRST).fill(undefined);
+  return (value) => {
+    if (!(value >= SMALL.FIRST && value < SMALL.END)) return make(value);
+    const i = value - SMALL.FIRST;
+    return (known[i] ??= make(value));
+  };
+}
+
 export const i32 = {
-  const: (value: number): Expr => new Expr(I32, 0x41, SHAPE.S32, undefined, undefined, undefined, value | 0),
+  const: constants((value) => new Expr(I32, 0x41, SHAPE.S32, undefined, undefined, undefined, value | 0)),
   add: binary(I32, 0x6a),
   sub: binary(I32, 0x6b),
   mul: binary(I32, 0x6c),
@@ -252,8 +264,10 @@ export const i32 = {
 
 export const i64 = {
   /** From a safe integer. */
-  const: (value: number): Expr =>
-    new Expr(I64, 0x42, SHAPE.S64, undefined, undefined, undefined, value | 0, Math.floor(value / 0x1_0000_0000) | 0),
+  const: constants(
+    (value) =>
+      new Expr(I64, 0x42, SHAPE.S64, undefined, undefined, undefined, value | 0, Math.floor(value / 0x1_0000_0000) | 0),
+  ),
   halves: (low: number, high: number): Expr =>
     new Expr(I64, 0x42, SHAPE.S64, undefined, undefined, undefined, low | 0, high | 0),
   /** For tables written by hand; not on hot paths. */
