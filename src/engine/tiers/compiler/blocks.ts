@@ -1,7 +1,9 @@
 import { REC } from '../../core/layout.ts';
 import type { EngineMemory } from '../../core/memory.ts';
 import { PSEUDO, type Variant } from '../../decode/decoder.ts';
+import type { FormContext } from '../../isa/semantics.ts';
 import type { CodePage } from '../code-cache.ts';
+import type { StackUse } from './stack-accesses.ts';
 
 /** What an instruction is to the compiler. */
 export const KIND = {
@@ -24,6 +26,8 @@ export interface Decoded {
   /** Of CALLED: the handler that is a function. */
   readonly handler: number;
   readonly flags: FlagUse;
+  readonly context: FormContext;
+  readonly stack: StackUse;
 }
 
 /** What an instruction does with the status flags, as found by generating it once. */

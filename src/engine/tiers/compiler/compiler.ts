@@ -13,6 +13,7 @@ import { type Decoded, type FlagUse, KIND, type Reader } from './blocks.ts';
 import { Pools } from './pools.ts';
 import { type PagePlan, type Plan, planPage, planRegion, RegionBuilder } from './region.ts';
 import { NotInline, Places, RegionFrame, RegionSemantics, type Targets } from './region-semantics.ts';
+import { stackUseOf } from './stack-accesses.ts';
 
 /** A live region. */
 interface Region {
@@ -57,6 +58,12 @@ export const COMPILER_DEFAULTS: CompilerOptions = { threshold: 10_000, batch: 64
 
 const patchedOf = (page: CodePage): number[] =>
   [...(page.patches?.keys() ?? [])].filter((offset) => isPatched(page, offset)).map((at) => page.hostPage * 4096 + at);
+
+/** What is the same for all records of a variant. */
+function factsOf(variant: Variant): Pick<Decoded, 'variant' | 'context' | 'stack'> {
+  const context = contextOf(variant);
+  return { variant, context, stack: stackUseOf(variant, context) };
+}
 
 /** Instructions whose code looks at registers where regions do not keep them, or writes what lockstep does not know of. */
 const ELSEWHERE = new Set(['LAHF', 'SAHF', 'VMPTRLD', 'VMCLEAR']);
@@ -463,7 +470,7 @@ export class Compiler implements Regions, Reader {
 
   #called(handler: number, variant: Variant): Decoded {
     const flags: FlagUse = { reads: true, keeps: false, writes: false, leaves: true };
-    return { kind: KIND.CALLED, variant, handler: this.#interpreter.outOfLine(handler), flags };
+    return { kind: KIND.CALLED, handler: this.#interpreter.outOfLine(handler), flags, ...factsOf(variant) };
   }
 
   #tryInline(handler: number, variant: Variant, record: number): Decoded | undefined {
@@ -496,6 +503,6 @@ export class Compiler implements Regions, Reader {
       throw error;
     }
     if (instruction.terminator && kind === KIND.PLAIN) return undefined;
-    return { kind, variant, handler, flags };
+    return { kind, handler, flags, ...factsOf(variant) };
   }
 }

@@ -83,7 +83,7 @@ export class RegionFrame {
   }
 
   /** A block begins. */
-  begin(stack: StackAccesses): void {
+  begin(stack: StackAccesses | undefined): void {
     this.#stack = stack;
     this.#stackKnown = 0;
     this.#held = 0;

@@ -7,7 +7,6 @@ import { MODE } from '../../decode/mode.ts';
 import type { Library } from '../../isa/semantics.ts';
 import type { CodePage } from '../code-cache.ts';
 import { jumpSlot } from '../find-code.ts';
-import { contextOf } from '../variants.ts';
 import {
   type Block,
   findBlocks,
@@ -286,7 +285,7 @@ export class RegionBuilder implements Targets {
     // What is called may count on it that its run is charged
     const run = memory.u16[(block.record + REC.REMAINING) >>> 1]!;
     const count = last.kind === KIND.CALLED ? run : block.count;
-    frame.begin(new StackAccesses(this.#reader, block));
+    frame.begin(StackAccesses.of(this.#reader, block));
     frame.charge(count, run - count, frame.places.first + number);
     for (let at = block.record; at < end; at += REC.BYTES) {
       const decoded = this.#reader.decoded(at)!;
@@ -295,7 +294,7 @@ export class RegionBuilder implements Targets {
         return;
       }
       f.scope(() => {
-        const semantics = new RegionSemantics(frame, contextOf(decoded.variant), at, this);
+        const semantics = new RegionSemantics(frame, decoded.context, at, this);
         semantics.mnemonic = decoded.variant.form.mnemonic;
         semantics.flagsDead = flagsAreDead(this.#reader, at, end);
         decoded.variant.form.instruction.execute(semantics);

@@ -1,5 +1,6 @@
 import { gpr, REC, S, TLB } from '../../core/layout.ts';
-import { contextOf } from '../variants.ts';
+import type { Variant } from '../../decode/decoder.ts';
+import type { FormContext } from '../../isa/semantics.ts';
 import { type Block, KIND, type Reader } from './blocks.ts';
 
 /**
@@ -13,11 +14,16 @@ export class StackAccesses {
   readonly writes: Range | undefined;
   readonly #offsets: ReadonlyMap<number, Offsets>;
 
-  constructor(reader: Reader, block: Block) {
+  constructor({ offsets, reads, writes }: Found) {
+    this.#offsets = offsets;
+    this.reads = rangeOf(reads);
+    this.writes = rangeOf(writes);
+  }
+
+  /** Those of a block, if there are any that can share. */
+  static of(reader: Reader, block: Block): StackAccesses | undefined {
     const found = scan(reader, block);
-    this.#offsets = found.offsets;
-    this.reads = rangeOf(found.reads);
-    this.writes = rangeOf(found.writes);
+    return found && new StackAccesses(found);
   }
 
   /** Where in the range of its array the access of the instruction at `record` begins; undefined: in none. */
@@ -69,65 +75,101 @@ const RSP = gpr(4);
 const READS_FIRST = /^(CMP|TEST|BT|PUSH|CALL|JMP|I?MUL|I?DIV|NOP|U?COMIS[SD])$/;
 /** Move RSP by more than this file knows, or to somewhere else. */
 const MOVES_STACK = /^(PUSH.|POP.|LEAVE|ENTER|IRET)/;
+const REGISTER_FIELDS = [REC.RA, REC.RB, REC.RC] as const;
 
-function scan(
-  reader: Reader,
-  { record, count }: Block,
-): { offsets: ReadonlyMap<number, Offsets>; reads: Range[]; writes: Range[] } {
+/** What is to be known of an instruction, whatever its record says. */
+export interface StackUse {
+  /** Bytes that it pushes or, less than 0, pops into a register or RIP. */
+  readonly pushes: number;
+  /** Its memory operand: bytes, or 0, and whether it is only read. */
+  readonly bytes: number;
+  readonly reads: boolean;
+  /** Fields of the record that name general registers. */
+  readonly registers: readonly number[];
+  /** 1 or -1: it adds an immediate to a register in 64 bits, or subtracts it. */
+  readonly adds: number;
+  /** RSP may be anything behind it. */
+  readonly loses: boolean;
+}
+
+export function stackUseOf(variant: Variant, { operands }: FormContext): StackUse {
+  const { mnemonic } = variant.form;
+  const place = operands.findIndex(({ kind }) => kind === 'mem');
+  const isMemory = variant.memory && place >= 0;
+  const takesImmediate = operands[0]?.kind === 'gpr' && operands[1]?.kind === 'imm' && variant.size === 8;
+  const pops = mnemonic === 'RET' || (mnemonic === 'POP' && !isMemory);
+  const isPush = mnemonic === 'PUSH' || mnemonic === 'CALL';
+  const isStacks = isPush || mnemonic === 'POP' || mnemonic === 'RET';
+  return {
+    pushes: isPush ? variant.size : pops ? -variant.size : 0,
+    bytes: isMemory && !isStacks ? operands[place]!.size : 0,
+    reads: place > 0 || READS_FIRST.test(mnemonic),
+    registers: operands
+      .filter(({ kind, slot }) => kind === 'gpr' && slot >= 0)
+      .map(({ slot }) => REGISTER_FIELDS[slot]!),
+    adds: takesImmediate && mnemonic === 'ADD' ? 1 : takesImmediate && mnemonic === 'SUB' ? -1 : 0,
+    loses:
+      variant.mode !== 'long' ||
+      variant.generalAddress ||
+      MOVES_STACK.test(mnemonic) ||
+      (mnemonic === 'POP' && isMemory) ||
+      operands.some(({ kind, fixed }) => kind === 'gpr' && fixed === RSP),
+  };
+}
+
+/** The accesses of a block, or nothing if there are less than two. */
+function scan(reader: Reader, { record, count }: Block): Found | undefined {
   const { u32, i32 } = reader.memory;
-  const offsets = new Map<number, Offsets>();
-  const reads: Range[] = [];
-  const writes: Range[] = [];
+  const end = record + count * REC.BYTES;
+  let found: Found | undefined;
   let rsp = 0;
-  for (let at = record; at < record + count * REC.BYTES; at += REC.BYTES) {
-    const { kind, variant } = reader.decoded(at)!;
-    const { mnemonic } = variant.form;
-    if (variant.mode !== 'long' || variant.generalAddress || kind === KIND.CALLED) break;
+  for (let at = record; at < end; at += REC.BYTES) {
+    const { kind, stack } = reader.decoded(at)!;
+    if (kind === KIND.CALLED) break;
     let read: number | undefined;
     let write: number | undefined;
-    let bytes = variant.size;
+    let bytes = 8;
     let moves = 0;
-    let known = !MOVES_STACK.test(mnemonic);
-    const onStack =
-      variant.memory &&
-      u32[(at + REC.BASE) >>> 2] === RSP &&
-      u32[(at + REC.INDEX) >>> 2] === S.ZERO &&
-      u32[(at + REC.SEG) >>> 2] === S.ZERO;
-    if (mnemonic === 'PUSH' || mnemonic === 'CALL') {
-      moves = -bytes;
+    let { loses } = stack;
+    if (stack.pushes > 0) {
+      moves = -stack.pushes;
+      bytes = stack.pushes;
       write = rsp + moves;
-    } else if (mnemonic === 'RET') read = rsp;
-    else if (mnemonic === 'POP') {
-      moves = bytes;
-      if (!variant.memory) read = rsp;
-      known = !variant.memory && u32[(at + REC.RA) >>> 2] !== RSP;
+    } else if (stack.pushes < 0) {
+      moves = bytes = -stack.pushes;
+      read = rsp;
+      loses ||= stack.registers.length > 0 && u32[(at + REC.RA) >>> 2] === RSP;
     } else {
-      const { operands } = contextOf(variant);
-      const place = operands.findIndex((operand) => operand.kind === 'mem');
-      if (onStack && place >= 0) {
-        bytes = operands[place]!.size;
+      if (stack.bytes > 0 && stack.bytes <= 16 && !loses && isOnStack(u32, at)) {
+        bytes = stack.bytes;
         const where = rsp + i32[(at + REC.DISP) >>> 2]!;
-        if (place > 0 || READS_FIRST.test(mnemonic)) read = where;
+        if (stack.reads) read = where;
         else write = where;
       }
-      const registers = operands.map(({ kind: what, slot, fixed }) =>
-        what !== 'gpr' ? 0 : fixed !== 0 ? fixed : u32[(at + [REC.RA, REC.RB, REC.RC][slot]!) >>> 2]!,
-      );
-      if (registers.includes(RSP)) {
-        const isMove = registers[0] === RSP && operands[1]?.kind === 'imm' && variant.size === 8;
-        const amount = i32[(at + REC.IMM) >>> 2]!;
-        if (isMove && mnemonic === 'ADD') moves = amount;
-        else if (isMove && mnemonic === 'SUB') moves = -amount;
-        else known = false;
+      for (const field of stack.registers) {
+        if (u32[(at + field) >>> 2] !== RSP) continue;
+        if (stack.adds === 0) loses = true;
+        else moves = stack.adds * i32[(at + REC.IMM) >>> 2]!;
       }
     }
-    if (bytes >= 1 && bytes <= 16) {
-      if (read !== undefined) reads.push({ first: read, end: read + bytes });
-      if (write !== undefined) writes.push({ first: write, end: write + bytes });
-      offsets.set(at, { read, write });
+    if (read !== undefined || write !== undefined) {
+      found ??= { offsets: new Map(), reads: [], writes: [] };
+      found.offsets.set(at, { read, write });
+      if (read !== undefined) found.reads.push({ first: read, end: read + bytes });
+      if (write !== undefined) found.writes.push({ first: write, end: write + bytes });
     }
-    if (!known) break;
+    if (loses) break;
     rsp += moves;
   }
-  return { offsets, reads, writes };
+  return found && found.offsets.size > 1 ? found : undefined;
+}
+
+/** [RSP + displacement], in a flat segment. */
+const isOnStack = (u32: Uint32Array, at: number): boolean =>
+  u32[(at + REC.BASE) >>> 2] === RSP && u32[(at + REC.INDEX) >>> 2] === S.ZERO && u32[(at + REC.SEG) >>> 2] === S.ZERO;
+
+interface Found {
+  readonly offsets: Map<number, Offsets>;
+  readonly reads: Range[];
+  readonly writes: Range[];
 }
