@@ -227,14 +227,23 @@ function multiplyFlags(m: Semantics, low: Expr, overflow: Expr): void {
 /** 2^63, and how far a product of two rounded factors may be off: three roundings of 2^-53 each. */
 const [BELOW, ABOVE] = [2 ** 63 * (1 - 2 ** -50), 2 ** 63 * (1 + 2 ** -50)];
 
-/** Does a signed product not fit 64 bits? In floating point unless that is too close to tell: an i32. */
+/**
+ * Does a signed product not fit 64 bits? Of two halves, as long multiplications have them, its sign tells; otherwise it is found
+ * in floating point unless that is too close to tell. An i32.
+ */
 function overflowS(m: Semantics, a: Local, b: Local, low: Local): Expr {
   const result = m.f.local(I32);
-  const about = m.let(f64.abs(f64.mul(f64.convertI64S(a.get), f64.convertI64S(b.get))));
-  m.f.set(result, f64.gt(about.get, f64.const(BELOW)));
-  m.f.if(i32.and(result.get, f64.lt(about.get, f64.const(ABOVE))), () => {
-    m.f.set(result, i64.ne(call(m.lib.mulHighS, a.get, b.get), i64.shrS(low.get, i64.const(63))));
-  });
+  m.f.if(
+    i64.eqz(i64.shrU(i64.or(a.get, b.get), i64.const(32))),
+    () => m.f.set(result, i64.ltS(low.get, i64.const(0))),
+    () => {
+      const about = m.let(f64.abs(f64.mul(f64.convertI64S(a.get), f64.convertI64S(b.get))));
+      m.f.set(result, f64.gt(about.get, f64.const(BELOW)));
+      m.f.if(i32.and(result.get, f64.lt(about.get, f64.const(ABOVE))), () => {
+        m.f.set(result, i64.ne(call(m.lib.mulHighS, a.get, b.get), i64.shrS(low.get, i64.const(63))));
+      });
+    },
+  );
   return result.get;
 }
 
