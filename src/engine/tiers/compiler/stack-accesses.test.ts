@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { S } from '../../core/layout.ts';
+import { gpr, S } from '../../core/layout.ts';
 import { AT, TestMachine } from '../../core/machine-testbed.ts';
 import type { Accelerator } from '../../core/memory.ts';
 
@@ -99,5 +99,50 @@ describe.each(['compiler', 'lockstep'] as const)('stack accesses that share a lo
     const known = of('interpreter');
     expect(of(accel)).toEqual(known);
     expect(known['entries']).toEqual([PRESENT | 0x60, PRESENT]);
+  });
+});
+
+/** Bits of a string at the stack: their index leads to another page, which is mapped elsewhere. */
+function bits(accel: Accelerator, opcode: string, wrong: number): unknown {
+  const m = new TestMachine({ plan: { accel, jitThreshold: 3, jitBatch: 1 } });
+  m.longMode();
+  m.code(`
+    6a11               ; next: push 0x11
+    6a22               ; push 0x22
+    48${opcode}442408  ; bt [rsp + 8], rax, or its like
+    83d100             ; adc ecx, 0
+    5a                 ; pop rdx
+    5a                 ; pop rdx
+    41ffca             ; dec r10d
+    75ec               ; jnz next
+    f4                 ; hlt
+  `);
+  m.write32(UPPER_ENTRY, PRESENT, 0);
+  m.engine.processor.tlb.flushMatching(-1, -1, -1, -1);
+  m.write32(UPPER - 8, 1, 0);
+  // Where it would be if all were mapped as UPPER is
+  m.write32(0x1f_fff8, wrong, 0);
+  m.setReg(4, UPPER + 0x800);
+  const seen: unknown[] = [];
+  for (const bit of [4, -8 * 0x800]) {
+    m.setReg(0, bit);
+    m.cpu.set(gpr(0) + 4, bit < 0 ? 0xffff_ffff : 0);
+    m.setReg(10, 41);
+    m.rip = AT.CODE;
+    for (let i = 0; i < 6; i += 1) m.engine.run(m.vcpu, 50);
+    seen.push(m.reg(1), m.read32(UPPER - 8), m.read32(0x20_07f8), m.read32(0x1f_fff8));
+  }
+  if (accel !== 'interpreter') expect(m.engine.compiler!.counters.compiled).toBeGreaterThan(0);
+  return seen;
+}
+
+describe.each(['compiler', 'lockstep'] as const)('a bit that an index finds far from the stack: %s', (accel) => {
+  test.each([
+    ['BT', '0fa3'],
+    ['BTS', '0fab'],
+    ['BTR', '0fb3'],
+    ['BTC', '0fbb'],
+  ])('%s takes it from its own page', (_name, opcode) => {
+    for (const wrong of [0, 1]) expect(bits(accel, opcode, wrong)).toEqual(bits('interpreter', opcode, wrong));
   });
 });

@@ -73,6 +73,8 @@ function rangeOf(accesses: readonly Range[]): Range | undefined {
 const RSP = gpr(4);
 /** Instructions that only read a memory operand in the first place. */
 const READS_FIRST = /^(CMP|TEST|BT|PUSH|CALL|JMP|I?MUL|I?DIV|NOP|U?COMIS[SD])$/;
+/** An index in a register moves the address: SDM 2A 3.2 "BT—Bit Test". */
+const INDEXES_BITS = /^BT[SRC]?$/;
 /** Move RSP by more than this file knows, or to somewhere else. */
 const MOVES_STACK = /^(PUSH.|POP.|LEAVE|ENTER|IRET)/;
 const REGISTER_FIELDS = [REC.RA, REC.RB, REC.RC] as const;
@@ -81,7 +83,7 @@ const REGISTER_FIELDS = [REC.RA, REC.RB, REC.RC] as const;
 export interface StackUse {
   /** Bytes that it pushes or, less than 0, pops into a register or RIP. */
   readonly pushes: number;
-  /** Its memory operand: bytes, or 0, and whether it is only read. */
+  /** Its memory operand: bytes, or 0 if it is not where its address says, and whether it is only read. */
   readonly bytes: number;
   readonly reads: boolean;
   /** Fields of the record that name general registers. */
@@ -99,10 +101,11 @@ export function stackUseOf(variant: Variant, { operands }: FormContext): StackUs
   const takesImmediate = operands[0]?.kind === 'gpr' && operands[1]?.kind === 'imm' && variant.size === 8;
   const pops = mnemonic === 'RET' || (mnemonic === 'POP' && !isMemory);
   const isPush = mnemonic === 'PUSH' || mnemonic === 'CALL';
+  const isElsewhere = INDEXES_BITS.test(mnemonic) && operands[1]?.kind === 'gpr';
   const isStacks = isPush || mnemonic === 'POP' || mnemonic === 'RET';
   return {
     pushes: isPush ? variant.size : pops ? -variant.size : 0,
-    bytes: isMemory && !isStacks ? operands[place]!.size : 0,
+    bytes: isMemory && !isStacks && !isElsewhere ? operands[place]!.size : 0,
     reads: place > 0 || READS_FIRST.test(mnemonic),
     registers: operands
       .filter(({ kind, slot }) => kind === 'gpr' && slot >= 0)
