@@ -1,11 +1,13 @@
 import { describe, expect, test } from 'vitest';
+import { CR4 } from '../../../arch/registers.ts';
 import { EXIT } from '../../core/exits.ts';
 import { gpr, S } from '../../core/layout.ts';
 import { AT, TestMachine } from '../../core/machine-testbed.ts';
 import type { Accelerator } from '../../core/memory.ts';
+import { RFLAGS } from '../../isa/flags.ts';
 
 /**
- * Random programs on a stack whose pages lie here and there in RAM, some read-only and some missing: PUSH, POP, CALL, RET and
+ * Random programs on a stack whose pages lie here and there in RAM, some read-only, some missing, some barred by SMAP: PUSH, POP, CALL, RET and
  * operands [RSP + d] of all sizes, over page ends too, with RSP as an ordinary register in between. Both tiers end each slice
  * with the same registers, memory and marks in the page table.
  */
@@ -66,7 +68,7 @@ function operation(r: Random): number[] {
     opcode,
     0xc0 | ((reg & 7) << 3) | (to & 7),
   ];
-  switch (r.below(34)) {
+  switch (r.below(36)) {
     case 0:
     case 1:
     case 2:
@@ -167,6 +169,9 @@ function operation(r: Random): number[] {
       return r.below(2) ? [0x67, ...memory([r.pick([0x8b, 0x89])], a)] : [0x64, ...memory([r.pick([0x8b, 0x89])], a)];
     case 31: // what regions call, or what they leave for
       return r.pick([[0xfc], [0x9e], [0x0f, 0xa2]]);
+    case 33: // stac, clac
+    case 34:
+      return [0x0f, 0x01, r.pick([0xcb, 0xcb, 0xca])];
     case 32: // in other units: rsp and itself, scaled index
       return r.pick([
         memory([0x03], 4),
@@ -203,6 +208,10 @@ function program(r: Random): number[] {
 function machine(bytes: readonly number[], accel: Accelerator, threshold: number): TestMachine {
   const m = new TestMachine({ plan: { accel, jitThreshold: threshold, jitBatch: 1 } });
   m.longMode();
+  // SMAP, for pages of the stack that are the user's: all else is not
+  for (let i = 0; i < 2; i += 1) m.write32(AT.PD + 8 * i, (i << 21) | 0x83, 0);
+  m.cpu.set(S.CR4, m.cpu.get(S.CR4) | CR4.SMAP);
+  m.cpu.contextChanged();
   for (let vector = 0; vector < 32; vector += 1) m.write(AT.IDT + 16 * vector + 4, [1]);
   m.write32(AT.PD + 16, TABLE | 7, 0);
   m.write(AT.CODE + 0x10_0000, bytes);
@@ -219,6 +228,7 @@ function prepare(
   rights: readonly number[] | undefined,
   top: number,
   beside: number,
+  ac: boolean,
 ): void {
   if (rights) {
     for (const [page, r] of rights.entries()) m.write32(TABLE + 8 * page, r === 0 ? 0 : entry(page, r), 0);
@@ -228,7 +238,7 @@ function prepare(
   m.setReg(BESIDE, beside);
   if (!again) return;
   m.setReg(4, top);
-  m.setFlags(2);
+  m.setFlags(ac ? RFLAGS.AC : 0);
   m.rip = AT.CODE + 0x10_0000;
 }
 
@@ -270,14 +280,16 @@ describe('the tiers agree on stacks', () => {
           const budget = 1 + random.below(slice % 3 === 0 ? 40 : 1500);
           const rights =
             slice === 0 || random.below(4) === 0
-              ? Array.from({ length: PAGES }, () => (random.below(12) ? 7 : random.pick([0, 5])))
+              ? Array.from({ length: PAGES }, () =>
+                  random.below(12) ? random.pick([7, 3, 3]) : random.pick([0, 5, 1]),
+                )
               : undefined;
           const near = (): number =>
             STACK +
             0x1000 * (1 + random.below(PAGES - 1)) +
             (random.below(2) ? 8 * random.below(16) : random.below(0x1000) - 32);
-          const [top, beside] = [near(), near()];
-          for (const m of [one, other]) prepare(m, again, rights, top, beside);
+          const [top, beside, ac] = [near(), near(), random.below(3) > 0];
+          for (const m of [one, other]) prepare(m, again, rights, top, beside, ac);
           const before = stateOf(one);
           const reasons = [one.run(budget), other.run(budget)];
           expect(`${reasons[1]} ${stateOf(other)}`, `seed ${seed}, slice ${slice} of ${budget} from ${before}`).toBe(
