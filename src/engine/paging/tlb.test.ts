@@ -122,6 +122,41 @@ describe('a flush of what is not global', () => {
   });
 });
 
+test('a third PCID gets the context least lately used, with its global pages only, and no flush of the old one', () => {
+  const b = new Bench();
+  const first = b.context;
+  b.data(0x1000, 600, true);
+  b.data(0x2000, 601);
+  b.code(0x4000, 603);
+  b.jump(0x4000);
+  // Of another VPID: none of theirs
+  const guest = b.tlb.find(0, 5, 1, 0);
+  const second = b.tlb.find(0, 0, 1, 1);
+  b.context = second;
+  b.data(0x2000, 604);
+  b.context = b.tlb.find(0, 0, 1, 2);
+  expect(b.context).toBe(first);
+  expect([b.has(0, 0x1000), b.has(0, 0x2000), b.has(TLB.EXECUTE, 0x4000), b.jumpHits]).toEqual([
+    true,
+    false,
+    false,
+    false,
+  ]);
+  b.data(0x2000, 605);
+  b.tlb.flushLocal(0, 0, 0);
+  b.tlb.flushLocal(0, 0, 1);
+  expect(b.has(0, 0x2000)).toBe(true);
+  b.context = b.tlb.find(0, 0, 1, 0);
+  expect(b.context).toBe(second);
+  expect(b.has(0, 0x2000)).toBe(false);
+  b.context = b.tlb.find(0, 0, 1, 2);
+  expect(b.has(0, 0x2000)).toBe(true);
+  b.tlb.flushAddress(0, 0, -1, 0x1000, 0);
+  expect(b.has(0, 0x1000)).toBe(false);
+  expect([guest, b.tlb.find(0, 5, 1, 0)]).not.toContain(first);
+  expect(b.tlb.find(0, 5, 1, 0)).toBe(guest);
+});
+
 test('INVLPG of a page empties the jump cache although its execute entry has gone to another page', () => {
   const b = new Bench();
   b.code(0x4000, 603);
