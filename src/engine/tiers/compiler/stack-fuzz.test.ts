@@ -7,9 +7,9 @@ import type { Accelerator } from '../../core/memory.ts';
 import { RFLAGS } from '../../isa/flags.ts';
 
 /**
- * Random programs on a stack whose pages lie here and there in RAM, some read-only, some missing, some barred by SMAP: PUSH, POP, CALL, RET and
- * operands [RSP + d] of all sizes, over page ends too, with RSP as an ordinary register in between. Both tiers end each slice
- * with the same registers, memory and marks in the page table.
+ * Random programs on a stack whose pages lie here and there in RAM, some read-only, some missing, some barred by SMAP: PUSH, POP,
+ * CALL, RET and operands [RSP + d] of all sizes, over page ends too, with RSP as an ordinary register in between. Both tiers end
+ * each slice with the same registers, memory and marks in the page table.
  */
 
 const PROGRAMS = Number(process.env['TERRARIUM_PROGRAMS'] ?? 6);
