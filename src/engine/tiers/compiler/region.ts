@@ -180,26 +180,26 @@ export class RegionBuilder implements Targets {
     const f = this.#f;
     f.set(this.#entry, f.parameters[1]!.get);
     const body = (): void => f.loop((top) => this.#level(this.#plan.root, top));
-    if (!this.#callsOut()) {
-      this.#loadTlb();
-      body();
-    } else {
-      f.loop((again) => {
-        this.#loadTlb();
-        f.block((calls) => {
-          this.#calls = calls;
-          body();
-          f.unreachable();
+    f.block((exit) => {
+      this.#frame.exit = exit;
+      if (!this.#callsOut()) {
+        this.#frame.load();
+        body();
+      } else {
+        f.loop((again) => {
+          this.#frame.load();
+          f.block((calls) => {
+            this.#calls = calls;
+            body();
+            f.unreachable();
+          });
+          this.#call(again);
         });
-        this.#call(again);
-      });
-    }
-    f.unreachable();
+      }
+      f.unreachable();
+    });
+    this.#frame.end();
     return this.#frame.places;
-  }
-
-  #loadTlb(): void {
-    this.#f.set(this.#frame.tlb, i32.load(i32.const(0), S.TLB));
   }
 
   /** Some instruction of the region is called. */
@@ -214,6 +214,7 @@ export class RegionBuilder implements Targets {
     const f = this.#f;
     const zero = i32.const(0);
     const status = f.local(I32);
+    this.#frame.store();
     f.set(status, call(this.#lib.byName('handler'), this.#handler.get, this.#called.get));
     f.do(i32.store(zero, this.#called.get, S.EXIT_RECORD));
     f.if(i32.eq(status.get, i32.const(STATUS.ENTER)), () => {
@@ -474,7 +475,7 @@ export class RegionBuilder implements Targets {
       }
       f.do(i32.store(zero, i32.load(slot.get, JUMP_CACHE.RECORD), S.EXIT_RECORD));
       f.do(i32.store(zero, slot.get, EXIT_SLOT));
-      f.ret(i32.const(STATUS.FOUND | STATUS.REGION));
+      this.#frame.out(i32.const(STATUS.FOUND | STATUS.REGION));
     });
     f.release(slot);
     f.do(i64.store(zero, target.get, S.NEXT_LINEAR));
