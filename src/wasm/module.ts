@@ -19,9 +19,7 @@ export class Local {
 }
 
 /** Target of a branch: a `block` (forward) or a `loop` (backward), by its nesting depth. */
-export interface Label {
-  readonly depth: number;
-}
+export type Label = number;
 
 const BLOCK = 0x02;
 const LOOP = 0x03;
@@ -84,10 +82,20 @@ export class FunctionBuilder implements Callee {
 
   /** Runs `body`; the locals it took are free again behind it. */
   scope(body: () => void): void {
+    const outer = this.enterScope();
+    body();
+    this.leaveScope(outer);
+  }
+
+  /** Locals that are taken from here on are free again behind `leaveScope`. @returns  What to tell that. */
+  enterScope(): Local[] | undefined {
     const outer = this.#taken;
     this.#taken = [];
-    body();
-    for (const local of this.#taken) this.release(local);
+    return outer;
+  }
+
+  leaveScope(outer: Local[] | undefined): void {
+    for (const local of this.#taken!) this.release(local);
     this.#taken = outer;
   }
 
@@ -131,7 +139,8 @@ export class FunctionBuilder implements Callee {
   open(opcode: typeof BLOCK | typeof LOOP = BLOCK): Label {
     this.code.byte(opcode);
     this.code.byte(VOID);
-    return { depth: ++this.#depth };
+    this.#depth += 1;
+    return this.#depth;
   }
 
   /** Ends what was opened last. */
@@ -168,22 +177,22 @@ export class FunctionBuilder implements Callee {
 
   br(label: Label): void {
     this.code.byte(0x0c);
-    this.code.u32(this.#depth - label.depth);
+    this.code.u32(this.#depth - label);
   }
 
   brIf(label: Label, condition: Expr, likely?: boolean): void {
     emit(this.code, condition);
     this.#hint(likely);
     this.code.byte(0x0d);
-    this.code.u32(this.#depth - label.depth);
+    this.code.u32(this.#depth - label);
   }
 
   brTable(index: Expr, targets: readonly Label[], fallback: Label): void {
     emit(this.code, index);
     this.code.byte(0x0e);
     this.code.u32(targets.length);
-    for (const target of targets) this.code.u32(this.#depth - target.depth);
-    this.code.u32(this.#depth - fallback.depth);
+    for (const target of targets) this.code.u32(this.#depth - target);
+    this.code.u32(this.#depth - fallback);
   }
 
   ret(...values: Expr[]): void {
