@@ -38,8 +38,8 @@ export const AR = {
 /** Offset part of the memory operand of `record`, wrapped to its address size, in `low` and `high`. */
 export function effectiveOffset(cpu: Processor, record: number): void {
   const scale = cpu.u8[record + REC.SCALE]!;
-  const base = cpu.get(record + REC.BASE);
-  const index = cpu.get(record + REC.INDEX);
+  const base = cpu.u16[(record + REC.BASE) >>> 1]!;
+  const index = cpu.u16[(record + REC.INDEX) >>> 1]!;
   const disp = cpu.i32[(record + REC.DISP) >>> 2]!;
   const size = (cpu.aux(record) >>> AUX.ADDRESS_SIZE_SHIFT) & 3;
   const indexLow = cpu.get(index);

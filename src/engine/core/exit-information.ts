@@ -15,7 +15,7 @@ function displacement(cpu: Processor, record: number): void {
   const disp = isMemory(cpu, record) ? cpu.i32[(record + REC.DISP) >>> 2]! : 0;
   cpu.low = disp >>> 0;
   cpu.high = disp < 0 ? 0xffff_ffff : 0;
-  if (cpu.get(record + REC.BASE) !== S.RIP_PAGE) return;
+  if (cpu.u16[(record + REC.BASE) >>> 1] !== S.RIP_PAGE) return;
   const sum = cpu.low + cpu.get(S.RIP_PAGE);
   cpu.high = (cpu.high + cpu.get(S.RIP_PAGE + 4) + (sum > 0xffff_ffff ? 1 : 0)) >>> 0;
   cpu.low = sum >>> 0;
@@ -48,8 +48,8 @@ export function instructionInformation(cpu: Processor, record: number): number {
   const aux = cpu.aux(record);
   const reg2 = regField(cpu, record) << 28;
   if (!isMemory(cpu, record)) return (reg2 | (1 << 10) | (rmField(cpu, record) << 3)) >>> 0;
-  const indexCell = cpu.get(record + REC.INDEX);
-  const baseCell = cpu.get(record + REC.BASE);
+  const indexCell = cpu.u16[(record + REC.INDEX) >>> 1]!;
+  const baseCell = cpu.u16[(record + REC.BASE) >>> 1]!;
   const number = (cell: number): number => (cell - gpr(0)) >>> 3;
   const isGpr = (cell: number): boolean => cell >= gpr(0) && cell <= gpr(15);
   let info = cpu.u8[record + REC.SCALE]! | (((aux >>> 4) & 3) << 7) | ((aux & 7) << 15) | reg2;

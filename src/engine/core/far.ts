@@ -45,7 +45,7 @@ function fetchPointer(cpu: Processor, record: number): number {
   if (!isMemory(cpu, record)) {
     offsetLow = cpu.get(record + REC.IMM);
     offsetHigh = 0;
-    selector = cpu.get(record + REC.IMM + 4) & 0xffff;
+    selector = cpu.get(record + REC.UPPER) & 0xffff;
     if (cpu.operandSize(record) === 2) offsetLow &= 0xffff;
     return STATUS.NEXT;
   }

@@ -3,12 +3,12 @@
  *
  *   0x0000_0000  guard: nothing, so that a zero pointer is caught by looking
  *   0x0000_1000  STATE: the vCPU that runs now (others are parked in their own blocks and copied in when they run)
- *   0x0000_2000  scratch: spill area of odd memory accesses, stepping records
+ *   0x0000_2000  scratch: spill area of odd memory accesses
  *   0x0000_3800  WALKS; the caches of page walks: FRAMES, PIECES, TABLES
  *   0x0001_0000  TLB_EMPTY
  *   0x0003_0000  parked vCPUs
  *   …            TLB contexts
- *   …            decoded code (pages and records)
+ *   …            decoded code: records, their rarely wanted parts, tables of pages
  *   …            guest RAM, page-aligned
  *
  * Generated code addresses the state by constants, which is why the running vCPU is always at the same place.
@@ -336,9 +336,6 @@ export const REGIONS_RETIRED = 0x2080;
 export const REGIONS_GENERATION = 0x2088;
 /** Where a region that left with FOUND has found it: address of a jump cache's entry. u32 */
 export const EXIT_SLOT = 0x208c;
-/** Records that run a counted number of instructions: see tiers/interpreter.ts. */
-export const STEP_RECORDS = 0x2100;
-
 /** What walks share, at fixed places. */
 export const WALKS = {
   /** Another number after each flush of anything: what was learnt from paging structures before is to be forgotten. u32 */
@@ -382,9 +379,17 @@ export const TABLES = {
 /** What the entries above a table allow: bits 1 and 2 as in an entry. */
 export const TABLE_RIGHTS = { EXECUTABLE: 1, WRITABLE: 2, USER: 4, ALL: 7 } as const;
 
-/** One decoded instruction. Addresses are absolute. */
+/** From a record to its rarely wanted part, REC.COLD_BYTES long: not a multiple of what the host's caches repeat after. */
+const COLD = 0x300_1840;
+
+/**
+ * One decoded instruction. Addresses are absolute, those of registers and base cells below 64 KiB.
+ *
+ * A record is as short as can be, since wide code, a kernel's for instance, costs the host its caches. What is rarely wanted
+ * stands apart, with offsets that lead there.
+ */
 export const REC = {
-  BYTES: 64,
+  BYTES: 32,
   HANDLER: 0, // u16
   /** Offset of the instruction in its page. u16 */
   OFFSET: 2,
@@ -393,27 +398,35 @@ export const REC = {
   SCALE: 5,
   /** Instructions from this one to the end of its run, itself included. u16 */
   REMAINING: 6,
-  /** Register operands in the order of the instruction's operands: addresses. u32 */
+  /** Register operands in the order of the instruction's operands: addresses. u16 */
   RA: 8,
-  RB: 12,
+  RB: 10,
+  RC: 12,
+  /** Relative branches, which have no such operands, and pseudo records: record of the target in the same page, or 0. u32 */
+  LINK: 8,
+  /** Address of the segment's base cell. u16 */
+  SEG: 14,
+  /** Addresses of base and index. u16 */
   BASE: 16,
-  INDEX: 20,
-  /** Address of the segment's base cell. u32 */
-  SEG: 24,
-  DISP: 28, // i32
-  /** Immediate, sign-extended to 64 bits. i64 */
-  IMM: 32,
-  /** Record of a branch's target in the same page, or 0. u32 */
-  LINK: 40,
-  /** AUX fields. u32 */
-  AUX: 44,
-  RC: 48,
-  /** Branch: target, relative to the page. Others: ModRM (bits 0–7), opcode (8–15). i32 */
-  EXTRA: 52,
+  INDEX: 18,
+  DISP: 20, // i32
+  /** Relative branches, which have no displacement: target, relative to the page. i32 */
+  TARGET: 20,
+  /** Immediate. i32 */
+  IMM: 24,
   /** How often a run was entered here: the compiler tier's measure. i32 */
-  HEAT: 56,
+  HEAT: 28,
+
+  COLD,
+  COLD_BYTES: 32,
+  /** AUX fields. u32 */
+  AUX: COLD,
+  /** ModRM (bits 0–7), opcode (8–15), map. u32 */
+  EXTRA: COLD + 4,
+  /** Upper half of an immediate or a full-size offset (moffs, in DISP) of 64 bits; selector of a far pointer; else 0. u32 */
+  UPPER: COLD + 8,
   /** Bits 0–19: host page. From bit 20: at an entry of a region, the number of its block there. u32 */
-  PLACE: 60,
+  PLACE: COLD + 12,
 } as const;
 export const PLACE_ENTRY_SHIFT = 20;
 

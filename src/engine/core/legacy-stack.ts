@@ -22,7 +22,7 @@ function writeRegister(cpu: Processor, address: number, low: number, high: numbe
 export const popGeneral: Helper = (cpu, record) => {
   const bytes = cpu.operandSize(record);
   if (!popValue(cpu, bytes)) return cpu.accessStatus;
-  writeRegister(cpu, cpu.get(record + REC.RA), cpu.low, cpu.high, bytes);
+  writeRegister(cpu, cpu.u16[(record + REC.RA) >>> 1]!, cpu.low, cpu.high, bytes);
   return STATUS.NEXT;
 };
 

@@ -1,7 +1,7 @@
 import { assert, UserError } from '../../base/assert.ts';
 import { byteSize } from '../../base/format.ts';
 import { TEMPLATES } from '../decode/templates.ts';
-import { CODE_TABLE, CONTEXT_BYTES, TLB, TLB_EMPTY, VMCS_CELLS, VMCS_MAP } from './layout.ts';
+import { CODE_TABLE, CONTEXT_BYTES, REC, TLB, TLB_EMPTY, VMCS_CELLS, VMCS_MAP } from './layout.ts';
 import type { ModuleSource } from './module-source.ts';
 
 const WASM_PAGE = 65_536;
@@ -15,7 +15,7 @@ export type Accelerator = (typeof ACCELERATORS)[number];
 export interface MemoryPlan {
   /** TLB contexts that can be alive at once, all vCPUs together. */
   readonly contexts: number;
-  /** Bytes for decoded code. */
+  /** Bytes for decoded code: both parts of records. */
   readonly codeBytes: number;
   /** Bytes of guest RAM. */
   readonly ramBytes: number;
@@ -66,6 +66,11 @@ export const LOCKSTEP = {
 export const VMCS_BLOCKS = 8;
 const VMCS_BYTES = VMCS_MAP.BYTES + VMCS_BLOCKS * VMCS_CELLS.BYTES;
 
+/** Most instructions of one run of decoded code: bounds how much a step over part of it copies. */
+export const RUN_MAX = 64;
+/** And what ends it. */
+const STEP_RECORDS = RUN_MAX + 4;
+
 /** CODE_TABLEs may take this part of what the records may: a page that is jumped into here and there costs both. */
 const TABLES_SHARE = 0.75;
 
@@ -87,6 +92,9 @@ export class EngineMemory {
   readonly vmcs: number;
   readonly contexts: number;
   readonly contextCount: number;
+  /** Records that run a counted number of instructions: CodeCache.stepRecords. */
+  readonly stepRecords: number;
+  /** Records; their cold parts are REC.COLD behind them. */
   readonly code: number;
   readonly codeEnd: number;
   /** CODE_TABLEs. */
@@ -114,11 +122,15 @@ export class EngineMemory {
     this.vmcs = this.parked + plan.vcpus * 0x1000;
     this.contexts = (this.vmcs + plan.vcpus * VMCS_BYTES + 0xffff) & ~0xffff;
     this.contextCount = plan.contexts;
-    this.code = this.contexts + plan.contexts * CONTEXT_BYTES;
-    this.codeEnd = this.code + plan.codeBytes;
-    this.profile = plan.profile ? this.codeEnd : 0;
+    this.stepRecords = this.contexts + plan.contexts * CONTEXT_BYTES;
+    this.code = this.stepRecords + STEP_RECORDS * REC.BYTES;
+    const records = Math.floor(plan.codeBytes / (REC.BYTES + REC.COLD_BYTES));
+    this.codeEnd = this.code + records * REC.BYTES;
+    assert(this.codeEnd - this.stepRecords <= REC.COLD, 'records end in front of their cold parts');
+    const coldEnd = this.stepRecords + REC.COLD + (STEP_RECORDS + records) * REC.COLD_BYTES;
+    this.profile = plan.profile ? Math.ceil(coldEnd / 4096) * 4096 : 0;
     // On 2 MiB, so that L0 can map RAM by large pages
-    const maps = this.codeEnd + (plan.profile ? WASM_PAGE : 0);
+    const maps = plan.profile ? this.profile + WASM_PAGE : coldEnd;
     this.regionMaps = (plan.accel ?? 'interpreter') !== 'interpreter' ? Math.ceil(maps / 4096) * 4096 : 0;
     this.regionPools = this.regionMaps + REGION_PAGES_MAX * REGION_MAP_BYTES;
     const regionsEnd = this.regionMaps === 0 ? maps : this.regionPools + 4 * REGIONS_MAX + REGION_POOL_BYTES;

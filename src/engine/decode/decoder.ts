@@ -180,7 +180,6 @@ export class Decoder {
     u16[(record + REC.OFFSET) >>> 1] = offset;
     u8[record + REC.LENGTH] = length;
     u32[(record + REC.IMM) >>> 2] = vector;
-    u32[(record + REC.IMM + 4) >>> 2] = 0;
     this.length = length;
   }
 
@@ -324,14 +323,14 @@ export class Decoder {
     const shape = this.#forms.shape(form, v, wide, modrm < 0xc0);
 
     const { u8, u16, u32, i32 } = this.#memory;
-    const at = record >>> 2;
     u16[(record + REC.OFFSET) >>> 1] = offset;
     u16[(record + REC.REMAINING) >>> 1] = 1;
     u8[record + REC.SCALE] = 0;
-    for (let field = at + (REC.RA >>> 2); field < at + (REC.BYTES >>> 2); field += 1) u32[field] = 0;
-    u32[at + (REC.BASE >>> 2)] = S.ZERO;
-    u32[at + (REC.INDEX >>> 2)] = S.ZERO;
-    u32[at + (REC.SEG >>> 2)] = S.ZERO;
+    for (let at = (record + REC.RA) >>> 2; at < (record + REC.BYTES) >>> 2; at += 1) u32[at] = 0;
+    u32[(record + REC.UPPER) >>> 2] = 0;
+    u16[(record + REC.BASE) >>> 1] = S.ZERO;
+    u16[(record + REC.INDEX) >>> 1] = S.ZERO;
+    u16[(record + REC.SEG) >>> 1] = S.ZERO;
 
     this.#vectorIndex = 0;
     // VSIB needs a SIB byte, of which 16-bit addresses have none: SDM 2A 2.3.12
@@ -339,7 +338,7 @@ export class Decoder {
     let seg = SEG.DS as number;
     if (shape.memory) seg = addressSize === 2 ? this.#address16(record, modrm) : this.#address(record, form.vsib);
     const ripRelative = shape.memory && long && (modrm & 0xc7) === 5;
-    if (ripRelative) u32[at + (REC.BASE >>> 2)] = S.RIP_PAGE;
+    if (ripRelative) u16[(record + REC.BASE) >>> 1] = S.RIP_PAGE;
 
     const regNumber = ((modrm >>> 3) & 7) | (rex & 4 ? 8 : 0);
     const rmNumber = (modrm & 7) | (rex & 1 ? 8 : 0);
@@ -366,7 +365,7 @@ export class Decoder {
         if (number >= 6 && source === SOURCE.REG) return this.#fail(record, UD, start, offset);
         address = segment(number & 7);
       } else address = 0;
-      u32[at + REGISTER_FIELDS[i]!] = address;
+      u16[(record + REGISTER_FIELDS[i]!) >>> 1] = address;
     }
     if (shape.moffs) this.#moffs(record, addressSize);
     if (form.vsib) {
@@ -374,7 +373,7 @@ export class Decoder {
       const index = this.#vectorIndex;
       const distinct = regNumber !== this.#vvvv && regNumber !== index && this.#vvvv !== index;
       if (!distinct) return this.#fail(record, UD, start, offset);
-      u32[at + (REC.RC >>> 2)] = S.XMM + 16 * index;
+      u16[(record + REC.RC) >>> 1] = S.XMM + 16 * index;
     }
 
     const { immediates } = shape;
@@ -383,15 +382,15 @@ export class Decoder {
     const length = this.#at - start;
     this.length = length;
     u8[record + REC.LENGTH] = length;
-    if (ripRelative) i32[at + (REC.DISP >>> 2)] = i32[at + (REC.DISP >>> 2)]! + offset + length;
-    if (shape.relative) i32[at + (REC.EXTRA >>> 2)] = offset + length + i32[at + (REC.IMM >>> 2)]!;
-    else u32[at + (REC.EXTRA >>> 2)] = modrm | (this.#opcode << 8) | (this.#map << 16);
+    if (ripRelative) i32[(record + REC.DISP) >>> 2]! += offset + length;
+    if (shape.relative) i32[(record + REC.TARGET) >>> 2] = offset + length + i32[(record + REC.IMM) >>> 2]!;
+    u32[(record + REC.EXTRA) >>> 2] = modrm | (this.#opcode << 8) | (this.#map << 16);
     if (shape.special !== SPECIAL.NONE) this.#special(record, shape.special);
 
     if (this.#segmentOverride >= 0) seg = this.#segmentOverride;
     else if (form.operands.length === 0) seg = SEG.DS;
-    if (!long || seg >= SEG.FS) u32[at + (REC.SEG >>> 2)] = S.SEG_BASE + 8 * seg;
-    u32[at + (REC.AUX >>> 2)] =
+    if (!long || seg >= SEG.FS) u16[(record + REC.SEG) >>> 1] = S.SEG_BASE + 8 * seg;
+    u32[(record + REC.AUX) >>> 2] =
       (seg << AUX.SEGMENT_SHIFT) |
       ((addressSize === 2 ? 0 : addressSize === 4 ? 1 : 2) << AUX.ADDRESS_SIZE_SHIFT) |
       (shape.log << AUX.OPERAND_SIZE_SHIFT) |
@@ -449,16 +448,15 @@ export class Decoder {
   readonly #handlers = new Map<number, number>();
 
   #special(record: number, special: number): void {
-    const { u32 } = this.#memory;
+    const { u16, u32 } = this.#memory;
     if (special === SPECIAL.IS4) {
-      u32[(record + REC.RC) >>> 2] = S.XMM + 16 * ((u32[(record + REC.IMM) >>> 2]! >>> 4) & 15);
-    } else if (special === SPECIAL.LOOP) u32[(record + REC.EXTRA) >>> 2] = this.#opcode << 8;
-    else u32[(record + REC.BASE) >>> 2] = gpr(3);
+      u16[(record + REC.RC) >>> 1] = S.XMM + 16 * ((u32[(record + REC.IMM) >>> 2]! >>> 4) & 15);
+    } else u16[(record + REC.BASE) >>> 1] = gpr(3);
   }
 
   /** ModRM.rm and SIB with 32- and 64-bit addresses: SDM 2A Tables 2-2, 2-3. Returns the default segment. */
   #address(record: number, vsib: boolean): number {
-    const { u8, u32, i32 } = this.#memory;
+    const { u8, u16, i32 } = this.#memory;
     const modrm = this.#modrm;
     const rex = this.#rex;
     const mod = modrm >>> 6;
@@ -470,7 +468,7 @@ export class Decoder {
       this.#vectorIndex = index;
       if (vsib) u8[record + REC.SCALE] = sib >>> 6;
       else if (index !== 4) {
-        u32[(record + REC.INDEX) >>> 2] = gpr(index);
+        u16[(record + REC.INDEX) >>> 1] = gpr(index);
         u8[record + REC.SCALE] = sib >>> 6;
       }
       base = sib & 7;
@@ -486,7 +484,7 @@ export class Decoder {
       }
       if (!(rex & 1)) seg = SEG.SS;
     }
-    u32[(record + REC.BASE) >>> 2] = gpr(base | (rex & 1 ? 8 : 0));
+    u16[(record + REC.BASE) >>> 1] = gpr(base | (rex & 1 ? 8 : 0));
     if (mod === 1) i32[(record + REC.DISP) >>> 2] = (this.#byte() << 24) >> 24;
     else if (mod === 2) i32[(record + REC.DISP) >>> 2] = this.#dword();
     return seg;
@@ -543,7 +541,7 @@ export class Decoder {
 
   /** SDM 2A Table 2-1 "16-Bit Addressing Forms with the ModR/M Byte". Returns the default segment. */
   #address16(record: number, modrm: number): number {
-    const { u32, i32 } = this.#memory;
+    const { u16, i32 } = this.#memory;
     const mod = modrm >>> 6;
     const rm = modrm & 7;
     const bases = [3, 3, 5, 5, 6, 7, 5, 3];
@@ -552,26 +550,25 @@ export class Decoder {
       i32[(record + REC.DISP) >>> 2] = this.#word();
       return seg;
     }
-    u32[(record + REC.BASE) >>> 2] = gpr(bases[rm]!);
-    if (rm < 4) u32[(record + REC.INDEX) >>> 2] = gpr(rm & 1 ? 7 : 6);
+    u16[(record + REC.BASE) >>> 1] = gpr(bases[rm]!);
+    if (rm < 4) u16[(record + REC.INDEX) >>> 1] = gpr(rm & 1 ? 7 : 6);
     if (rm === 2 || rm === 3 || rm === 6) seg = SEG.SS;
     if (mod === 1) i32[(record + REC.DISP) >>> 2] = (this.#byte() << 24) >> 24;
     else if (mod === 2) i32[(record + REC.DISP) >>> 2] = (this.#word() << 16) >> 16;
     return seg;
   }
 
-  /** A full-size offset: kept in the immediate field, which serves as the base register. */
+  /** A full-size offset. */
   #moffs(record: number, addressSize: number): void {
     const { u32 } = this.#memory;
-    const low = addressSize === 2 ? this.#word() : this.#dword();
-    u32[(record + REC.IMM) >>> 2] = low;
-    u32[(record + REC.IMM + 4) >>> 2] = addressSize === 8 ? this.#dword() : 0;
-    u32[(record + REC.BASE) >>> 2] = record + REC.IMM;
+    u32[(record + REC.DISP) >>> 2] = addressSize === 2 ? this.#word() : this.#dword();
+    if (addressSize === 8) u32[(record + REC.UPPER) >>> 2] = this.#dword();
   }
 
   #immediate(record: number, kind: number, v: number): void {
     const { u32, i32 } = this.#memory;
     const at = (record + REC.IMM) >>> 2;
+    const upper = (record + REC.UPPER) >>> 2;
     const second = this.#second;
     this.#second = kind === IMMEDIATE.WORD;
     let value: number;
@@ -584,7 +581,6 @@ export class Decoder {
         return;
       case IMMEDIATE.WORD:
         u32[at] = this.#word();
-        u32[at + 1] = 0;
         return;
       case IMMEDIATE.DWORD:
         value = this.#dword();
@@ -594,23 +590,22 @@ export class Decoder {
         break;
       case IMMEDIATE.FAR:
         u32[at] = v === 2 ? this.#word() : this.#dword();
-        u32[at + 1] = this.#word();
+        u32[upper] = this.#word();
         return;
       default:
         if (v === 8) {
           u32[at] = this.#dword();
-          u32[at + 1] = this.#dword();
+          u32[upper] = this.#dword();
           return;
         }
         value = v === 2 ? (this.#word() << 16) >> 16 : this.#dword();
     }
     i32[at] = value;
-    i32[at + 1] = value >> 31;
   }
   #second = false;
 }
 
 const VEX_PREFIX = [0, 0x66, 0xf3, 0xf2];
-/** u32 offsets in a record of its register operands. */
-const REGISTER_FIELDS = [REC.RA >>> 2, REC.RB >>> 2, REC.RC >>> 2];
+/** Fields of a record's register operands. */
+const REGISTER_FIELDS = [REC.RA, REC.RB, REC.RC];
 const ADDRESS_MODES: readonly AddressMode[] = ['long', 'flat32', 'general'];

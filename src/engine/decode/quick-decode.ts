@@ -78,12 +78,14 @@ export function buildQuickDecode(f: FunctionBuilder, memory: EngineMemory): void
 
     // The record: offset, length and so on are stored when they are known
     const put = (field: number, value: Expr): void => f.do(i32.store(record.get, value, field));
+    const put16 = (field: number, value: Expr): void => f.do(i32.store16(record.get, value, field));
     f.do(i32.store16(record.get, i32.load16U(template.get, TEMPLATE.HANDLER), REC.HANDLER));
     f.do(i32.store16(record.get, offset.get, REC.OFFSET));
     f.do(i32.store8(record.get, zero, REC.SCALE));
     f.do(i32.store16(record.get, i32.const(1), REC.REMAINING));
     for (let field: number = REC.RA; field < REC.BYTES; field += 8) f.do(i64.store(record.get, i64.const(0), field));
-    for (const field of [REC.BASE, REC.INDEX, REC.SEG]) put(field, i32.const(S.ZERO));
+    put(REC.UPPER, zero);
+    for (const field of [REC.BASE, REC.INDEX, REC.SEG]) put16(field, i32.const(S.ZERO));
 
     const segment = f.let(i32.const(SEG.DS));
     const ripRelative = f.let(zero);
@@ -99,7 +101,7 @@ export function buildQuickDecode(f: FunctionBuilder, memory: EngineMemory): void
         f.if(i32.eq(source.get, i32.const(SOURCE.REG)), () => f.set(which, reg.get));
         f.if(i32.eq(source.get, i32.const(SOURCE.RM)), () => f.set(which, rm.get));
         f.set(register, i32.shrU(register.get, i32.const(2)));
-        put(field, registerCell(f, register, which, rex));
+        put16(field, registerCell(f, register, which, rex));
       });
     });
 
@@ -109,19 +111,16 @@ export function buildQuickDecode(f: FunctionBuilder, memory: EngineMemory): void
     f.do(i32.store8(record.get, length.get, REC.LENGTH));
     const behind = f.let(i32.add(offset.get, length.get));
     f.if(ripRelative.get, () => put(REC.DISP, i32.add(i32.load(record.get, REC.DISP), behind.get)));
-    f.if(
-      has(flags.get, TEMPLATE_FLAG.RELATIVE),
-      () => put(REC.EXTRA, i32.add(behind.get, i32.load(record.get, REC.IMM))),
-      () => {
-        const code = i32.or(i32.shl(opcode.get, i32.const(8)), i32.shl(map.get, i32.const(16)));
-        put(REC.EXTRA, i32.or(modrm.get, code));
-      },
+    f.if(has(flags.get, TEMPLATE_FLAG.RELATIVE), () =>
+      put(REC.TARGET, i32.add(behind.get, i32.load(record.get, REC.IMM))),
     );
+    const code = i32.or(i32.shl(opcode.get, i32.const(8)), i32.shl(map.get, i32.const(16)));
+    put(REC.EXTRA, i32.or(modrm.get, code));
     f.if(
       override.get,
       () => {
         f.set(segment, override.get);
-        put(REC.SEG, i32.add(i32.const(S.SEG_BASE), i32.shl(override.get, i32.const(3))));
+        put16(REC.SEG, i32.add(i32.const(S.SEG_BASE), i32.shl(override.get, i32.const(3))));
       },
       () => f.if(has(flags.get, TEMPLATE_FLAG.BARE), () => f.set(segment, i32.const(SEG.DS))),
     );
@@ -243,6 +242,7 @@ interface Address {
 function readAddress(f: FunctionBuilder, a: Address): void {
   const { record, at, rex, modrm, segment, ripRelative } = a;
   const put = (field: number, value: Expr): void => f.do(i32.store(record.get, value, field));
+  const put16 = (field: number, value: Expr): void => f.do(i32.store16(record.get, value, field));
   const cell = (number: Expr): Expr => i32.add(i32.const(GPR), i32.shl(number, i32.const(3)));
   const mod = f.let(i32.shrU(modrm.get, i32.const(6)));
   const base = f.let(has(modrm.get, 7));
@@ -258,7 +258,7 @@ function readAddress(f: FunctionBuilder, a: Address): void {
         f.set(at, i32.add(at.get, i32.const(1)));
         const index = f.let(i32.or(has(i32.shrU(sib.get, i32.const(3)), 7), i32.shl(has(rex.get, 2), i32.const(2))));
         f.if(i32.ne(index.get, i32.const(4)), () => {
-          put(REC.INDEX, cell(index.get));
+          put16(REC.INDEX, cell(index.get));
           f.do(i32.store8(record.get, i32.shrU(sib.get, i32.const(6)), REC.SCALE));
         });
         f.set(base, has(sib.get, 7));
@@ -270,7 +270,7 @@ function readAddress(f: FunctionBuilder, a: Address): void {
       () =>
         f.if(i32.and(i32.eq(base.get, i32.const(5)), i32.eqz(mod.get)), () => {
           displacement();
-          put(REC.BASE, i32.const(S.RIP_PAGE));
+          put16(REC.BASE, i32.const(S.RIP_PAGE));
           f.set(ripRelative, i32.const(1));
           f.br(done);
         }),
@@ -279,7 +279,7 @@ function readAddress(f: FunctionBuilder, a: Address): void {
     f.if(i32.and(i32.eq(has(base.get, ~1), i32.const(4)), i32.eqz(has(rex.get, 1))), () =>
       f.set(segment, i32.const(SEG.SS)),
     );
-    put(REC.BASE, cell(i32.or(base.get, i32.shl(has(rex.get, 1), i32.const(3)))));
+    put16(REC.BASE, cell(i32.or(base.get, i32.shl(has(rex.get, 1), i32.const(3)))));
     f.if(i32.eq(mod.get, i32.const(1)), () => {
       put(REC.DISP, i32.load8S(at.get));
       f.set(at, i32.add(at.get, i32.const(1)));
@@ -309,17 +309,18 @@ function registerCell(f: FunctionBuilder, cell: Local, number: Local, rex: Local
 function readImmediate(f: FunctionBuilder, record: Local, at: Local, template: Local): void {
   const kind = f.let(i32.load8U(template.get, TEMPLATE.IMMEDIATE));
   const kinds: readonly [kind: number, bytes: number, value: Expr][] = [
-    [TEMPLATE_IMMEDIATE.BYTE, 1, i64.load8S(at.get)],
-    [TEMPLATE_IMMEDIATE.WORD, 2, i64.load16S(at.get)],
-    [TEMPLATE_IMMEDIATE.UNSIGNED_WORD, 2, i64.load16U(at.get)],
-    [TEMPLATE_IMMEDIATE.DWORD, 4, i64.load32S(at.get)],
-    [TEMPLATE_IMMEDIATE.QWORD, 8, i64.load(at.get)],
+    [TEMPLATE_IMMEDIATE.BYTE, 1, i32.load8S(at.get)],
+    [TEMPLATE_IMMEDIATE.WORD, 2, i32.load16S(at.get)],
+    [TEMPLATE_IMMEDIATE.UNSIGNED_WORD, 2, i32.load16U(at.get)],
+    [TEMPLATE_IMMEDIATE.DWORD, 4, i32.load(at.get)],
+    [TEMPLATE_IMMEDIATE.QWORD, 8, i32.load(at.get)],
   ];
   f.if(kind.get, () =>
     f.block((done) => {
       for (const [number, bytes, value] of kinds) {
         f.if(i32.eq(kind.get, i32.const(number)), () => {
-          f.do(i64.store(record.get, value, REC.IMM));
+          f.do(i32.store(record.get, value, REC.IMM));
+          if (bytes === 8) f.do(i32.store(record.get, i32.load(at.get, 4), REC.UPPER));
           f.set(at, i32.add(at.get, i32.const(bytes)));
           f.br(done);
         });

@@ -43,7 +43,7 @@ export const SOURCE = { REG: 0, RM: 1, OPCODE: 2, VVVV: 3 } as const;
 export const CELL = { NONE: 0, GPR: 1, BYTE: 2, XMM: 3, MM: 4, SEGMENT: 5 } as const;
 export const IMMEDIATE = { BYTE: 0, WORD: 1, DWORD: 2, Z: 3, FAR: 4, V: 5 } as const;
 /** A register in an immediate's upper half; LOOP keeps its opcode; XLAT's base is RBX. */
-export const SPECIAL = { NONE: 0, IS4: 1, LOOP: 2, XLAT: 3 } as const;
+export const SPECIAL = { NONE: 0, IS4: 1, XLAT: 2 } as const;
 
 export interface RegisterOperand {
   readonly source: number;
@@ -129,13 +129,7 @@ export function shapeOf(form: Form, v: number, wide: boolean, isMemory: boolean)
     moffs,
     immediates: form.immediates.map((kind) => IMMEDIATES[kind] ?? IMMEDIATE.V),
     relative: operands.some(({ kind }) => kind === 'rel'),
-    special: form.immediates.includes('is4')
-      ? SPECIAL.IS4
-      : instruction.name === 'LOOPcc'
-        ? SPECIAL.LOOP
-        : isXlat
-          ? SPECIAL.XLAT
-          : SPECIAL.NONE,
+    special: form.immediates.includes('is4') ? SPECIAL.IS4 : isXlat ? SPECIAL.XLAT : SPECIAL.NONE,
     lockable: instruction.lockable === true && addresses && operands[0]?.encoding === 'modrm.rm',
     result: !instruction.terminator ? DECODED.NEXT : instruction.name === 'Jcc' ? DECODED.BRANCH : DECODED.TERMINATOR,
     handlers: new Int32Array(6).fill(-1),

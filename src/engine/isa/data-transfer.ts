@@ -270,7 +270,7 @@ export const POP = instruction({
         return;
       }
       // An address from RSP is computed with RSP already moved
-      m.f.if(i32.eq(m.field32(REC.BASE), i32.const(gpr(4))), () => m.helperInstead(popOperandGeneral));
+      m.f.if(i32.eq(m.field16(REC.BASE), i32.const(gpr(4))), () => m.helperInstead(popOperandGeneral));
       const popped = m.let(m.peek(m.size));
       m.store(0, popped.get);
       m.drop(m.size);

@@ -78,4 +78,6 @@ export interface Operand {
   readonly slot: number;
   /** Absolute address of a register that the form itself names (AL, CL, ST0 …), or 0. */
   readonly fixed: number;
+  /** Immediate or full-size offset of 64 bits: REC.UPPER is a part of it. */
+  readonly whole?: boolean;
 }

@@ -70,12 +70,12 @@ const PAGE_MASK = i64.const(-4096);
 export abstract class Semantics {
   readonly f: FunctionBuilder;
   readonly lib: Library;
-  // Of the instruction that is being written: `restart` sets them
-  operands!: readonly Operand[];
-  size!: number;
-  mode!: AddressMode;
-  opcode!: number;
-  #context!: FormContext;
+  readonly operands: readonly Operand[];
+  readonly size: number;
+  readonly mode: AddressMode;
+  readonly form: string;
+  readonly opcode: number;
+  readonly #context: FormContext;
   /** The record that runs: an i32. */
   readonly record: Expr;
   #address: Local | undefined;
@@ -85,29 +85,13 @@ export abstract class Semantics {
   constructor(f: FunctionBuilder, lib: Library, context: FormContext, record: Expr) {
     this.f = f;
     this.lib = lib;
-    this.record = record;
-    this.restart(context);
-  }
-
-  /** The words are those of another instruction from here on. */
-  protected restart(context: FormContext): void {
     this.operands = context.operands;
     this.size = context.size;
     this.mode = context.mode;
+    this.form = context.form;
     this.opcode = context.opcode;
     this.#context = context;
-    this.#address = undefined;
-    this.#writeChecked = false;
-  }
-
-  /** The form's full name. */
-  get form(): string {
-    return this.#context.form;
-  }
-
-  /** Says of which form the invariant is, if it is broken. */
-  #assert(condition: boolean, invariant: string): void {
-    if (!condition) assert(false, `${this.form}: ${invariant}`);
+    this.record = record;
   }
 
   /** Leaves the instruction with a status (an i32, one of STATUS). */
@@ -137,9 +121,11 @@ export abstract class Semantics {
     return i32.load16U(this.record, offset);
   }
 
-  /** The immediate, sign-extended: an i64. */
-  immediate(): Expr {
-    return i64.load(this.record, REC.IMM);
+  /** A field and, if `whole`, REC.UPPER above it; else sign-extended: an i64. */
+  extended(offset: number, whole: boolean): Expr {
+    if (!whole) return i64.load32S(this.record, offset);
+    const upper = i64.shl(i64.load32U(this.record, REC.UPPER), i64.const(32));
+    return i64.or(upper, i64.load32U(this.record, offset));
   }
 
   /** Binary logarithm of the scale: an i64. */
@@ -149,19 +135,25 @@ export abstract class Semantics {
 
   /** Address of the vector register that is the index of a VSIB operand: an i32. */
   vectorIndex(): Expr {
-    return this.field32(REC.RC);
+    return this.field16(REC.RC);
   }
 
   /** Base + index × scale + displacement: an i64. */
   addressSum(): Expr {
-    const scaled = i64.shl(i64.load(this.field32(REC.INDEX)), this.scale());
-    const base = i64.load(this.field32(REC.BASE));
-    return i64.add(i64.add(base, scaled), i64.load32S(this.record, REC.DISP));
+    if (this.isFullOffset) return this.extended(REC.DISP, true);
+    const scaled = i64.shl(i64.load(this.field16(REC.INDEX)), this.scale());
+    const base = i64.load(this.field16(REC.BASE));
+    return i64.add(i64.add(base, scaled), this.extended(REC.DISP, false));
+  }
+
+  /** The memory operand is a full-size offset of 64 bits. */
+  protected get isFullOffset(): boolean {
+    return this.operands.some(({ kind, whole }) => kind === 'mem' && whole);
   }
 
   /** `sum` with the base of the memory operand's segment added. */
   withSegment(sum: Expr): Expr {
-    return i64.add(sum, i64.load(this.field32(REC.SEG)));
+    return i64.add(sum, i64.load(this.field16(REC.SEG)));
   }
 
   /** Bytes of the instruction: an i64. */
@@ -177,7 +169,7 @@ export abstract class Semantics {
   /** Address of the register that operand `i` names: an i32. */
   registerAddress(i: number): Expr {
     const operand = this.operands[i]!;
-    return operand.fixed !== 0 ? i32.const(operand.fixed) : this.field32([REC.RA, REC.RB, REC.RC][operand.slot]!);
+    return operand.fixed !== 0 ? i32.const(operand.fixed) : this.field16([REC.RA, REC.RB, REC.RC][operand.slot]!);
   }
 
   isMemory(i: number): boolean {
@@ -204,7 +196,7 @@ export abstract class Semantics {
     const operand = this.operands[i]!;
     switch (operand.kind) {
       case 'imm': {
-        const value = this.immediate();
+        const value = this.extended(REC.IMM, operand.whole === true);
         return signed ? value : this.zeroExtend(value, operand.size);
       }
       case 'one':
@@ -321,7 +313,7 @@ export abstract class Semantics {
    * Comes instead of `address`.
    */
   displacedAddress(unit: Expr, write: boolean): void {
-    this.#assert(this.#address === undefined, 'the address is displaced before it is used');
+    assert(this.#address === undefined, `${this.form}: the address is displaced before it is used`);
     if (this.#context.generalAddress) {
       this.f.do(i64.store(i32.const(0), unit, S.VALUE));
       this.#generalAddress(write, 0x200);
@@ -351,7 +343,7 @@ export abstract class Semantics {
    * @param behind  The operand is one block: what lies behind its start is not wrapped to the address size.
    */
   elementAddress(offset: Expr, bytes: number, write = false, behind = false): Local {
-    this.#assert(this.#address === undefined, 'its elements have addresses, not the operand');
+    assert(this.#address === undefined, `${this.form}: its elements have addresses, not the operand`);
     if (this.#context.generalAddress) {
       this.f.do(i64.store(i32.const(0), offset, S.VALUE));
       this.#generalAddress(write, behind ? 0x400 : 0x200, bytes);
@@ -447,7 +439,10 @@ export abstract class Semantics {
 
   /** Reads memory; leaves with the fault if it cannot. The value is in a local already. */
   loadMemory(linear: Local, bytes: number, signed = false, stack = false, more = 0): Expr {
-    this.#assert(bytes === 1 || bytes === 2 || bytes === 4 || bytes === 8, 'a scalar access has 1, 2, 4 or 8 bytes');
+    assert(
+      bytes === 1 || bytes === 2 || bytes === 4 || bytes === 8,
+      `${this.form}: a scalar access has 1, 2, 4 or 8 bytes`,
+    );
     const entry = this.let(this.tlbEntry(linear.get));
     const value = this.f.local(I64);
     this.f.if(
@@ -468,7 +463,10 @@ export abstract class Semantics {
   /** Writes memory; leaves with the fault if it cannot, and then nothing was written. */
   storeMemory(linear: Local, value: Expr, bytes: number, stack = false, more = 0): void {
     this.#checkWrite(linear);
-    this.#assert(bytes === 1 || bytes === 2 || bytes === 4 || bytes === 8, 'a scalar access has 1, 2, 4 or 8 bytes');
+    assert(
+      bytes === 1 || bytes === 2 || bytes === 4 || bytes === 8,
+      `${this.form}: a scalar access has 1, 2, 4 or 8 bytes`,
+    );
     const entry = this.let(this.tlbEntry(linear.get));
     const bound = value.shape === 1 || value.isConst ? value : this.let(value).get;
     this.f.if(
@@ -576,7 +574,7 @@ export abstract class Semantics {
 
   /** Pushes `bytes`; not in `general` mode, where pushes are helpers. RSP changes after the store. */
   push(value: Expr, bytes: number): void {
-    this.#assert(this.mode !== 'general', 'stack accesses in general mode go through a helper');
+    assert(this.mode !== 'general', `${this.form}: stack accesses in general mode go through a helper`);
     const bound = value.isConst ? value : this.let(value).get;
     const down = i64.sub(this.reg(4), i64.const(bytes));
     const top = this.let(this.long ? down : i64.and(down, i64.halves(-1, 0)));
@@ -586,7 +584,7 @@ export abstract class Semantics {
 
   /** Value on top of the stack, zero-extended; RSP stays. `offset` bytes further up. */
   peek(bytes: number, offset = 0): Expr {
-    this.#assert(this.mode !== 'general', 'stack accesses in general mode go through a helper');
+    assert(this.mode !== 'general', `${this.form}: stack accesses in general mode go through a helper`);
     const up = offset === 0 ? this.reg(4) : i64.add(this.reg(4), i64.const(offset));
     return this.loadMemory(this.let(this.long ? up : i64.and(up, i64.halves(-1, 0))), bytes, false, true);
   }

@@ -294,7 +294,7 @@ function maskedStore(m: Semantics, bytes: 8 | 16, value: Expr, mask: Expr): void
   m.f.if(i32.eq(size, i32.const(1)), () => m.f.set(rdi, i64.and(rdi.get, i64.halves(-1, 0))));
   m.f.if(i32.eqz(size), () => m.f.set(rdi, i64.and(rdi.get, i64.const(0xffff))));
   const linear = m.f.local(I64);
-  if (m.long) m.f.set(linear, i64.add(i64.load(m.field32(REC.SEG)), rdi.get));
+  if (m.long) m.f.set(linear, i64.add(i64.load(m.field16(REC.SEG)), rdi.get));
   else m.implicitAddress(linear, rdi.get, true);
   const left = m.let(i32.and(v128.i8x16Bitmask(mask), i32.const(2 ** bytes - 1)));
   // Byte 0 of `rest` is the next one; rotating by a byte per turn keeps the loop free of indices.

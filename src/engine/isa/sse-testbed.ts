@@ -207,7 +207,7 @@ export class Testbed {
     this.#parsed = parsed;
     const binary = m.finish();
     this.bytes = binary.length;
-    this.memory = new WebAssembly.Memory({ initial: 8 });
+    this.memory = new WebAssembly.Memory({ initial: 8 + (REC.COLD >>> 16) });
     const instance = new WebAssembly.Instance(new WebAssembly.Module(binary), { env: { memory: this.memory } });
     this.#run = forms.map((_, i) => instance.exports[`form${i}`] as (record: number) => number);
     this.#view = new DataView(this.memory.buffer);
@@ -266,15 +266,14 @@ export class Testbed {
     view.setUint32(S.CC_B, input.getUint32(CASE.FLAGS, true), true);
     view.setUint32(S.FAULT_VECTOR, 0xffff_ffff, true);
     all.fill(0, RECORD, RECORD + REC.BYTES);
-    view.setUint32(RECORD + REC.BASE, gpr(RSI), true);
-    view.setUint32(RECORD + REC.INDEX, S.ZERO, true);
-    view.setUint32(RECORD + REC.SEG, S.ZERO, true);
+    view.setUint16(RECORD + REC.BASE, gpr(RSI), true);
+    view.setUint16(RECORD + REC.INDEX, S.ZERO, true);
+    view.setUint16(RECORD + REC.SEG, S.ZERO, true);
     view.setInt32(RECORD + REC.IMM, (imm << 24) >> 24, true);
-    view.setInt32(RECORD + REC.IMM + 4, (imm << 24) >> 31, true);
     view.setUint32(RECORD + REC.AUX, (size === 8 ? AUX.REX_W : 0) | (2 << AUX.ADDRESS_SIZE_SHIFT), true);
     operands.forEach(({ kind, slot }, i) => {
       const at = { xmm: S.XMM + 16 * numbers[i]!, mm: S.FPR + 16 * numbers[i]!, gpr: gpr(numbers[i]!) }[kind as 'mm'];
-      if (at !== undefined && slot >= 0) view.setUint32(RECORD + [REC.RA, REC.RB, REC.RC][slot]!, at, true);
+      if (at !== undefined && slot >= 0) view.setUint16(RECORD + [REC.RA, REC.RB, REC.RC][slot]!, at, true);
     });
     const status = this.#run[index]!(RECORD);
     after.set(all.subarray(S.XMM, S.XMM + 48), CASE.XMM);

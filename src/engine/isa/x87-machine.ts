@@ -142,7 +142,7 @@ export class X87Semantics {
   }
 
   segmentBase(): Expr {
-    return i64.load(this.m.field32(REC.SEG));
+    return i64.load(this.m.field16(REC.SEG));
   }
 
   /** Binds a status so that it can be tested twice. */

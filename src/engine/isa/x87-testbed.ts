@@ -10,7 +10,7 @@ import { type FormContext, type Library, Semantics } from './semantics.ts';
  * page of "guest" mapped by hand. For tests, and for comparison with a real CPU.
  */
 export class X87Testbed {
-  readonly memory = new WebAssembly.Memory({ initial: 4 });
+  readonly memory = new WebAssembly.Memory({ initial: 4 + (REC.COLD >>> 16) });
   readonly u8 = new Uint8Array(this.memory.buffer);
   readonly view = new DataView(this.memory.buffer);
   /** Functions of the library that the module exports under their names. */
@@ -60,9 +60,7 @@ export class X87Testbed {
       this.view.setUint32(entry, LINEAR, true);
       this.view.setUint32(entry + TLB.ADDEND, HOST - LINEAR, true);
     }
-    this.view.setUint32(RECORD + REC.BASE, S.ZERO, true);
-    this.view.setUint32(RECORD + REC.INDEX, S.ZERO, true);
-    this.view.setUint32(RECORD + REC.SEG, S.ZERO, true);
+    for (const field of [REC.BASE, REC.INDEX, REC.SEG]) this.view.setUint16(RECORD + field, S.ZERO, true);
     this.view.setUint32(RECORD + REC.DISP, LINEAR, true);
     this.view.setUint32(RECORD + REC.AUX, 2 << AUX.OPERAND_SIZE_SHIFT, true);
   }

@@ -1,13 +1,11 @@
 import { assert } from '../../base/assert.ts';
-import { CODE_TABLE, REC, STEP_RECORDS } from '../core/layout.ts';
-import type { EngineMemory } from '../core/memory.ts';
+import { CODE_TABLE, REC } from '../core/layout.ts';
+import { type EngineMemory, RUN_MAX } from '../core/memory.ts';
 import { DECODED, type Decoder, PSEUDO, REGION_SLOT } from '../decode/decoder.ts';
 import { ASK_DECODER } from '../decode/quick-decode.ts';
 import type { TlbContexts } from '../paging/tlb.ts';
 import type { CodePages } from '../paging/walk.ts';
 
-/** Most instructions of one run: bounds how much a step over part of it copies. */
-const RUN_MAX = 64;
 /** A page whose bytes are written this often while it holds code is data for the moment: its code is dropped. */
 const WRITES_MAX = 256;
 
@@ -31,8 +29,6 @@ export interface CodePage {
   readonly table: number;
   /** Record of the instruction at each offset, or 0: the table's. */
   readonly entries: Uint32Array;
-  /** What has been decoded of it, stale or not: pairs of a first record and how many stand behind each other. */
-  readonly stretches: number[];
   writes: number;
   /** Compiled code that this page has a part in: whoever compiles sets it, and is told by `regions` when it no longer holds. */
   region: object | undefined;
@@ -119,12 +115,13 @@ export class CodeCache implements CodePages {
     return this.#memory.u32[(this.#memory.codeHeads >>> 2) + hostPage] !== 0;
   }
 
+  /** Of both parts of records. */
   get usedBytes(): number {
-    return this.#top - this.#memory.code;
+    return ((this.#top - this.#memory.code) / REC.BYTES) * (REC.BYTES + REC.COLD_BYTES);
   }
 
-  get freeBytes(): number {
-    return this.#memory.codeEnd - this.#top;
+  get freeRecords(): number {
+    return (this.#memory.codeEnd - this.#top) / REC.BYTES;
   }
 
   /** The page that holds a record's code, if it still does. */
@@ -162,7 +159,6 @@ export class CodeCache implements CodePages {
       mode,
       table,
       entries: u32.subarray(table >>> 2, (table + CODE_TABLE.ENTRIES_BYTES) >>> 2),
-      stretches: [],
       writes: 0,
       region: undefined,
       linearLow: 0,
@@ -274,7 +270,6 @@ export class CodeCache implements CodePages {
       }
     }
     this.#top = record;
-    page.stretches.push(first, count);
     this.counters.decoded += count;
     for (let run = 0; run <= runs; run += 1) {
       const end = run === runs ? count : starts[run + 1]!;
@@ -312,10 +307,10 @@ export class CodeCache implements CodePages {
    * decoded from stand in the CROSS record; length 0 there means not decoded yet.
    */
   #crossing(record: number, hostPage: number, offset: number): void {
-    const { u8 } = this.#memory;
+    const { u8, u32 } = this.#memory;
     this.#pseudo(record, PSEUDO.CROSS, offset, 0);
     u8[record + REC.LENGTH] = 0;
-    this.#memory.u32[(record + REC.PLACE) >>> 2] = hostPage;
+    for (const part of [record, record + REC.BYTES]) u32[(part + REC.PLACE) >>> 2] = hostPage;
     this.#pseudo(record + 2 * REC.BYTES, PSEUDO.PAGE_END, offset, 0);
   }
 
@@ -345,46 +340,54 @@ export class CodeCache implements CodePages {
     u16[(record + 2 * REC.BYTES + REC.OFFSET) >>> 1] = offset + this.decoder.length;
   }
 
+  /** Copies records to where they are stepped through. */
+  #copy(record: number, count: number): void {
+    const { u8, stepRecords } = this.#memory;
+    u8.copyWithin(stepRecords, record, record + count * REC.BYTES);
+    const cold = record + REC.COLD;
+    u8.copyWithin(stepRecords + REC.COLD, cold, cold + count * REC.COLD_BYTES);
+  }
+
   /** Copies the first `count` instructions of the run at `record` to where they end with END. */
   stepRecords(record: number, count: number): number {
-    const { u8, u16 } = this.#memory;
-    u8.copyWithin(STEP_RECORDS, record, record + count * REC.BYTES);
+    const { u8, u16, stepRecords } = this.#memory;
+    this.#copy(record, count);
     for (let i = 0; i < count; i += 1) {
-      const copy = STEP_RECORDS + i * REC.BYTES;
+      const copy = stepRecords + i * REC.BYTES;
       u16[(copy + REC.REMAINING) >>> 1] = count - i;
       if (u16[copy >>> 1]! >= REGION_SLOT) u16[copy >>> 1] = this.regions!.original(record + i * REC.BYTES);
       // The step may end between two that run as one
       u16[copy >>> 1] = this.fusions.plain(u16[copy >>> 1]!);
     }
-    const last = STEP_RECORDS + (count - 1) * REC.BYTES;
+    const last = stepRecords + (count - 1) * REC.BYTES;
     const end = u16[(last + REC.OFFSET) >>> 1]! + u8[last + REC.LENGTH]!;
-    this.#pseudo(STEP_RECORDS + count * REC.BYTES, PSEUDO.END, end, 0);
-    return STEP_RECORDS;
+    this.#pseudo(stepRecords + count * REC.BYTES, PSEUDO.END, end, 0);
+    return stepRecords;
   }
 
   /** A copy of one instruction as a run of its own, with its handler and behind it an END. */
   aloneRecord(record: number, handler: number): number {
-    const { u8, u16 } = this.#memory;
+    const { u8, u16, stepRecords } = this.#memory;
     // What crosses a page has its decoded record and its PAGE_END behind it
     const records = handler === PSEUDO.CROSS ? 3 : 1;
-    u8.copyWithin(STEP_RECORDS, record, record + records * REC.BYTES);
-    u16[STEP_RECORDS >>> 1] = handler;
-    u16[(STEP_RECORDS + REC.REMAINING) >>> 1] = 1;
-    const end = u16[(STEP_RECORDS + REC.OFFSET) >>> 1]! + u8[STEP_RECORDS + REC.LENGTH]!;
-    if (records === 1) this.#pseudo(STEP_RECORDS + REC.BYTES, PSEUDO.END, end, 0);
-    return STEP_RECORDS;
+    this.#copy(record, records);
+    u16[stepRecords >>> 1] = handler;
+    u16[(stepRecords + REC.REMAINING) >>> 1] = 1;
+    const end = u16[(stepRecords + REC.OFFSET) >>> 1]! + u8[stepRecords + REC.LENGTH]!;
+    if (records === 1) this.#pseudo(stepRecords + REC.BYTES, PSEUDO.END, end, 0);
+    return stepRecords;
   }
 
   /** A copy of one record with the handler it had before it became a region's entry, and on to the next. */
   redo(record: number): number {
-    const { u8, u16 } = this.#memory;
+    const { u16, stepRecords } = this.#memory;
     if (u16[record >>> 1]! < REGION_SLOT) return record;
-    u8.copyWithin(STEP_RECORDS, record, record + REC.BYTES);
-    u16[STEP_RECORDS >>> 1] = this.fusions.plain(this.regions!.original(record));
+    this.#copy(record, 1);
+    u16[stepRecords >>> 1] = this.fusions.plain(this.regions!.original(record));
     const next = record + REC.BYTES;
-    this.#pseudo(STEP_RECORDS + REC.BYTES, PSEUDO.GOTO, u16[(next + REC.OFFSET) >>> 1]!, next);
-    u16[(STEP_RECORDS + REC.BYTES + REC.REMAINING) >>> 1] = u16[(next + REC.REMAINING) >>> 1]!;
-    return STEP_RECORDS;
+    this.#pseudo(stepRecords + REC.BYTES, PSEUDO.GOTO, u16[(next + REC.OFFSET) >>> 1]!, next);
+    u16[(stepRecords + REC.BYTES + REC.REMAINING) >>> 1] = u16[(next + REC.REMAINING) >>> 1]!;
+    return stepRecords;
   }
 
   // ---- invalidation -----------------------------------------------------------------------------------------------

@@ -296,13 +296,13 @@ class CoreBuilder {
               f.br(enter);
             });
             f.release(link);
-            const target = i64.add(i64.load(zero, S.RIP_PAGE), i64.load32S(record.get, REC.EXTRA));
+            const target = i64.add(i64.load(zero, S.RIP_PAGE), i64.load32S(record.get, REC.TARGET));
             f.do(i64.store(zero, target, S.NEXT_LINEAR));
             f.if(i32.eqz(i32.and(i32.load(zero, S.MODE), i32.const(MODE.LONG))), () =>
               f.do(i32.store(zero, zero, S.NEXT_LINEAR + 4)),
             );
             // A target in this page: the look-up makes the link
-            f.if(i32.eqz(i32.and(i32.load(record.get, REC.EXTRA), i32.const(-4096))), () => {
+            f.if(i32.eqz(i32.and(i32.load(record.get, REC.TARGET), i32.const(-4096))), () => {
               f.do(i32.store(zero, i32.add(record.get, i32.const(REC.LINK)), S.PENDING_LINK));
               f.set(record, call(lib.lookup));
               f.if(record.get, () => f.br(enter));

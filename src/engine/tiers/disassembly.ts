@@ -2,6 +2,7 @@ import { hex, hexBytes } from '../../base/format.ts';
 import { AUX, GPR, REC, S, SEG } from '../core/layout.ts';
 import type { EngineMemory } from '../core/memory.ts';
 import { PSEUDO, type Variant } from '../decode/decoder.ts';
+import type { Operand } from '../isa/instruction.ts';
 import { contextOf } from './variants.ts';
 
 const NAMES64 = ['rax', 'rcx', 'rdx', 'rbx', 'rsp', 'rbp', 'rsi', 'rdi'] as const;
@@ -21,9 +22,9 @@ export function disassemble(memory: EngineMemory, record: number, variant: Varia
     const operand = context.operands[i]!;
     switch (operand.kind) {
       case 'mem':
-        return memoryOperand(memory, record, operand.size, page);
+        return memoryOperand(memory, record, operand, page);
       case 'imm':
-        return immediate(memory, record);
+        return wholeOrSigned(memory, record + REC.IMM, record, operand);
       case 'one':
         return '1';
       case 'rel': {
@@ -31,14 +32,15 @@ export function disassemble(memory: EngineMemory, record: number, variant: Varia
         return hex(BigInt.asUintN(64, page + BigInt(behind + memory.i32[(record + REC.IMM) >>> 2]!)));
       }
       case 'far': {
-        const [offset, selector] = [u32[(record + REC.IMM) >>> 2]!, u32[(record + REC.IMM + 4) >>> 2]!];
+        const [offset, selector] = [u32[(record + REC.IMM) >>> 2]!, u32[(record + REC.UPPER) >>> 2]!];
         return `${hex(selector & 0xffff)}:${hex(offset)}`;
       }
       case 'cr':
       case 'dr':
         return `${operand.kind}${(aux >>> AUX.REG_SHIFT) & 15}`;
       default: {
-        const cell = operand.slot < 0 ? operand.fixed : u32[(record + [REC.RA, REC.RB, REC.RC][operand.slot]!) >>> 2]!;
+        const cell =
+          operand.slot < 0 ? operand.fixed : memory.u16[(record + [REC.RA, REC.RB, REC.RC][operand.slot]!) >>> 1]!;
         return registerName(operand.kind, cell, operand.size);
       }
     }
@@ -81,32 +83,33 @@ function registerName(kind: string, cell: number, bytes: number): string {
   return kind;
 }
 
-function memoryOperand(memory: EngineMemory, record: number, bytes: number, page: bigint): string {
-  const { u32, u8, i32 } = memory;
-  const at = record >>> 2;
-  const addressBytes = 2 << ((u32[at + (REC.AUX >>> 2)]! >>> AUX.ADDRESS_SIZE_SHIFT) & 3);
+function memoryOperand(memory: EngineMemory, record: number, operand: Operand, page: bigint): string {
+  const { u32, u16, u8, i32 } = memory;
+  const addressBytes = 2 << ((u32[(record + REC.AUX) >>> 2]! >>> AUX.ADDRESS_SIZE_SHIFT) & 3);
   const name = (cell: number): string =>
     cell === S.RIP_PAGE ? 'page' : cell === S.ZERO ? '' : registerName('gpr', cell, addressBytes);
   const parts: string[] = [];
-  const base = u32[at + (REC.BASE >>> 2)]!;
-  if (base === record + REC.IMM) parts.push(immediate(memory, record));
+  const base = u16[(record + REC.BASE) >>> 1]!;
+  if (operand.whole) parts.push(wholeOrSigned(memory, record + REC.DISP, record, operand));
   else if (base !== S.ZERO) parts.push(name(base));
-  const index = u32[at + (REC.INDEX >>> 2)]!;
+  const index = u16[(record + REC.INDEX) >>> 1]!;
   if (index !== S.ZERO) parts.push(`${name(index)}*${1 << u8[record + REC.SCALE]!}`);
-  const displacement = i32[at + (REC.DISP >>> 2)]!;
+  const displacement = operand.whole ? 0 : i32[(record + REC.DISP) >>> 2]!;
   const sign = displacement < 0 ? '-' : '+';
   let text =
     base === S.RIP_PAGE && page !== 0n ? hex(BigInt.asUintN(64, page + BigInt(displacement))) : parts.join('+');
   if (text === parts.join('+') && (displacement !== 0 || text === ''))
     text += text === '' ? hex(displacement) : `${sign}${hex(Math.abs(displacement))}`;
-  const segment = u32[at + (REC.SEG >>> 2)]!;
+  const segment = u16[(record + REC.SEG) >>> 1]!;
   const number = (segment - S.SEG_BASE) / 8;
   const over = number === SEG.FS || number === SEG.GS ? `${SEGMENTS[number]}:` : '';
-  return `${{ 1: 'byte ', 2: 'word ', 4: 'dword ', 8: 'qword ', 16: 'xmmword ' }[bytes] ?? ''}${over}[${text}]`;
+  return `${{ 1: 'byte ', 2: 'word ', 4: 'dword ', 8: 'qword ', 16: 'xmmword ' }[operand.size] ?? ''}${over}[${text}]`;
 }
 
-function immediate({ u32 }: EngineMemory, record: number): string {
-  const at = (record + REC.IMM) >>> 2;
-  const value = BigInt.asIntN(64, (BigInt(u32[at + 1]!) << 32n) | BigInt(u32[at]!));
+/** An immediate or displacement, at `address` in its record. */
+function wholeOrSigned({ u32, i32 }: EngineMemory, address: number, record: number, { whole }: Operand): string {
+  const at = address >>> 2;
+  const upper = BigInt(u32[(record + REC.UPPER) >>> 2]!) << 32n;
+  const value = whole ? BigInt.asIntN(64, upper | BigInt(u32[at]!)) : BigInt(i32[at]!);
   return value < 0n ? `-${hex(-value)}` : hex(value);
 }

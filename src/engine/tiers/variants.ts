@@ -4,7 +4,7 @@ import type { Operand } from '../isa/instruction.ts';
 import type { FormContext } from '../isa/semantics.ts';
 
 /** Static operands of a variant, as semantics see them. */
-function operandsOf({ form, size, memory }: Variant): Operand[] {
+function operandsOf({ form, size, memory, mode, generalAddress }: Variant): Operand[] {
   let slot = 0;
   return form.operands.map((operand): Operand => {
     const isMemory = memory && (operand.encoding === 'moffs' || operand.encoding === 'modrm.rm');
@@ -15,7 +15,10 @@ function operandsOf({ form, size, memory }: Variant): Operand[] {
     else bytes = size;
     // Immediates are extended to the operand size: what an instruction sees of them is its own width
     if (operand.kind === 'imm' && form.sized) bytes = Math.max(bytes, size);
-    if (isMemory) return { kind: 'mem', size: bytes, slot: -1, fixed: 0 };
+    if (isMemory) {
+      const whole = operand.encoding === 'moffs' && mode === 'long' && !generalAddress;
+      return { kind: 'mem', size: bytes, slot: -1, fixed: 0, whole };
+    }
     if (operand.encoding === 'fixed') {
       const fixed =
         operand.kind === 'gpr'
@@ -27,7 +30,10 @@ function operandsOf({ form, size, memory }: Variant): Operand[] {
             : 0;
       return { kind: operand.kind, size: bytes, slot: -1, fixed };
     }
-    if (operand.kind === 'imm' || operand.kind === 'rel' || operand.kind === 'far') {
+    if (operand.kind === 'imm') {
+      return { kind: 'imm', size: bytes, slot: -1, fixed: 0, whole: rule === 'v' && bytes === 8 };
+    }
+    if (operand.kind === 'rel' || operand.kind === 'far') {
       return { kind: operand.kind, size: bytes, slot: -1, fixed: 0 };
     }
     const result: Operand = { kind: operand.kind, size: bytes, slot, fixed: 0 };

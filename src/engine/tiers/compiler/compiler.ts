@@ -25,12 +25,9 @@ interface Region {
   readonly bytes: number;
   /** What regions had run when it was made: instructions. */
   readonly born: number;
-  /** Records of its blocks. */
+  /** Entry records and the handlers they had. */
+  readonly originals: ReadonlyMap<number, number>;
   readonly records: readonly number[];
-  /** Those that are entries, the handlers they had, and where the maps have their numbers. */
-  readonly entries: readonly number[];
-  readonly handlers: readonly number[];
-  readonly places: readonly number[];
   /** Host addresses of instructions that it goes around: what is patched again and again. */
   readonly without: ReadonlySet<number>;
 }
@@ -62,18 +59,10 @@ export const COMPILER_DEFAULTS: CompilerOptions = { threshold: 10_000, batch: 64
 const patchedOf = (page: CodePage): number[] =>
   [...(page.patches?.keys() ?? [])].filter((offset) => isPatched(page, offset)).map((at) => page.hostPage * 4096 + at);
 
-/** Of a region's function. */
-const PARAMETERS = [I32, I32] as const;
-const RESULTS = [I32] as const;
-/** That an instruction of the guest takes, more than the most regions need. */
-const CODE_BYTES = 96;
-
-const NOTHING: ReadonlySet<number> = new Set();
-
 /** What is the same for all records of a variant. */
-function factsOf(variant: Variant): Pick<Decoded, 'context' | 'stack' | 'calls'> {
+function factsOf(variant: Variant): Pick<Decoded, 'variant' | 'context' | 'stack'> {
   const context = contextOf(variant);
-  return { context, stack: stackUseOf(variant, context), calls: variant.form.mnemonic === 'CALL' };
+  return { variant, context, stack: stackUseOf(variant, context) };
 }
 
 /** Instructions whose code looks at registers where regions do not keep them, or writes what lockstep does not know of. */
@@ -95,7 +84,6 @@ export class Compiler implements Regions, Reader {
   readonly #regions = new Map<number, Region>();
   readonly #free: number[] = [];
   #nextSlot = REGION_SLOT;
-  /** All zero, as those are that were never used. */
   readonly #freeMaps: number[] = [];
   readonly #pools: Pools;
   #nextMap = 0;
@@ -285,7 +273,7 @@ export class Compiler implements Regions, Reader {
   readonly #resolve = (page: CodePage, record: number): number => {
     const { u16, u32, i32 } = this.memory;
     const isEnd = u16[record >>> 1] === PSEUDO.PAGE_END;
-    const distance = isEnd ? u16[(record + REC.OFFSET) >>> 1]! : i32[(record + REC.EXTRA) >>> 2]!;
+    const distance = isEnd ? u16[(record + REC.OFFSET) >>> 1]! : i32[(record + REC.TARGET) >>> 2]!;
     const sum = page.linearLow + distance;
     const low = sum >>> 0;
     const long = (page.mode & MODE.LONG) !== 0;
@@ -307,11 +295,11 @@ export class Compiler implements Regions, Reader {
     const sizes: number[] = [];
     const places: Places[] = [];
     const exports = this.#interpreter.module((m, lib) => {
-      for (const plan of plans) {
-        const f = m.func(`r${sizes.length}`, PARAMETERS, RESULTS, true, plan.instructions * CODE_BYTES);
+      plans.forEach((plan, i) => {
+        const f = m.func(`r${i}`, [I32, I32], [I32], true);
         places.push(new RegionBuilder(this, plan, lib, f, this.mayCall).build());
         sizes.push(f.code.length);
-      }
+      });
     });
     this.counters.modules += 1;
     for (const [i, plan] of plans.entries()) this.#install(plan, places[i]!, exports[`r${i}`], sizes[i]!);
@@ -338,6 +326,7 @@ export class Compiler implements Regions, Reader {
     this.#makeRoom(pages.length, poolBytes);
     const slot = this.#free.pop() ?? this.#nextSlot++;
     const maps = pages.map(() => this.#freeMaps.pop() ?? this.memory.regionMaps + this.#nextMap++ * REGION_MAP_BYTES);
+    for (const map of maps) u8.fill(0, map, map + REGION_MAP_BYTES);
     const pool = this.#pools.take(poolBytes);
     u16[(pool + POOL.SLOT) >>> 1] = slot;
     u8[pool + POOL.ALIVE] = 1;
@@ -346,27 +335,26 @@ export class Compiler implements Regions, Reader {
     u32.set(words, (pool + (first << POOL.UNIT_SHIFT)) >>> 2);
     u32[this.#poolOf(slot)] = pool;
     this.#interpreter.setHandler(slot, this.guard ? this.guard(slot, f) : f);
-    const records: number[] = [];
-    const entries: number[] = [];
-    const handlers: number[] = [];
-    const places: number[] = [];
-    for (let number = 0; number < blocks.length; number += 1) {
-      const { record, page, offset, entry } = blocks[number]!;
-      records.push(record);
-      if (!entry) continue;
-      const handler = u16[record >>> 1]!;
-      const place = maps[page]! + 2 * offset;
-      entries.push(record);
-      handlers.push(handler);
-      places.push(place);
-      this.#originals.set(record, handler);
+    const originals = new Map<number, number>();
+    blocks.forEach(({ record, page, offset, entry }, number) => {
+      if (!entry) return;
+      originals.set(record, u16[record >>> 1]!);
+      this.#originals.set(record, u16[record >>> 1]!);
       u16[record >>> 1] = slot;
-      u16[place >>> 1] = number + 1;
+      u16[(maps[page]! + 2 * offset) >>> 1] = number + 1;
       u32[(record + REC.PLACE) >>> 2] = (pages[page]!.hostPage | (number << PLACE_ENTRY_SHIFT)) >>> 0;
-    }
-    const without = pages.some(({ patches }) => patches) ? new Set(pages.flatMap(patchedOf)) : NOTHING;
-    const born = this.#retired;
-    const region: Region = { pages, maps, slot, pool, bytes, born, records, entries, handlers, places, without };
+    });
+    const region: Region = {
+      pages,
+      maps,
+      slot,
+      pool,
+      bytes,
+      born: this.#retired,
+      originals,
+      records: blocks.map(({ record }) => record),
+      without: new Set(pages.flatMap(patchedOf)),
+    };
     for (const page of pages) {
       page.region = region;
       page.fresh = 0;
@@ -388,12 +376,9 @@ export class Compiler implements Regions, Reader {
 
   #drop(region: Region): void {
     const { u8, u16 } = this.memory;
-    const { entries, handlers, places } = region;
-    for (let i = 0; i < entries.length; i += 1) {
-      const record = entries[i]!;
-      if (u16[record >>> 1] === region.slot) u16[record >>> 1] = handlers[i]!;
+    for (const [record, handler] of region.originals) {
+      if (u16[record >>> 1] === region.slot) u16[record >>> 1] = handler;
       this.#originals.delete(record);
-      u16[places[i]! >>> 1] = 0;
     }
     u8[region.pool + POOL.ALIVE] = 0;
     this.#pools.give(region.pool);
@@ -484,9 +469,8 @@ export class Compiler implements Regions, Reader {
   }
 
   #called(handler: number, variant: Variant): Decoded {
-    const { calls, context, stack } = factsOf(variant);
     const flags: FlagUse = { reads: true, keeps: false, writes: false, leaves: true };
-    return { kind: KIND.CALLED, calls, variant, handler: this.#interpreter.outOfLine(handler), flags, context, stack };
+    return { kind: KIND.CALLED, handler: this.#interpreter.outOfLine(handler), flags, ...factsOf(variant) };
   }
 
   #tryInline(handler: number, variant: Variant, record: number): Decoded | undefined {
@@ -494,10 +478,10 @@ export class Compiler implements Regions, Reader {
     if (variant.generalAddress || ELSEWHERE.has(instruction.name)) return undefined;
     let kind: number = KIND.PLAIN;
     const flags: FlagUse = { reads: false, keeps: false, writes: false, leaves: false };
-    const { calls, context, stack } = factsOf(variant);
+    const call = mnemonic === 'CALL';
     const targets: Targets = {
       taken: () => {
-        kind = calls ? KIND.CALL : Math.max(kind, KIND.BRANCH);
+        kind = call ? KIND.CALL : Math.max(kind, KIND.BRANCH);
       },
       notTaken: () => {
         kind = KIND.CONDITIONAL;
@@ -510,15 +494,15 @@ export class Compiler implements Regions, Reader {
       const f = new FunctionBuilder('trial', [I32], [I32]);
       const lib = this.#interpreter.sketch;
       const frame = new RegionFrame(f, lib, this.memory, new Places(1));
-      const semantics = new RegionSemantics(frame, targets);
+      const semantics = new RegionSemantics(frame, contextOf(variant), record, targets);
       semantics.use = flags;
-      semantics.begin(context, mnemonic, record, false);
+      semantics.mnemonic = mnemonic;
       instruction.execute(semantics);
     } catch (error) {
       if (error instanceof NotInline) return undefined;
       throw error;
     }
     if (instruction.terminator && kind === KIND.PLAIN) return undefined;
-    return { kind, calls, variant, handler, flags, context, stack };
+    return { kind, handler, flags, ...factsOf(variant) };
   }
 }

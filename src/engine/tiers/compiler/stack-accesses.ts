@@ -121,12 +121,13 @@ export function stackUseOf(variant: Variant, { operands }: FormContext): StackUs
 }
 
 /** The accesses of a block, or nothing if there are less than two. */
-function scan(reader: Reader, { record, code }: Block): Found | undefined {
-  const { u32, i32 } = reader.memory;
+function scan(reader: Reader, { record, count }: Block): Found | undefined {
+  const { u16, i32 } = reader.memory;
+  const end = record + count * REC.BYTES;
   let found: Found | undefined;
   let rsp = 0;
-  for (let i = 0, at = record; i < code.length; i += 1, at += REC.BYTES) {
-    const { kind, stack } = code[i]!;
+  for (let at = record; at < end; at += REC.BYTES) {
+    const { kind, stack } = reader.decoded(at)!;
     if (kind === KIND.CALLED) break;
     let read: number | undefined;
     let write: number | undefined;
@@ -140,16 +141,16 @@ function scan(reader: Reader, { record, code }: Block): Found | undefined {
     } else if (stack.pushes < 0) {
       moves = bytes = -stack.pushes;
       read = rsp;
-      loses ||= stack.registers.length > 0 && u32[(at + REC.RA) >>> 2] === RSP;
+      loses ||= stack.registers.length > 0 && u16[(at + REC.RA) >>> 1] === RSP;
     } else {
-      if (stack.bytes > 0 && stack.bytes <= 16 && !loses && isOnStack(u32, at)) {
+      if (stack.bytes > 0 && stack.bytes <= 16 && !loses && isOnStack(u16, at)) {
         bytes = stack.bytes;
         const where = rsp + i32[(at + REC.DISP) >>> 2]!;
         if (stack.reads) read = where;
         else write = where;
       }
       for (const field of stack.registers) {
-        if (u32[(at + field) >>> 2] !== RSP) continue;
+        if (u16[(at + field) >>> 1] !== RSP) continue;
         if (stack.adds === 0) loses = true;
         else moves = stack.adds * i32[(at + REC.IMM) >>> 2]!;
       }
@@ -167,8 +168,8 @@ function scan(reader: Reader, { record, code }: Block): Found | undefined {
 }
 
 /** [RSP + displacement], in a flat segment. */
-const isOnStack = (u32: Uint32Array, at: number): boolean =>
-  u32[(at + REC.BASE) >>> 2] === RSP && u32[(at + REC.INDEX) >>> 2] === S.ZERO && u32[(at + REC.SEG) >>> 2] === S.ZERO;
+const isOnStack = (u16: Uint16Array, at: number): boolean =>
+  u16[(at + REC.BASE) >>> 1] === RSP && u16[(at + REC.INDEX) >>> 1] === S.ZERO && u16[(at + REC.SEG) >>> 1] === S.ZERO;
 
 interface Found {
   readonly offsets: Map<number, Offsets>;

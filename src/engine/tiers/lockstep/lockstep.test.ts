@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { EXIT } from '../../core/exits.ts';
-import { gpr, PLACE, POOL, S, STATUS } from '../../core/layout.ts';
+import { gpr, PLACE, POOL, REC, S, STATUS } from '../../core/layout.ts';
 import { AT, TestMachine } from '../../core/machine-testbed.ts';
 import { LockstepDifference } from './lockstep.ts';
 
@@ -83,7 +83,7 @@ describe('lockstep', () => {
     [
       'RIP',
       (m, status, place) => {
-        m.cpu.set(S.EXIT_RECORD, m.cpu.get(place + PLACE.RECORD) + 64);
+        m.cpu.set(S.EXIT_RECORD, m.cpu.get(place + PLACE.RECORD) + REC.BYTES);
         return status & ((1 << STATUS.PLACE_SHIFT) - 1);
       },
     ],

@@ -1,19 +1,7 @@
 import { assert } from '../../../base/assert.ts';
 import { call, I32 } from '../../../wasm/expr.ts';
 import { ModuleBuilder } from '../../../wasm/module.ts';
-import {
-  JUMP_CACHE,
-  PLACE,
-  POOL,
-  REC,
-  S,
-  SEG,
-  STATE,
-  STATUS,
-  STEP_RECORDS,
-  segment,
-  VMCS_CELLS,
-} from '../../core/layout.ts';
+import { JUMP_CACHE, PLACE, POOL, REC, S, SEG, STATE, STATUS, segment, VMCS_CELLS } from '../../core/layout.ts';
 import { LOCKSTEP, LOCKSTEP_PAGES } from '../../core/memory.ts';
 import type { Processor } from '../../core/processor.ts';
 import { REGION_SLOT } from '../../decode/decoder.ts';
@@ -31,7 +19,7 @@ import { reportDifference } from './report.ts';
  */
 const CALL_MAX = LOCKSTEP_PAGES / 2;
 /** Room in the code cache for what a second run may decode besides what the first one ran: a run behind its last jump. */
-const ROOM_BYTES = 1 << 16;
+const ROOM_RECORDS = 1024;
 
 /**
  * Words of the state that two tiers may leave different: [first, bytes, why].
@@ -159,7 +147,7 @@ export class Lockstep {
     const slice = vcpu.slice;
     const available = i32[S.BUDGET >>> 2]!;
     if (vcpu.instructions + slice - available < this.#options.from) return region(pool, number);
-    if (this.#code.freeBytes < ROOM_BYTES) return this.#flush(record, available);
+    if (this.#code.freeRecords < ROOM_RECORDS) return this.#flush(record, available);
 
     // First run: the region's
     const journal = this.#journal;
@@ -257,7 +245,7 @@ export class Lockstep {
     const record = cpu.get(S.EXIT_RECORD);
     if (status === STATUS.JUMP) this.#ripOfLinear(cpu.get(S.NEXT_LINEAR), cpu.get(S.NEXT_LINEAR + 4));
     else if (status === STATUS.LINKED || status === STATUS.ACROSS) {
-      const extra = cpu.i32[(record + REC.EXTRA) >>> 2]!;
+      const extra = cpu.i32[(record + REC.TARGET) >>> 2]!;
       this.#addToPage(extra);
       this.#ripOfLinear(this.#low, this.#high);
     } else this.#ripOf(record);
@@ -327,8 +315,9 @@ export class Lockstep {
     cpu.set64(S.NEXT_LINEAR, this.#low, this.#high);
     this.#code.flush();
     // A jump: its record is the last of its run
-    cpu.u16[(STEP_RECORDS + REC.REMAINING) >>> 1] = 1;
-    cpu.set(S.EXIT_RECORD, STEP_RECORDS);
+    const { stepRecords } = cpu.memory;
+    cpu.u16[(stepRecords + REC.REMAINING) >>> 1] = 1;
+    cpu.set(S.EXIT_RECORD, stepRecords);
     cpu.i32[S.BUDGET >>> 2] = available;
     return STATUS.JUMP | STATUS.REGION;
   }
