@@ -87,13 +87,26 @@ export class Bytes {
     this.length += bytes.length;
   }
 
+  /** ASCII. */
   name(text: string): void {
-    const bytes = Uint8Array.from(text, (char) => char.charCodeAt(0));
-    this.u32(bytes.length);
-    this.raw(bytes);
+    this.u32(text.length);
+    for (let i = 0; i < text.length; i += 1) this.byte(text.charCodeAt(i));
   }
 
-  done(): Uint8Array {
-    return this.buffer.slice(0, this.length);
+  /** Moves the bytes from `middle` on in front of those from `at` to there. */
+  rotate(at: number, middle: number): void {
+    const moved = this.buffer.slice(middle, this.length);
+    this.buffer.copyWithin(at + moved.length, at, middle);
+    this.buffer.set(moved, at);
   }
+
+  /** What was written; nothing more is to be. */
+  done(): Uint8Array {
+    return this.buffer.subarray(0, this.length);
+  }
+}
+
+/** Bytes that a number takes as an unsigned LEB128. */
+export function u32Bytes(value: number): number {
+  return value < 0x80 ? 1 : value < 0x4000 ? 2 : value < 0x20_0000 ? 3 : value < 0x1000_0000 ? 4 : 5;
 }

@@ -171,10 +171,11 @@ export const select = (condition: Expr, a: Expr, b: Expr): Expr => new Expr(a.ty
 
 /** `call f(args)`, for functions with one result. */
 export function call(callee: Callee, ...args: Expr[]): Expr {
-  assert(args.length === callee.params.length, 'a call passes as many arguments as the callee has parameters');
-  args.forEach((arg, i) => {
-    assert(arg.type === callee.params[i], `argument ${i} of a call has the parameter's type`);
-  });
+  const { params } = callee;
+  assert(args.length === params.length, 'a call passes as many arguments as the callee has parameters');
+  for (let i = 0; i < args.length; i += 1) {
+    assert(args[i]!.type === params[i], "an argument of a call has the parameter's type");
+  }
   return new Expr(callee.results[0] ?? I32, 0x10, SHAPE.CALL, undefined, undefined, undefined, 0, 0, callee, args);
 }
 
@@ -185,8 +186,28 @@ export const callIndirect = (result: ValType, typeIndex: number, table: number, 
     slot,
   ]);
 
-export const localGet = (type: ValType, index: number): Expr =>
-  new Expr(type, 0x20, SHAPE.U32, undefined, undefined, undefined, index);
+/** Nodes that code is full of are made once: constants, and what reads a local. */
+const SMALL = { FIRST: -128, END: 1024 } as const;
+
+function constants(make: (value: number) => Expr): (value: number) => Expr {
+  const known: (Expr | undefined)[] = new Array(SMALL.END - SMALL.FIRST).fill(undefined);
+  return (value) => {
+    if (!(value >= SMALL.FIRST && value < SMALL.END)) return make(value);
+    const i = value - SMALL.FIRST;
+    return (known[i] ??= make(value));
+  };
+}
+
+const readsOf = (type: ValType): ((index: number) => Expr) =>
+  constants((index) => new Expr(type, 0x20, SHAPE.U32, undefined, undefined, undefined, index));
+const READS = {
+  [I32]: readsOf(I32),
+  [I64]: readsOf(I64),
+  [F32]: readsOf(F32),
+  [F64]: readsOf(F64),
+  [V128]: readsOf(V128),
+};
+export const localGet = (type: ValType, index: number): Expr => READS[type](index);
 export const globalGet = (type: ValType, index: number): Expr =>
   new Expr(type, 0x23, SHAPE.U32, undefined, undefined, undefined, index);
 /** `local.tee`: sets and gives the value. */
@@ -203,18 +224,6 @@ export const memoryCopy = (to: Expr, from: Expr, bytes: Expr): Expr =>
   new Expr(I32, 0xfc_000a, 12, to, from, bytes, 0, 0, Uint8Array.of(0, 0));
 export const memoryFill = (to: Expr, value: Expr, bytes: Expr): Expr =>
   new Expr(I32, 0xfc_000b, SHAPE.LANE, to, value, bytes);
-
-/** Constants that code is full of are made once. */
-const SMALL = { FIRST: -128, END: 1024 } as const;
-
-function constants(make: (value: number) => Expr): (value: number) => Expr {
-  const known: (Expr | undefined)[] = new Array(SMALL.END - SMALL.FIRST).fill(undefined);
-  return (value) => {
-    if (!(value >= SMALL.FIRST && value < SMALL.END)) return make(value);
-    const i = value - SMALL.FIRST;
-    return (known[i] ??= make(value));
-  };
-}
 
 export const i32 = {
   const: constants((value) => new Expr(I32, 0x41, SHAPE.S32, undefined, undefined, undefined, value | 0)),

@@ -1,6 +1,6 @@
 import { assert } from '../base/assert.ts';
-import { Bytes } from './bytes.ts';
-import { type Callee, type Expr, emit, localGet, type ValType } from './expr.ts';
+import { Bytes, u32Bytes } from './bytes.ts';
+import { type Callee, type Expr, emit, localGet, V128, type ValType } from './expr.ts';
 
 /** A local variable or parameter of a function being built. */
 export class Local {
@@ -19,10 +19,11 @@ export class Local {
 }
 
 /** Target of a branch: a `block` (forward) or a `loop` (backward), by its nesting depth. */
-export interface Label {
-  readonly depth: number;
-}
+export type Label = number;
 
+const BLOCK = 0x02;
+const LOOP = 0x03;
+const END = 0x0b;
 const VOID = 0x40;
 
 /** One function: structured statements are methods, expressions are `Expr`. */
@@ -32,14 +33,17 @@ export class FunctionBuilder implements Callee {
   readonly results: readonly ValType[];
   readonly name: string;
   readonly parameters: readonly Local[];
-  readonly code = new Bytes(256);
+  readonly code: Bytes;
   readonly #locals: ValType[] = [];
   /** Branches that are likely or not: offset in `code`, 1 or 0. */
   readonly #hints: number[] = [];
   #depth = 0;
-  readonly #free = new Map<ValType, Local[]>();
+  /** By type, from V128 on. */
+  readonly #free: Local[][] = [[], [], [], [], []];
 
-  constructor(name: string, params: readonly ValType[], results: readonly ValType[]) {
+  /** @param bytes  What its code will have, roughly. */
+  constructor(name: string, params: readonly ValType[], results: readonly ValType[], bytes = 256) {
+    this.code = new Bytes(bytes);
     this.name = name;
     this.params = params;
     this.results = results;
@@ -56,7 +60,7 @@ export class FunctionBuilder implements Callee {
   }
 
   local(type: ValType): Local {
-    let local = this.#free.get(type)?.pop();
+    let local = this.#free[type - V128]!.pop();
     if (local) local.free = false;
     else {
       this.#locals.push(type);
@@ -73,17 +77,25 @@ export class FunctionBuilder implements Callee {
   release(local: Local): void {
     if (local.free) return;
     local.free = true;
-    const list = this.#free.get(local.type);
-    if (list) list.push(local);
-    else this.#free.set(local.type, [local]);
+    this.#free[local.type - V128]!.push(local);
   }
 
   /** Runs `body`; the locals it took are free again behind it. */
   scope(body: () => void): void {
+    const outer = this.enterScope();
+    body();
+    this.leaveScope(outer);
+  }
+
+  /** Locals that are taken from here on are free again behind `leaveScope`. @returns  What to tell that. */
+  enterScope(): Local[] | undefined {
     const outer = this.#taken;
     this.#taken = [];
-    body();
-    for (const local of this.#taken) this.release(local);
+    return outer;
+  }
+
+  leaveScope(outer: Local[] | undefined): void {
+    for (const local of this.#taken!) this.release(local);
     this.#taken = outer;
   }
 
@@ -113,20 +125,28 @@ export class FunctionBuilder implements Callee {
 
   /** Runs `body` in a block; a branch to its label goes behind the block. */
   block(body: (label: Label) => void): void {
-    this.code.byte(0x02);
-    this.code.byte(VOID);
-    body({ depth: ++this.#depth });
-    this.#depth -= 1;
-    this.code.byte(0x0b);
+    body(this.open());
+    this.close();
   }
 
   /** A branch to a loop's label goes to its start. */
   loop(body: (label: Label) => void): void {
-    this.code.byte(0x03);
+    body(this.open(LOOP));
+    this.close();
+  }
+
+  /** Begins a block or a loop, for what is generated in an order that is not that of its nesting. */
+  open(opcode: typeof BLOCK | typeof LOOP = BLOCK): Label {
+    this.code.byte(opcode);
     this.code.byte(VOID);
-    body({ depth: ++this.#depth });
+    this.#depth += 1;
+    return this.#depth;
+  }
+
+  /** Ends what was opened last. */
+  close(): void {
     this.#depth -= 1;
-    this.code.byte(0x0b);
+    this.code.byte(END);
   }
 
   /** @param likely  Whether the condition holds as a rule, where that is known: compilers put the other path out of the way. */
@@ -141,8 +161,7 @@ export class FunctionBuilder implements Callee {
       this.code.byte(0x05);
       otherwise();
     }
-    this.#depth -= 1;
-    this.code.byte(0x0b);
+    this.close();
   }
 
   /** An `if` that gives a value. */
@@ -158,22 +177,22 @@ export class FunctionBuilder implements Callee {
 
   br(label: Label): void {
     this.code.byte(0x0c);
-    this.code.u32(this.#depth - label.depth);
+    this.code.u32(this.#depth - label);
   }
 
   brIf(label: Label, condition: Expr, likely?: boolean): void {
     emit(this.code, condition);
     this.#hint(likely);
     this.code.byte(0x0d);
-    this.code.u32(this.#depth - label.depth);
+    this.code.u32(this.#depth - label);
   }
 
   brTable(index: Expr, targets: readonly Label[], fallback: Label): void {
     emit(this.code, index);
     this.code.byte(0x0e);
     this.code.u32(targets.length);
-    for (const target of targets) this.code.u32(this.#depth - target.depth);
-    this.code.u32(this.#depth - fallback.depth);
+    for (const target of targets) this.code.u32(this.#depth - target);
+    this.code.u32(this.#depth - fallback);
   }
 
   ret(...values: Expr[]): void {
@@ -194,50 +213,54 @@ export class FunctionBuilder implements Callee {
     if (likely !== undefined) this.#hints.push(this.code.length, likely ? 1 : 0);
   }
 
-  /** Puts what `body` generates in front of the code from `at` on, at whose depth it stands. */
+  /** Puts what `body` generates in front of the code from `at` on, at whose depth it stands. It has no hints. */
   insert(at: number, body: () => void): void {
-    const behind = this.code.done().slice(at);
-    const first = this.#hints.findIndex((value, i) => i % 2 === 0 && value >= at);
-    const hints = first < 0 ? [] : this.#hints.splice(first);
-    this.code.length = at;
+    const end = this.code.length;
     body();
-    const moved = this.code.length - at;
-    for (let i = 0; i < hints.length; i += 2) this.#hints.push(hints[i]! + moved, hints[i + 1]!);
-    this.code.raw(behind);
+    this.code.rotate(at, end);
+    const moved = this.code.length - end;
+    for (let i = this.#hints.length - 2; i >= 0 && this.#hints[i]! >= at; i -= 2) this.#hints[i]! += moved;
   }
 
-  /** Hints of `body`: offset from its start, and 1 or 0. */
-  hints(): readonly number[] {
-    const locals = this.body().length - this.code.length - 1;
-    return this.#hints.map((value, i) => (i % 2 === 0 ? locals + value : value));
+  /** Branches that are likely or not: pairs of an offset in `code`, and 1 or 0. */
+  get hints(): readonly number[] {
+    return this.#hints;
   }
 
-  /** Body as it stands in the code section. */
-  body(): Bytes {
-    const out = new Bytes(this.code.length + 32);
-    const groups: [ValType, number][] = [];
-    for (const type of this.#locals) {
-      const last = groups.at(-1);
-      if (last && last[0] === type) last[1] += 1;
-      else groups.push([type, 1]);
+  /** What stands in front of the code in a module: the locals, in groups of one type. */
+  head(): Bytes {
+    const out = new Bytes(16);
+    const locals = this.#locals;
+    let groups = 0;
+    for (let i = 0; i < locals.length; i += 1) if (locals[i] !== locals[i - 1]) groups += 1;
+    out.u32(groups);
+    for (let first = 0; first < locals.length; ) {
+      let end = first + 1;
+      while (locals[end] === locals[first]) end += 1;
+      out.u32(end - first);
+      out.byte(locals[first]!);
+      first = end;
     }
-    out.u32(groups.length);
-    for (const [type, count] of groups) {
-      out.u32(count);
-      out.byte(type);
-    }
-    out.append(this.code);
-    out.byte(0x0b);
     return out;
   }
 }
+
+/** Magic and version. */
+const MAGIC = Uint8Array.of(0, 0x61, 0x73, 0x6d, 1, 0, 0, 0);
 
 interface Import extends Callee {
   readonly module: string;
   readonly name: string;
 }
 
-/** An import that the module has only if something calls it. */
+function areSame(a: readonly ValType[], b: readonly ValType[]): boolean {
+  if (a === b) return true;
+  if (a.length !== b.length) return false;
+  for (let i = 0; i < a.length; i += 1) if (a[i] !== b[i]) return false;
+  return true;
+}
+
+/** An import that a module has only if something calls it. */
 class LateImport implements Import {
   readonly module: string;
   readonly name: string;
@@ -264,6 +287,31 @@ class LateImport implements Import {
     if (this.#index < 0) this.#index = this.#declare(this);
     return this.#index;
   }
+
+  forget(): void {
+    this.#index = -1;
+  }
+}
+
+/** Functions that a module imports when code that calls them is generated. They serve one module after another. */
+export class LateImports {
+  #module: ModuleBuilder | undefined;
+  readonly #used: LateImport[] = [];
+
+  add(module: string, name: string, params: readonly ValType[], results: readonly ValType[]): Callee {
+    return new LateImport(module, name, params, results, (self) => {
+      assert(this.#module !== undefined, 'what is imported late is called in a module');
+      this.#used.push(self);
+      return this.#module.importLate(self);
+    });
+  }
+
+  /** From here on they are imports of `m`. */
+  serve(m: ModuleBuilder): void {
+    for (const callee of this.#used) callee.forget();
+    this.#used.length = 0;
+    this.#module = m;
+  }
 }
 
 /**
@@ -274,7 +322,6 @@ class LateImport implements Import {
  *         Hinting". Who does not know it passes over it.
  */
 export class ModuleBuilder {
-  readonly #types: string[] = [];
   readonly #signatures: { params: readonly ValType[]; results: readonly ValType[] }[] = [];
   readonly #imports: Import[] = [];
   readonly #functions: FunctionBuilder[] = [];
@@ -286,11 +333,11 @@ export class ModuleBuilder {
   #late = false;
 
   typeIndex(params: readonly ValType[], results: readonly ValType[]): number {
-    const key = `${params.join(',')}>${results.join(',')}`;
-    const known = this.#types.indexOf(key);
-    if (known >= 0) return known;
-    this.#signatures.push({ params, results });
-    return this.#types.push(key) - 1;
+    for (let i = 0; i < this.#signatures.length; i += 1) {
+      const known = this.#signatures[i]!;
+      if (areSame(known.params, params) && areSame(known.results, results)) return i;
+    }
+    return this.#signatures.push({ params, results }) - 1;
   }
 
   importFunction(module: string, name: string, params: readonly ValType[], results: readonly ValType[]): Callee {
@@ -301,13 +348,15 @@ export class ModuleBuilder {
     return entry;
   }
 
-  /** A function that is imported when code that calls it is generated. */
-  lateImport(module: string, name: string, params: readonly ValType[], results: readonly ValType[]): Callee {
+  /** An import declared when code that calls it is generated: for `LateImports`. */
+  importLate(entry: Import): number {
+    this.typeIndex(entry.params, entry.results);
+    return this.#imports.push(entry) - 1;
+  }
+
+  /** Functions have no numbers before the end: imports are declared as they are used. */
+  awaitImports(): void {
     this.#late = true;
-    return new LateImport(module, name, params, results, (self) => {
-      this.typeIndex(params, results);
-      return this.#imports.push(self) - 1;
-    });
   }
 
   importMemory(module: string, name: string, pages: number): void {
@@ -325,8 +374,15 @@ export class ModuleBuilder {
     this.#elements.push({ offset, functions });
   }
 
-  func(name: string, params: readonly ValType[], results: readonly ValType[], exported = false): FunctionBuilder {
-    const builder = new FunctionBuilder(name, params, results);
+  /** @param bytes  What its code will have, roughly. */
+  func(
+    name: string,
+    params: readonly ValType[],
+    results: readonly ValType[],
+    exported = false,
+    bytes?: number,
+  ): FunctionBuilder {
+    const builder = new FunctionBuilder(name, params, results, bytes);
     this.typeIndex(params, results);
     if (!this.#late) builder.index = this.#imports.length + this.#functions.length;
     this.#functions.push(builder);
@@ -345,8 +401,14 @@ export class ModuleBuilder {
       assert(this.#elements.length === 0, 'a module with late imports has no table');
       for (const [i, builder] of this.#functions.entries()) builder.index = this.#imports.length + i;
     }
-    const out = new Bytes(1 << 16);
-    out.raw(Uint8Array.of(0, 0x61, 0x73, 0x6d, 1, 0, 0, 0));
+    const functions = this.#functions.map((builder) => ({ builder, head: builder.head() }));
+    let codeBytes = u32Bytes(functions.length);
+    for (const { builder, head } of functions) {
+      const bytes = head.length + builder.code.length + 1;
+      codeBytes += u32Bytes(bytes) + bytes;
+    }
+    const out = new Bytes(codeBytes + 2048);
+    out.raw(MAGIC);
     const section = (id: number, write: (body: Bytes) => void): void => {
       const body = new Bytes();
       write(body);
@@ -413,32 +475,32 @@ export class ModuleBuilder {
         }
       });
     }
-    const hinted = this.#functions
-      .map((builder) => ({ builder, hints: builder.hints() }))
-      .filter((f) => f.hints.length > 0);
+    const hinted = functions.filter(({ builder }) => builder.hints.length > 0);
     if (hinted.length > 0) {
       section(0, (body) => {
         body.name('metadata.code.branch_hint');
         body.u32(hinted.length);
-        for (const { builder, hints } of hinted) {
-          body.u32(builder.index);
+        for (const { builder, head } of hinted) {
+          const { hints, index } = builder;
+          body.u32(index);
           body.u32(hints.length / 2);
           for (let i = 0; i < hints.length; i += 2) {
-            body.u32(hints[i]!);
+            body.u32(head.length + hints[i]!);
             body.u32(1);
             body.byte(hints[i + 1]!);
           }
         }
       });
     }
-    section(10, (body) => {
-      body.u32(this.#functions.length);
-      for (const builder of this.#functions) {
-        const code = builder.body();
-        body.u32(code.length);
-        body.append(code);
-      }
-    });
+    out.byte(10);
+    out.u32(codeBytes);
+    out.u32(functions.length);
+    for (const { builder, head } of functions) {
+      out.u32(head.length + builder.code.length + 1);
+      out.append(head);
+      out.append(builder.code);
+      out.byte(END);
+    }
     return out.done() as Uint8Array<ArrayBuffer>;
   }
 

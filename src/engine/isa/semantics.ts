@@ -70,12 +70,12 @@ const PAGE_MASK = i64.const(-4096);
 export abstract class Semantics {
   readonly f: FunctionBuilder;
   readonly lib: Library;
-  readonly operands: readonly Operand[];
-  readonly size: number;
-  readonly mode: AddressMode;
-  readonly form: string;
-  readonly opcode: number;
-  readonly #context: FormContext;
+  // Of the instruction that is being written: `restart` sets them
+  operands!: readonly Operand[];
+  size!: number;
+  mode!: AddressMode;
+  opcode!: number;
+  #context!: FormContext;
   /** The record that runs: an i32. */
   readonly record: Expr;
   #address: Local | undefined;
@@ -85,13 +85,29 @@ export abstract class Semantics {
   constructor(f: FunctionBuilder, lib: Library, context: FormContext, record: Expr) {
     this.f = f;
     this.lib = lib;
+    this.record = record;
+    this.restart(context);
+  }
+
+  /** The words are those of another instruction from here on. */
+  protected restart(context: FormContext): void {
     this.operands = context.operands;
     this.size = context.size;
     this.mode = context.mode;
-    this.form = context.form;
     this.opcode = context.opcode;
     this.#context = context;
-    this.record = record;
+    this.#address = undefined;
+    this.#writeChecked = false;
+  }
+
+  /** The form's full name. */
+  get form(): string {
+    return this.#context.form;
+  }
+
+  /** Says of which form the invariant is, if it is broken. */
+  #assert(condition: boolean, invariant: string): void {
+    if (!condition) assert(false, `${this.form}: ${invariant}`);
   }
 
   /** Leaves the instruction with a status (an i32, one of STATUS). */
@@ -313,7 +329,7 @@ export abstract class Semantics {
    * Comes instead of `address`.
    */
   displacedAddress(unit: Expr, write: boolean): void {
-    assert(this.#address === undefined, `${this.form}: the address is displaced before it is used`);
+    this.#assert(this.#address === undefined, 'the address is displaced before it is used');
     if (this.#context.generalAddress) {
       this.f.do(i64.store(i32.const(0), unit, S.VALUE));
       this.#generalAddress(write, 0x200);
@@ -343,7 +359,7 @@ export abstract class Semantics {
    * @param behind  The operand is one block: what lies behind its start is not wrapped to the address size.
    */
   elementAddress(offset: Expr, bytes: number, write = false, behind = false): Local {
-    assert(this.#address === undefined, `${this.form}: its elements have addresses, not the operand`);
+    this.#assert(this.#address === undefined, 'its elements have addresses, not the operand');
     if (this.#context.generalAddress) {
       this.f.do(i64.store(i32.const(0), offset, S.VALUE));
       this.#generalAddress(write, behind ? 0x400 : 0x200, bytes);
@@ -439,10 +455,7 @@ export abstract class Semantics {
 
   /** Reads memory; leaves with the fault if it cannot. The value is in a local already. */
   loadMemory(linear: Local, bytes: number, signed = false, stack = false, more = 0): Expr {
-    assert(
-      bytes === 1 || bytes === 2 || bytes === 4 || bytes === 8,
-      `${this.form}: a scalar access has 1, 2, 4 or 8 bytes`,
-    );
+    this.#assert(bytes === 1 || bytes === 2 || bytes === 4 || bytes === 8, 'a scalar access has 1, 2, 4 or 8 bytes');
     const entry = this.let(this.tlbEntry(linear.get));
     const value = this.f.local(I64);
     this.f.if(
@@ -463,10 +476,7 @@ export abstract class Semantics {
   /** Writes memory; leaves with the fault if it cannot, and then nothing was written. */
   storeMemory(linear: Local, value: Expr, bytes: number, stack = false, more = 0): void {
     this.#checkWrite(linear);
-    assert(
-      bytes === 1 || bytes === 2 || bytes === 4 || bytes === 8,
-      `${this.form}: a scalar access has 1, 2, 4 or 8 bytes`,
-    );
+    this.#assert(bytes === 1 || bytes === 2 || bytes === 4 || bytes === 8, 'a scalar access has 1, 2, 4 or 8 bytes');
     const entry = this.let(this.tlbEntry(linear.get));
     const bound = value.shape === 1 || value.isConst ? value : this.let(value).get;
     this.f.if(
@@ -574,7 +584,7 @@ export abstract class Semantics {
 
   /** Pushes `bytes`; not in `general` mode, where pushes are helpers. RSP changes after the store. */
   push(value: Expr, bytes: number): void {
-    assert(this.mode !== 'general', `${this.form}: stack accesses in general mode go through a helper`);
+    this.#assert(this.mode !== 'general', 'stack accesses in general mode go through a helper');
     const bound = value.isConst ? value : this.let(value).get;
     const down = i64.sub(this.reg(4), i64.const(bytes));
     const top = this.let(this.long ? down : i64.and(down, i64.halves(-1, 0)));
@@ -584,7 +594,7 @@ export abstract class Semantics {
 
   /** Value on top of the stack, zero-extended; RSP stays. `offset` bytes further up. */
   peek(bytes: number, offset = 0): Expr {
-    assert(this.mode !== 'general', `${this.form}: stack accesses in general mode go through a helper`);
+    this.#assert(this.mode !== 'general', 'stack accesses in general mode go through a helper');
     const up = offset === 0 ? this.reg(4) : i64.add(this.reg(4), i64.const(offset));
     return this.loadMemory(this.let(this.long ? up : i64.and(up, i64.halves(-1, 0))), bytes, false, true);
   }

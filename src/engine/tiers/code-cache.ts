@@ -29,6 +29,8 @@ export interface CodePage {
   readonly table: number;
   /** Record of the instruction at each offset, or 0: the table's. */
   readonly entries: Uint32Array;
+  /** What has been decoded of it, stale or not: pairs of a first record and how many stand behind each other. */
+  readonly stretches: number[];
   writes: number;
   /** Compiled code that this page has a part in: whoever compiles sets it, and is told by `regions` when it no longer holds. */
   region: object | undefined;
@@ -159,6 +161,7 @@ export class CodeCache implements CodePages {
       mode,
       table,
       entries: u32.subarray(table >>> 2, (table + CODE_TABLE.ENTRIES_BYTES) >>> 2),
+      stretches: [],
       writes: 0,
       region: undefined,
       linearLow: 0,
@@ -270,6 +273,7 @@ export class CodeCache implements CodePages {
       }
     }
     this.#top = record;
+    page.stretches.push(first, count);
     this.counters.decoded += count;
     for (let run = 0; run <= runs; run += 1) {
       const end = run === runs ? count : starts[run + 1]!;

@@ -9,7 +9,7 @@ import { PSEUDO, REGION_SLOT, TURN_SLOT, type Variant } from '../decode/decoder.
 import { type Library, Semantics } from '../isa/semantics.ts';
 import { coreModule, type Fusion, TABLE_SLOTS } from './core-module.ts';
 import { HOT } from './hot.ts';
-import { type CoreImports, importLibrary, type LibraryFunctions, libraryImports } from './library.ts';
+import { type CoreImports, ImportedLibrary, type LibraryFunctions, libraryImports } from './library.ts';
 import { contextOf, variantName } from './variants.ts';
 
 /**
@@ -159,20 +159,31 @@ export class Interpreter {
 
   /** The library as such modules see it, for code that is only tried. */
   get sketch(): Library {
-    this.#sketch ??= importLibrary(new ModuleBuilder(), this.#library);
+    if (!this.#sketch) {
+      this.#sketch = new ImportedLibrary(this.#library);
+      this.#sketch.serve(new ModuleBuilder());
+    }
     return this.#sketch;
   }
-  #sketch: Library | undefined;
+  #sketch: ImportedLibrary | undefined;
 
   /** A module that sees the library, the memory and nothing else, filled by `build`: its instance's exports. */
   module(build: (m: ModuleBuilder, lib: Library) => void): Record<string, unknown> {
     const m = new ModuleBuilder();
-    build(m, importLibrary(m, this.#library));
+    assert(!this.#building, 'one module is built at a time');
+    this.#building = true;
+    this.#imported ??= new ImportedLibrary(this.#library);
+    this.#imported.serve(m);
+    build(m, this.#imported);
+    this.#building = false;
     const instance = instantiate(m.finish(), { env: this.#libraryImports }, this.#source);
     this.#modules += 1;
     this.#collected.register(instance, undefined);
     return instance.exports;
   }
+
+  #imported: ImportedLibrary | undefined;
+  #building = false;
 
   /**
    * Modules that the host has not collected yet. V8 before Node 24 has two memory maps for each, of which a process may have

@@ -1,6 +1,6 @@
 import { assert } from '../../base/assert.ts';
 import { type Callee, call, type Expr, I32, I64, i32, i64, select } from '../../wasm/expr.ts';
-import type { FunctionBuilder, Local, ModuleBuilder } from '../../wasm/module.ts';
+import { type FunctionBuilder, LateImports, type Local, type ModuleBuilder } from '../../wasm/module.ts';
 import { FILL_WRITE, REC, S, TLB } from '../core/layout.ts';
 import type { EngineMemory } from '../core/memory.ts';
 import { defineQuickStrings } from '../core/quick-strings.ts';
@@ -376,62 +376,55 @@ export function defineLibrary(
  * was a third of the time of a module). Through a table no function would be imported, but a table keeps its importers
  * alive for ever: V8 before Node 24 has it know them (MEASURED: none of 1000 instances was collected).
  */
-export function importLibrary(m: ModuleBuilder, functions: LibraryFunctions): Library {
-  m.importMemory('env', 'memory', 1);
-  const names = namesOf(functions);
-  const callees = new Map<string, Callee>();
-  const get = (name: string): Callee => {
-    let callee = callees.get(name);
-    if (!callee) {
-      const target = functions.get(name);
-      assert(target !== undefined, `the core library has a function ${name}`);
-      callee = m.lateImport('env', names.get(name)!, target.params, target.results);
-      callees.set(name, callee);
+export class ImportedLibrary implements Library {
+  readonly #late = new LateImports();
+  readonly #callees = new Map<string, Callee>();
+  readonly loadSlow: Callee;
+  readonly storeSlow: Callee;
+  readonly modifySlow: Callee;
+  readonly commit: Callee;
+  readonly loadWide: Callee;
+  readonly storeWide: Callee;
+  readonly flags: Callee;
+  readonly condition: Callee;
+  readonly carry: Callee;
+  readonly helper: Callee;
+  readonly mulHighU: Callee;
+  readonly mulHighS: Callee;
+  readonly linear: Callee;
+
+  constructor(functions: LibraryFunctions) {
+    for (const [name, short] of namesOf(functions)) {
+      const { params, results } = functions.get(name)!;
+      this.#callees.set(name, this.#late.add('env', short, params, results));
     }
+    this.loadSlow = this.byName('loadSlow');
+    this.storeSlow = this.byName('storeSlow');
+    this.modifySlow = this.byName('modifySlow');
+    this.commit = this.byName('commit');
+    this.loadWide = this.byName('loadWide');
+    this.storeWide = this.byName('storeWide');
+    this.flags = this.byName('flags');
+    this.condition = this.byName('condition');
+    this.carry = this.byName('carry');
+    this.helper = this.byName('helper');
+    this.mulHighU = this.byName('mulHighU');
+    this.mulHighS = this.byName('mulHighS');
+    this.linear = this.byName('linear');
+  }
+
+  /** Code that is generated from here on is of `m`, to whose end it serves no other module. */
+  serve(m: ModuleBuilder): void {
+    m.importMemory('env', 'memory', 1);
+    m.awaitImports();
+    this.#late.serve(m);
+  }
+
+  byName(name: string): Callee {
+    const callee = this.#callees.get(name);
+    assert(callee !== undefined, 'the core library has every function that is asked for');
     return callee;
-  };
-  return {
-    get loadSlow() {
-      return get('loadSlow');
-    },
-    get storeSlow() {
-      return get('storeSlow');
-    },
-    get modifySlow() {
-      return get('modifySlow');
-    },
-    get commit() {
-      return get('commit');
-    },
-    get loadWide() {
-      return get('loadWide');
-    },
-    get storeWide() {
-      return get('storeWide');
-    },
-    get flags() {
-      return get('flags');
-    },
-    get condition() {
-      return get('condition');
-    },
-    get carry() {
-      return get('carry');
-    },
-    get helper() {
-      return get('helper');
-    },
-    get mulHighU() {
-      return get('mulHighU');
-    },
-    get mulHighS() {
-      return get('mulHighS');
-    },
-    get linear() {
-      return get('linear');
-    },
-    byName: get,
-  };
+  }
 }
 
 /** Names under which other modules import the functions of a library. */

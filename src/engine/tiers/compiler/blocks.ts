@@ -22,6 +22,8 @@ export const KIND = {
 
 export interface Decoded {
   readonly kind: number;
+  /** It is a CALL, whatever its kind: what is behind it will be returned to. */
+  readonly calls: boolean;
   readonly variant: Variant;
   /** Of CALLED: the handler that is a function. */
   readonly handler: number;
@@ -46,13 +48,12 @@ export interface Block {
   /** First record. */
   readonly record: number;
   /** Its page, by its place in the region's list of pages. */
-  readonly page: number;
+  page: number;
   readonly offset: number;
-  /** Instructions compiled. */
-  count: number;
+  /** The instructions that are compiled. */
+  readonly code: Decoded[];
   /** It can be entered from outside. */
   entry: boolean;
-  readonly heat: number;
 }
 
 /** Most instructions of one page in a region. */
@@ -67,15 +68,21 @@ export interface Reader {
   decoded(record: number): Decoded | undefined;
 }
 
-/** Nothing sees the flags that the instruction at `record` leaves: the block, which ends at `end`, sets them anew first. */
-export function flagsAreDead(reader: Reader, record: number, end: number): boolean {
-  for (let at = record + REC.BYTES; at < end; at += REC.BYTES) {
-    const { flags, kind } = reader.decoded(at)!;
-    if (flags.reads || flags.leaves || kind !== KIND.PLAIN) return false;
-    if (flags.writes && !flags.keeps) return true;
+/** Of each instruction of a block: nothing sees the flags that it leaves, for the block sets them anew first. */
+export function deadFlags(code: readonly Decoded[]): boolean[] {
+  const dead = new Array<boolean>(code.length);
+  let isDead = false;
+  for (let i = code.length - 1; i >= 0; i -= 1) {
+    dead[i] = isDead;
+    const { flags, kind } = code[i]!;
+    if (flags.reads || flags.leaves || kind !== KIND.PLAIN) isDead = false;
+    else if (flags.writes && !flags.keeps) isDead = true;
   }
-  return false;
+  return dead;
 }
+
+/** The last record of a block. */
+export const lastOf = ({ record, code }: Block): number => record + (code.length - 1) * REC.BYTES;
 
 /** Record of the branch target in the same page, or 0. */
 export function targetOf(reader: Reader, page: CodePage, record: number): number {
@@ -97,70 +104,73 @@ export function follow(memory: EngineMemory, record: number): number {
 /**
  * The hot blocks of a page, in the order of their addresses.
  *
- * @param number   The page's place in its region.
  * @param heatMin  Entered this often as a run, or found to follow a block that was.
  */
-export function findBlocks(reader: Reader, page: CodePage, number: number, heatMin: number): Block[] {
+export function findBlocks(reader: Reader, page: CodePage, heatMin: number): Block[] {
   const { memory } = reader;
   const { u8, u16, i32 } = memory;
-  const { entries } = page;
+  const { entries, stretches } = page;
   const hot: number[] = [];
-  for (let at = 0; at < 4096; at += 1) {
-    const record = entries[at]!;
-    if (record !== 0 && i32[(record + REC.HEAT) >>> 2]! >= heatMin) hot.push(record);
+  for (let i = 0; i < stretches.length; i += 2) {
+    const end = stretches[i]! + stretches[i + 1]! * REC.BYTES;
+    for (let record = stretches[i]!; record < end; record += REC.BYTES) {
+      if (i32[(record + REC.HEAT) >>> 2]! < heatMin) continue;
+      if (entries[u16[(record + REC.OFFSET) >>> 1]!] === record) hot.push(record);
+    }
   }
-  hot.sort((a, b) => i32[(b + REC.HEAT) >>> 2]! - i32[(a + REC.HEAT) >>> 2]!);
+  hot.sort(
+    (a, b) =>
+      i32[(b + REC.HEAT) >>> 2]! - i32[(a + REC.HEAT) >>> 2]! ||
+      u16[(a + REC.OFFSET) >>> 1]! - u16[(b + REC.OFFSET) >>> 1]!,
+  );
   // Heads first: a block ends where another starts
   const heads = new Map<number, Block>();
+  const blocks: Block[] = [];
   let instructions = 0;
-  const add = (record: number, entry: boolean, heat: number): void => {
+  const add = (record: number, entry: boolean): void => {
     const known = heads.get(record);
     if (known) {
       known.entry ||= entry;
       return;
     }
-    if (heads.size >= BLOCKS_MAX || instructions >= INSTRUCTIONS_MAX) return;
-    if (!reader.decoded(record)) return;
-    const block: Block = { record, page: number, offset: u16[(record + REC.OFFSET) >>> 1]!, count: 0, entry, heat };
+    if (blocks.length >= BLOCKS_MAX || instructions >= INSTRUCTIONS_MAX) return;
+    let decoded = reader.decoded(record);
+    if (!decoded) return;
+    const code: Decoded[] = [];
+    const block: Block = { record, page: 0, offset: u16[(record + REC.OFFSET) >>> 1]!, code, entry };
     heads.set(record, block);
+    blocks.push(block);
     // Behind what is not compiled, and behind calls, the region is entered again
-    let at = record;
-    for (;;) {
-      const decoded = reader.decoded(at);
+    for (let at = record; ; decoded = reader.decoded(at)) {
       if (!decoded) {
         // It may have been patched since
         const now = entries[u16[(at + REC.OFFSET) >>> 1]!] || at;
         const next = follow(memory, now + REC.BYTES);
         const goesOn = u16[(now + REC.REMAINING) >>> 1]! > 1 || next !== now + REC.BYTES;
-        if (u16[now >>> 1]! >= PSEUDO.COUNT && goesOn && next !== 0) add(next, true, heat);
+        if (u16[now >>> 1]! >= PSEUDO.COUNT && goesOn && next !== 0) add(next, true);
         break;
       }
       instructions += 1;
-      if (decoded.kind === KIND.CALL || decoded.variant.form.mnemonic === 'CALL') {
+      code.push(decoded);
+      const { kind } = decoded;
+      if (decoded.calls) {
         const back = entries[u16[(at + REC.OFFSET) >>> 1]! + u8[at + REC.LENGTH]!];
-        if (back) add(back, true, heat);
-      } else if (decoded.kind === KIND.CALLED && !decoded.variant.form.instruction.terminator) {
+        if (back) add(back, true);
+      } else if (kind === KIND.CALLED && !decoded.variant.form.instruction.terminator) {
         const next = follow(memory, at + REC.BYTES);
-        if (next !== 0) add(next, true, heat);
+        if (next !== 0) add(next, true);
       }
-      if (decoded.kind !== KIND.PLAIN) break;
+      if (kind !== KIND.PLAIN) break;
       at += REC.BYTES;
       if (heads.has(at)) break;
     }
   };
-  for (const record of hot) add(record, false, i32[(record + REC.HEAT) >>> 2]!);
-  const blocks = [...heads.values()].sort((a, b) => a.offset - b.offset || a.record - b.record);
-  for (const block of blocks) {
-    let at = block.record;
-    for (;;) {
-      const decoded = reader.decoded(at);
-      if (!decoded) break;
-      block.count += 1;
-      at += REC.BYTES;
-      if (decoded.kind !== KIND.PLAIN || heads.has(at)) break;
-    }
+  for (const record of hot) add(record, false);
+  // Some have found their heads only after the blocks that run into them
+  for (const { record, code } of blocks) {
+    for (let i = 1; i < code.length; i += 1) if (heads.has(record + i * REC.BYTES)) code.length = i;
   }
-  return blocks;
+  return blocks.sort((a, b) => a.offset - b.offset || a.record - b.record);
 }
 
 /** A loop of the region: blocks `first` to `last`, or (without `items`) one block. */
@@ -177,56 +187,63 @@ export interface Item {
  * Loops as intervals of blocks in address order: each backward edge makes one from its target to its source. Crossing
  * ones are joined, so they nest.
  *
- * @param edges  Pairs (from, to) of block numbers; calls are not among them.
+ * @param edges  Pairs of block numbers, from and to; calls are not among them.
  */
-export function nestLoops(count: number, edges: readonly (readonly [number, number])[]): Item {
-  const lastOf = new Map<number, number>();
-  for (const [from, to] of edges) if (to <= from) lastOf.set(to, Math.max(lastOf.get(to) ?? 0, from));
-  const starts = [...lastOf.keys()].sort((a, b) => a - b);
+export function nestLoops(count: number, edges: readonly number[]): Item {
+  /** By first block: the last one, or -1. */
+  const ends = new Int32Array(count).fill(-1);
+  for (let i = 0; i < edges.length; i += 2) {
+    const from = edges[i]!;
+    const to = edges[i + 1]!;
+    if (to <= from && from > ends[to]!) ends[to] = from;
+  }
   for (let changed = true; changed; ) {
     changed = false;
-    for (const outer of starts) {
-      for (const inner of starts) {
-        const end = lastOf.get(outer)!;
-        const innerEnd = lastOf.get(inner)!;
-        if (inner > outer && inner <= end && innerEnd > end) {
-          lastOf.set(outer, innerEnd);
-          changed = true;
-        }
+    for (let outer = 0; outer < count; outer += 1) {
+      for (let inner = outer + 1; inner <= ends[outer]!; inner += 1) {
+        if (ends[inner]! <= ends[outer]!) continue;
+        ends[outer] = ends[inner]!;
+        changed = true;
       }
     }
   }
-  const build = (from: number, to: number, skip: number): Item[] => {
-    const items: Item[] = [];
-    for (let at = from; at <= to; ) {
-      const last = at === skip ? undefined : lastOf.get(at);
-      if (last === undefined) {
-        items.push({ first: at, last: at, items: undefined, dispatch: false });
-        at += 1;
-      } else {
-        items.push({ first: at, last, items: build(at, last, at), dispatch: false });
-        at = last + 1;
-      }
-    }
-    return items;
-  };
-  return { first: 0, last: count - 1, items: build(0, count - 1, -1), dispatch: true };
+  return { first: 0, last: count - 1, items: itemsOf(ends, 0, count - 1, -1), dispatch: true };
 }
 
-/** Marks the loops that need a dispatcher: entered from outside, or by an entry, behind their first block. */
-export function markDispatch(
-  root: Item,
-  edges: readonly (readonly [number, number])[],
-  isEntry: (block: number) => boolean,
-): void {
-  const visit = (item: Item): void => {
-    for (const inner of item.items ?? []) {
-      if (!inner.items) continue;
-      const { first, last } = inner;
-      for (let at = first + 1; at <= last; at += 1) inner.dispatch ||= isEntry(at);
-      for (const [from, to] of edges) inner.dispatch ||= to > first && to <= last && (from < first || from > last);
-      visit(inner);
+/** @param skip  The loop at this block is what is being taken apart. */
+function itemsOf(ends: Int32Array, first: number, last: number, skip: number): Item[] {
+  const items: Item[] = [];
+  for (let at = first; at <= last; ) {
+    const end = at === skip ? -1 : ends[at]!;
+    if (end < 0) items.push({ first: at, last: at, items: undefined, dispatch: false });
+    else items.push({ first: at, last: end, items: itemsOf(ends, at, end, at), dispatch: false });
+    at = Math.max(at, end) + 1;
+  }
+  return items;
+}
+
+/** The part of a loop that has the block. */
+export function partWith({ items }: Item, block: number): number {
+  let low = 0;
+  for (let high = items!.length - 1; low < high; ) {
+    const middle = (low + high) >>> 1;
+    if (items![middle]!.last < block) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+/** Marks the loops in `item` that need a dispatcher: entered from outside, or by an entry, behind their first block. */
+export function markDispatch(item: Item, edges: readonly number[], blocks: readonly Block[]): void {
+  for (const inner of item.items!) {
+    if (!inner.items) continue;
+    const { first, last } = inner;
+    for (let at = first + 1; at <= last && !inner.dispatch; at += 1) inner.dispatch = blocks[at]!.entry;
+    for (let i = 0; i < edges.length && !inner.dispatch; i += 2) {
+      const from = edges[i]!;
+      const to = edges[i + 1]!;
+      inner.dispatch = to > first && to <= last && (from < first || from > last);
     }
-  };
-  visit(root);
+    markDispatch(inner, edges, blocks);
+  }
 }

@@ -25,9 +25,12 @@ interface Region {
   readonly bytes: number;
   /** What regions had run when it was made: instructions. */
   readonly born: number;
-  /** Entry records and the handlers they had. */
-  readonly originals: ReadonlyMap<number, number>;
+  /** Records of its blocks. */
   readonly records: readonly number[];
+  /** Those that are entries, the handlers they had, and where the maps have their numbers. */
+  readonly entries: readonly number[];
+  readonly handlers: readonly number[];
+  readonly places: readonly number[];
   /** Host addresses of instructions that it goes around: what is patched again and again. */
   readonly without: ReadonlySet<number>;
 }
@@ -59,10 +62,18 @@ export const COMPILER_DEFAULTS: CompilerOptions = { threshold: 10_000, batch: 64
 const patchedOf = (page: CodePage): number[] =>
   [...(page.patches?.keys() ?? [])].filter((offset) => isPatched(page, offset)).map((at) => page.hostPage * 4096 + at);
 
+/** Of a region's function. */
+const PARAMETERS = [I32, I32] as const;
+const RESULTS = [I32] as const;
+/** That an instruction of the guest takes, more than the most regions need. */
+const CODE_BYTES = 96;
+
+const NOTHING: ReadonlySet<number> = new Set();
+
 /** What is the same for all records of a variant. */
-function factsOf(variant: Variant): Pick<Decoded, 'variant' | 'context' | 'stack'> {
+function factsOf(variant: Variant): Pick<Decoded, 'context' | 'stack' | 'calls'> {
   const context = contextOf(variant);
-  return { variant, context, stack: stackUseOf(variant, context) };
+  return { context, stack: stackUseOf(variant, context), calls: variant.form.mnemonic === 'CALL' };
 }
 
 /** Instructions whose code looks at registers where regions do not keep them, or writes what lockstep does not know of. */
@@ -84,6 +95,7 @@ export class Compiler implements Regions, Reader {
   readonly #regions = new Map<number, Region>();
   readonly #free: number[] = [];
   #nextSlot = REGION_SLOT;
+  /** All zero, as those are that were never used. */
   readonly #freeMaps: number[] = [];
   readonly #pools: Pools;
   #nextMap = 0;
@@ -295,11 +307,11 @@ export class Compiler implements Regions, Reader {
     const sizes: number[] = [];
     const places: Places[] = [];
     const exports = this.#interpreter.module((m, lib) => {
-      plans.forEach((plan, i) => {
-        const f = m.func(`r${i}`, [I32, I32], [I32], true);
+      for (const plan of plans) {
+        const f = m.func(`r${sizes.length}`, PARAMETERS, RESULTS, true, plan.instructions * CODE_BYTES);
         places.push(new RegionBuilder(this, plan, lib, f, this.mayCall).build());
         sizes.push(f.code.length);
-      });
+      }
     });
     this.counters.modules += 1;
     for (const [i, plan] of plans.entries()) this.#install(plan, places[i]!, exports[`r${i}`], sizes[i]!);
@@ -326,7 +338,6 @@ export class Compiler implements Regions, Reader {
     this.#makeRoom(pages.length, poolBytes);
     const slot = this.#free.pop() ?? this.#nextSlot++;
     const maps = pages.map(() => this.#freeMaps.pop() ?? this.memory.regionMaps + this.#nextMap++ * REGION_MAP_BYTES);
-    for (const map of maps) u8.fill(0, map, map + REGION_MAP_BYTES);
     const pool = this.#pools.take(poolBytes);
     u16[(pool + POOL.SLOT) >>> 1] = slot;
     u8[pool + POOL.ALIVE] = 1;
@@ -335,26 +346,27 @@ export class Compiler implements Regions, Reader {
     u32.set(words, (pool + (first << POOL.UNIT_SHIFT)) >>> 2);
     u32[this.#poolOf(slot)] = pool;
     this.#interpreter.setHandler(slot, this.guard ? this.guard(slot, f) : f);
-    const originals = new Map<number, number>();
-    blocks.forEach(({ record, page, offset, entry }, number) => {
-      if (!entry) return;
-      originals.set(record, u16[record >>> 1]!);
-      this.#originals.set(record, u16[record >>> 1]!);
+    const records: number[] = [];
+    const entries: number[] = [];
+    const handlers: number[] = [];
+    const places: number[] = [];
+    for (let number = 0; number < blocks.length; number += 1) {
+      const { record, page, offset, entry } = blocks[number]!;
+      records.push(record);
+      if (!entry) continue;
+      const handler = u16[record >>> 1]!;
+      const place = maps[page]! + 2 * offset;
+      entries.push(record);
+      handlers.push(handler);
+      places.push(place);
+      this.#originals.set(record, handler);
       u16[record >>> 1] = slot;
-      u16[(maps[page]! + 2 * offset) >>> 1] = number + 1;
+      u16[place >>> 1] = number + 1;
       u32[(record + REC.PLACE) >>> 2] = (pages[page]!.hostPage | (number << PLACE_ENTRY_SHIFT)) >>> 0;
-    });
-    const region: Region = {
-      pages,
-      maps,
-      slot,
-      pool,
-      bytes,
-      born: this.#retired,
-      originals,
-      records: blocks.map(({ record }) => record),
-      without: new Set(pages.flatMap(patchedOf)),
-    };
+    }
+    const without = pages.some(({ patches }) => patches) ? new Set(pages.flatMap(patchedOf)) : NOTHING;
+    const born = this.#retired;
+    const region: Region = { pages, maps, slot, pool, bytes, born, records, entries, handlers, places, without };
     for (const page of pages) {
       page.region = region;
       page.fresh = 0;
@@ -376,9 +388,12 @@ export class Compiler implements Regions, Reader {
 
   #drop(region: Region): void {
     const { u8, u16 } = this.memory;
-    for (const [record, handler] of region.originals) {
-      if (u16[record >>> 1] === region.slot) u16[record >>> 1] = handler;
+    const { entries, handlers, places } = region;
+    for (let i = 0; i < entries.length; i += 1) {
+      const record = entries[i]!;
+      if (u16[record >>> 1] === region.slot) u16[record >>> 1] = handlers[i]!;
       this.#originals.delete(record);
+      u16[places[i]! >>> 1] = 0;
     }
     u8[region.pool + POOL.ALIVE] = 0;
     this.#pools.give(region.pool);
@@ -469,8 +484,9 @@ export class Compiler implements Regions, Reader {
   }
 
   #called(handler: number, variant: Variant): Decoded {
+    const { calls, context, stack } = factsOf(variant);
     const flags: FlagUse = { reads: true, keeps: false, writes: false, leaves: true };
-    return { kind: KIND.CALLED, handler: this.#interpreter.outOfLine(handler), flags, ...factsOf(variant) };
+    return { kind: KIND.CALLED, calls, variant, handler: this.#interpreter.outOfLine(handler), flags, context, stack };
   }
 
   #tryInline(handler: number, variant: Variant, record: number): Decoded | undefined {
@@ -478,10 +494,10 @@ export class Compiler implements Regions, Reader {
     if (variant.generalAddress || ELSEWHERE.has(instruction.name)) return undefined;
     let kind: number = KIND.PLAIN;
     const flags: FlagUse = { reads: false, keeps: false, writes: false, leaves: false };
-    const call = mnemonic === 'CALL';
+    const { calls, context, stack } = factsOf(variant);
     const targets: Targets = {
       taken: () => {
-        kind = call ? KIND.CALL : Math.max(kind, KIND.BRANCH);
+        kind = calls ? KIND.CALL : Math.max(kind, KIND.BRANCH);
       },
       notTaken: () => {
         kind = KIND.CONDITIONAL;
@@ -494,15 +510,15 @@ export class Compiler implements Regions, Reader {
       const f = new FunctionBuilder('trial', [I32], [I32]);
       const lib = this.#interpreter.sketch;
       const frame = new RegionFrame(f, lib, this.memory, new Places(1));
-      const semantics = new RegionSemantics(frame, contextOf(variant), record, targets);
+      const semantics = new RegionSemantics(frame, targets);
       semantics.use = flags;
-      semantics.mnemonic = mnemonic;
+      semantics.begin(context, mnemonic, record, false);
       instruction.execute(semantics);
     } catch (error) {
       if (error instanceof NotInline) return undefined;
       throw error;
     }
     if (instruction.terminator && kind === KIND.PLAIN) return undefined;
-    return { kind, handler, flags, ...factsOf(variant) };
+    return { kind, calls, variant, handler, flags, context, stack };
   }
 }

@@ -8,6 +8,11 @@ import { COMPARES, knownCondition } from '../conditions.ts';
 import type { FlagUse } from './blocks.ts';
 import type { Range, StackAccesses } from './stack-accesses.ts';
 
+// Nodes of all regions
+const ZERO = i32.const(0);
+/** What memory has of the registers, by number. */
+const LOADS = Array.from({ length: 16 }, (_, index) => i64.load(ZERO, gpr(index)));
+
 /** The places of a region's POOL, as they are found while it is generated. */
 export class Places {
   /** Unit of the first: behind the head with its table of pages. */
@@ -47,14 +52,14 @@ export class RegionFrame {
   lockstep = false;
   /** CC_KIND as far as it is known where code is being generated. */
   known: number | undefined;
-  readonly #gpr: readonly Local[];
+  readonly #gpr: Local[];
   readonly #kind: Local;
   readonly #a: Local;
   readonly #b: Local;
   readonly #budget: Local;
   readonly #status: Local;
   /** The way out that all others lead to: S gets what is kept in locals. */
-  exit: Label = { depth: 0 };
+  exit: Label = 0;
   /** Of the block's own code, outside branches within an instruction. */
   #depth = 0;
   /** Bit n: the local of register n holds its value. */
@@ -79,7 +84,8 @@ export class RegionFrame {
     this.memory = memory;
     this.pool = f.parameters[0]!;
     this.places = places;
-    this.#gpr = Array.from({ length: 16 }, () => f.local(I64));
+    this.#gpr = [];
+    for (let index = 0; index < 16; index += 1) this.#gpr.push(f.local(I64));
     this.#kind = f.local(I32);
     this.#a = f.local(I64);
     this.#b = f.local(I64);
@@ -101,14 +107,13 @@ export class RegionFrame {
   /** `body` generates a loop, in which registers stay in locals. */
   loop(body: () => void): void {
     const { f } = this;
-    const zero = i32.const(0);
     const at = f.code.length;
     this.#inLoop = true;
     this.#used = 0;
     body();
     this.#inLoop = false;
     f.insert(at, () => {
-      for (let i = 0; i < 16; i += 1) if (this.#used & (1 << i)) f.set(this.#gpr[i]!, i64.load(zero, gpr(i)));
+      for (let i = 0; i < 16; i += 1) if (this.#used & (1 << i)) f.set(this.#gpr[i]!, LOADS[i]!);
     });
   }
 
@@ -119,7 +124,7 @@ export class RegionFrame {
     const local = this.#gpr[index]!;
     this.#used |= bit;
     if (!this.#inLoop && (this.#held & bit) === 0) {
-      const value = i64.load(i32.const(0), gpr(index));
+      const value = LOADS[index]!;
       // Where only one way through the block comes by, nothing is known for the others
       if (this.f.depth !== this.#depth) return value;
       this.f.set(local, value);
@@ -138,12 +143,12 @@ export class RegionFrame {
   }
 
   #save(index: number): void {
-    this.f.do(i64.store(i32.const(0), this.#gpr[index]!.get, gpr(index)));
+    this.f.do(i64.store(ZERO, this.#gpr[index]!.get, gpr(index)));
   }
 
   /** Registers are in memory from here on; on one way through an instruction, only there. */
   save(): void {
-    for (let index = 0; index < 16; index += 1) if (this.#unsaved & (1 << index)) this.#save(index);
+    for (let rest = this.#unsaved; rest !== 0; rest &= rest - 1) this.#save(31 - Math.clz32(rest & -rest));
     if (this.f.depth === this.#depth) this.#unsaved = 0;
   }
 
@@ -172,10 +177,9 @@ export class RegionFrame {
   /** Functions of the core find the flags in memory. */
   storeFlags(): void {
     const { f } = this;
-    const zero = i32.const(0);
-    f.do(i32.store(zero, this.#kind.get, S.CC_KIND));
-    f.do(i64.store(zero, this.#a.get, S.CC_A));
-    f.do(i64.store(zero, this.#b.get, S.CC_B));
+    f.do(i32.store(ZERO, this.#kind.get, S.CC_KIND));
+    f.do(i64.store(ZERO, this.#a.get, S.CC_A));
+    f.do(i64.store(ZERO, this.#b.get, S.CC_B));
   }
 
   // ---- the stack's page ----------------------------------------------------------------------------------------------
@@ -239,7 +243,7 @@ export class RegionFrame {
 
   /** Leaves in front of the instruction at `record`, for which something is not in the TLB. */
   leaveForMiss(linear: Expr, access: number, record: number): void {
-    this.f.do(i64.store(i32.const(0), linear, S.EA));
+    this.f.do(i64.store(ZERO, linear, S.EA));
     this.leave(i32.const(STATUS.MISS), record, access);
   }
 
@@ -312,24 +316,33 @@ const KEEPS_CARRY = new Set(['INC', 'DEC']);
 /** Thrown while an instruction is tried: it is none for regions. */
 export class NotInline extends Error {}
 
-/** Semantics of one decoded instruction inside a region: its record's fields are constants, registers are locals. */
+const NO_CONTEXT: FormContext = { operands: [], size: 0, mode: 'long', generalAddress: false, form: '', opcode: 0 };
+
+/** Semantics of decoded instructions inside a region, one after the other: a record's fields are constants, registers are locals. */
 export class RegionSemantics extends Semantics {
   readonly #frame: RegionFrame;
   readonly #targets: Targets;
-  readonly #at: number;
-  readonly #depth: number;
+  #at = 0;
+  #depth = 0;
   /** Nobody sees the flags it sets. */
-  flagsDead = false;
-  mnemonic = '';
-  /** Notes what it does with them, when it is only tried. */
+  #flagsDead = false;
+  #mnemonic = '';
+  /** Notes what an instruction does with them, when it is only tried. */
   use: FlagUse | undefined;
 
-  constructor(frame: RegionFrame, context: FormContext, record: number, targets: Targets) {
-    super(frame.f, frame.lib, context, NO_EXPR);
+  constructor(frame: RegionFrame, targets: Targets) {
+    super(frame.f, frame.lib, NO_CONTEXT, NO_EXPR);
     this.#frame = frame;
     this.#targets = targets;
+  }
+
+  /** The instruction at `record` is next. */
+  begin(context: FormContext, mnemonic: string, record: number, flagsDead: boolean): void {
+    this.restart(context);
+    this.#mnemonic = mnemonic;
     this.#at = record;
-    this.#depth = frame.f.depth;
+    this.#depth = this.#frame.f.depth;
+    this.#flagsDead = flagsDead;
   }
 
   // ---- the record, folded -----------------------------------------------------------------------------------------
@@ -508,12 +521,12 @@ export class RegionSemantics extends Semantics {
   // ---- flags --------------------------------------------------------------------------------------------------------
 
   override get flagsAreUnseen(): boolean {
-    return this.flagsDead;
+    return this.#flagsDead;
   }
 
   protected override setLazyFlags(kind: number, a: Expr, b: Expr): void {
     if (this.use && this.f.depth === this.#depth) this.use.writes = true;
-    if (!this.flagsDead) this.#frame.setFlags(kind, a, b);
+    if (!this.#flagsDead) this.#frame.setFlags(kind, a, b);
   }
 
   override flags(): Expr {
@@ -528,7 +541,7 @@ export class RegionSemantics extends Semantics {
       this.use.keeps = true;
       return;
     }
-    if (this.flagsDead) return;
+    if (this.#flagsDead) return;
     const { known, a, b } = this.#frame;
     const kindOf = (known ?? CC.EXPLICIT) & CC.CLASS_MASK;
     if (known === undefined || kindOf === CC.EXPLICIT) {
@@ -559,9 +572,9 @@ export class RegionSemantics extends Semantics {
   }
 
   override carry(): Expr {
-    if (KEEPS_CARRY.has(this.mnemonic)) {
+    if (KEEPS_CARRY.has(this.#mnemonic)) {
       if (this.use) this.use.keeps = true;
-      if (this.flagsDead) return i64.const(0);
+      if (this.#flagsDead) return i64.const(0);
     } else if (this.use) this.use.reads = true;
     const { a, b, kind, known } = this.#frame;
     const below = i64.extendI32U(i64.ltU(a, b));
@@ -664,7 +677,7 @@ export class RegionSemantics extends Semantics {
     const bound = this.let(target);
     const offset = this.let(this.#offsetOf(bound));
     // RET and CALL have checked their target already, before they changed RSP
-    if (this.mnemonic === 'JMP') this.checkTarget(bound);
+    if (this.#mnemonic === 'JMP') this.checkTarget(bound);
     this.#frame.save();
     this.#targets.indirect(this.#at, bound, offset);
   }

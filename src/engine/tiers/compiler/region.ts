@@ -9,13 +9,15 @@ import type { CodePage } from '../code-cache.ts';
 import { jumpSlot } from '../find-code.ts';
 import {
   type Block,
+  deadFlags,
   findBlocks,
-  flagsAreDead,
   follow,
   type Item,
   KIND,
+  lastOf,
   markDispatch,
   nestLoops,
+  partWith,
   type Reader,
   targetOf,
 } from './blocks.ts';
@@ -40,6 +42,8 @@ export interface Plan {
   readonly pages: readonly CodePage[];
   readonly blocks: readonly Block[];
   readonly root: Item;
+  /** By record: which block it begins. */
+  readonly numbers: ReadonlyMap<number, number>;
   /** Branches that leave their page for a block of the plan: record → block number. */
   readonly links: ReadonlyMap<number, number>;
   readonly instructions: number;
@@ -56,14 +60,14 @@ export interface PagePlan {
 /** Chooses what of a page is compiled. Undefined: nothing. */
 export function planPage(reader: Reader, page: CodePage, heatMin: number): PagePlan | undefined {
   const { u16, i32 } = reader.memory;
-  const blocks = findBlocks(reader, page, 0, heatMin);
+  const blocks = findBlocks(reader, page, heatMin);
   if (blocks.length === 0) return undefined;
   const leaving: number[] = [];
   let instructions = 0;
-  for (const { record, count } of blocks) {
-    instructions += count;
-    const last = record + (count - 1) * REC.BYTES;
-    const { kind } = reader.decoded(last)!;
+  for (const block of blocks) {
+    instructions += block.code.length;
+    const last = lastOf(block);
+    const { kind } = block.code.at(-1)!;
     if (kind === KIND.BRANCH || kind === KIND.CONDITIONAL || kind === KIND.CALL) {
       const extra = i32[(last + REC.TARGET) >>> 2]!;
       if (extra < 0 || extra >= 4096) leaving.push(last);
@@ -74,7 +78,7 @@ export function planPage(reader: Reader, page: CodePage, heatMin: number): PageP
 }
 
 /**
- * Joins pages to a region.
+ * Joins pages to a region; their plans are of no use for another.
  *
  * @param resolve  Record that a branch to another page leads to, or 0.
  */
@@ -85,12 +89,15 @@ export function planRegion(
 ): Plan {
   const pages = plans.map(({ page }) => page);
   const blocks: Block[] = [];
+  const numbers = new Map<number, number>();
   let instructions = 0;
-  plans.forEach((plan, page) => {
-    instructions += plan.instructions;
-    for (const block of plan.blocks) blocks.push({ ...block, page });
-  });
-  const numbers = new Map(blocks.map((block, i) => [block.record, i]));
+  for (let page = 0; page < plans.length; page += 1) {
+    instructions += plans[page]!.instructions;
+    for (const block of plans[page]!.blocks) {
+      block.page = page;
+      numbers.set(block.record, blocks.push(block) - 1);
+    }
+  }
   const links = new Map<number, number>();
   for (const { page, leaving } of plans) {
     for (const record of leaving) {
@@ -100,38 +107,42 @@ export function planRegion(
       blocks[number]!.entry = true;
     }
   }
-  const edges: (readonly [number, number])[] = [];
-  blocks.forEach((block, from) => {
-    const to = (record: number): void => {
-      const number = record === 0 ? undefined : numbers.get(record);
-      if (number !== undefined) edges.push([from, number]);
-    };
-    const page = pages[block.page]!;
-    const last = block.record + (block.count - 1) * REC.BYTES;
-    const { kind } = reader.decoded(last)!;
-    if (kind === KIND.CALL) {
-      const callee = numbers.get(targetOf(reader, page, last));
-      if (callee !== undefined) blocks[callee]!.entry = true;
+  const edges: number[] = [];
+  for (let from = 0; from < blocks.length; from += 1) {
+    const block = blocks[from]!;
+    const last = lastOf(block);
+    const { kind } = block.code.at(-1)!;
+    if (kind !== KIND.PLAIN) {
+      const target = targetOf(reader, pages[block.page]!, last);
+      const number = target === 0 ? undefined : numbers.get(target);
+      if (number !== undefined) {
+        if (kind === KIND.CALL) blocks[number]!.entry = true;
+        else if (kind === KIND.BRANCH || kind === KIND.CONDITIONAL) edges.push(from, number);
+      }
     }
-    if (kind === KIND.BRANCH || kind === KIND.CONDITIONAL) to(targetOf(reader, page, last));
-    if (kind === KIND.PLAIN || kind === KIND.CONDITIONAL) to(follow(reader.memory, last + REC.BYTES));
-  });
+    if (kind === KIND.PLAIN || kind === KIND.CONDITIONAL) {
+      const after = follow(reader.memory, last + REC.BYTES);
+      const number = after === 0 ? undefined : numbers.get(after);
+      if (number !== undefined) edges.push(from, number);
+    }
+  }
   const root = nestLoops(blocks.length, edges);
-  // Outside loops, in large ones, and at their heads, code is entered from wherever; inside, only where it is left
-  const heads = (item: Item, inLoop: boolean): void => {
-    item.items!.forEach((inner, i) => {
-      if (inner.items) heads(inner, instructionsOf(blocks, inner) <= LEAN_INSTRUCTIONS);
-      else if (!inLoop || (i === 0 && inner.first === item.first)) blocks[inner.first]!.entry = true;
-    });
-  };
-  heads(root, false);
-  markDispatch(root, edges, (i) => blocks[i]!.entry);
-  return { pages, blocks, root, links, instructions };
+  markEntries(root, blocks, false);
+  markDispatch(root, edges, blocks);
+  return { pages, blocks, root, numbers, links, instructions };
+}
+
+/** Outside loops, in large ones, and at their heads, code is entered from wherever; inside, only where it is left. */
+function markEntries(item: Item, blocks: readonly Block[], inLoop: boolean): void {
+  for (const inner of item.items!) {
+    if (inner.items) markEntries(inner, blocks, instructionsOf(blocks, inner) <= LEAN_INSTRUCTIONS);
+    else if (!inLoop || inner.first === item.first) blocks[inner.first]!.entry = true;
+  }
 }
 
 function instructionsOf(blocks: readonly Block[], { first, last }: Item): number {
   let instructions = 0;
-  for (let at = first; at <= last; at += 1) instructions += blocks[at]!.count;
+  for (let at = first; at <= last; at += 1) instructions += blocks[at]!.code.length;
   return instructions;
 }
 
@@ -144,6 +155,7 @@ export class RegionBuilder implements Targets {
   readonly #plan: Plan;
   readonly #f: FunctionBuilder;
   readonly #frame: RegionFrame;
+  readonly #semantics: RegionSemantics;
   /** Number + 1 of the block that the dispatchers lead to. */
   readonly #entry: Local;
   readonly #numbers: ReadonlyMap<number, number>;
@@ -155,7 +167,9 @@ export class RegionBuilder implements Targets {
   readonly #handler: Local;
   readonly #called: Local;
   readonly #back: Local;
+  /** Of the block that is being generated. */
   #page = 0;
+  #endsInCall = false;
   #calls!: Label;
 
   constructor(reader: Reader, plan: Plan, lib: Library, f: FunctionBuilder, mayCall: boolean) {
@@ -168,11 +182,12 @@ export class RegionBuilder implements Targets {
     for (const { record } of plan.blocks) places.add(record);
     this.#frame = new RegionFrame(f, lib, reader.memory, places);
     this.#frame.lockstep = !mayCall;
+    this.#semantics = new RegionSemantics(this.#frame, this);
     this.#entry = f.local(I32);
     this.#handler = f.local(I32);
     this.#called = f.local(I32);
     this.#back = f.local(I32);
-    this.#numbers = new Map(plan.blocks.map((block, i) => [block.record, i]));
+    this.#numbers = plan.numbers;
   }
 
   /** @returns  The places of its POOL. */
@@ -204,9 +219,7 @@ export class RegionBuilder implements Targets {
 
   /** Some instruction of the region is called. */
   #callsOut(): boolean {
-    const isCalled = ({ record, count }: Block): boolean =>
-      this.#reader.decoded(record + (count - 1) * REC.BYTES)!.kind === KIND.CALLED;
-    return this.#mayCall && this.#plan.blocks.some(isCalled);
+    return this.#mayCall && this.#plan.blocks.some(({ code }) => code.at(-1)!.kind === KIND.CALLED);
   }
 
   /** Runs the instruction at #called through its handler, and enters the region again behind it. */
@@ -238,72 +251,66 @@ export class RegionBuilder implements Targets {
     const items = item.items!;
     const level: Level = { item, labels: [], loop, current: -1 };
     this.#levels.push(level);
-    const nest = (at: number): void => {
-      if (at < 0) {
-        if (item.dispatch) this.#dispatch(level);
-        return;
-      }
-      f.block((label) => {
-        level.labels[at] = label;
-        nest(at - 1);
-      });
+    // What is behind an item is branched to from in front of it: a block around all that comes before each
+    for (let at = items.length - 1; at >= 0; at -= 1) level.labels[at] = f.open();
+    if (item.dispatch) this.#dispatch(level);
+    for (let at = 0; at < items.length; at += 1) {
+      f.close();
       level.current = at;
       const inner = items[at]!;
       if (!inner.items) this.#block(inner.first);
       else if (this.#isSmall(inner)) this.#frame.loop(() => f.loop((again) => this.#level(inner, again)));
       else f.loop((again) => this.#level(inner, again));
-    };
-    nest(items.length - 1);
+    }
     this.#levels.pop();
   }
 
   /** A loop without loops, of few instructions. */
-  #isSmall({ first, last, items }: Item): boolean {
-    if (items!.some((inner) => inner.items)) return false;
-    let instructions = 0;
-    for (let at = first; at <= last; at += 1) instructions += this.#plan.blocks[at]!.count;
-    return instructions <= LOOP_INSTRUCTIONS;
+  #isSmall(item: Item): boolean {
+    return !item.items!.some((inner) => inner.items) && instructionsOf(this.#plan.blocks, item) <= LOOP_INSTRUCTIONS;
   }
 
   #dispatch({ item, labels }: Level): void {
     const f = this.#f;
     const targets: Label[] = [];
-    item.items!.forEach(({ first, last }, i) => {
-      for (let at = first; at <= last; at += 1) targets.push(labels[i]!);
-    });
+    for (let at = item.first, part = 0; at <= item.last; at += 1) {
+      if (at > item.items![part]!.last) part += 1;
+      targets.push(labels[part]!);
+    }
     f.brTable(i32.sub(this.#entry.get, i32.const(item.first + 1)), targets, labels[0]!);
   }
 
   #block(number: number): void {
     const f = this.#f;
     const frame = this.#frame;
+    const semantics = this.#semantics;
     const { memory } = this.#reader;
     const block = this.#plan.blocks[number]!;
     this.#page = block.page;
-    const end = block.record + block.count * REC.BYTES;
-    const last = this.#reader.decoded(end - REC.BYTES);
-    assert(last !== undefined, 'a block consists of what can be compiled');
+    const { code } = block;
+    const last = code.at(-1)!;
+    this.#endsInCall = last.kind === KIND.CALL;
     // What is called may count on it that its run is charged
     const run = memory.u16[(block.record + REC.REMAINING) >>> 1]!;
-    const count = last.kind === KIND.CALLED ? run : block.count;
+    const count = last.kind === KIND.CALLED ? run : code.length;
     frame.begin(StackAccesses.of(this.#reader, block));
     frame.charge(count, run - count, frame.places.first + number);
-    for (let at = block.record; at < end; at += REC.BYTES) {
-      const decoded = this.#reader.decoded(at)!;
+    const dead = deadFlags(code);
+    let at = block.record;
+    for (let i = 0; i < code.length; i += 1, at += REC.BYTES) {
+      const decoded = code[i]!;
       if (decoded.kind === KIND.CALLED) {
         this.#callOut(at, decoded.handler, decoded.variant.form.instruction.terminator === true);
         return;
       }
-      f.scope(() => {
-        const semantics = new RegionSemantics(frame, decoded.context, at, this);
-        semantics.mnemonic = decoded.variant.form.mnemonic;
-        semantics.flagsDead = flagsAreDead(this.#reader, at, end);
-        decoded.variant.form.instruction.execute(semantics);
-      });
+      const outer = f.enterScope();
+      semantics.begin(decoded.context, decoded.variant.form.mnemonic, at, dead[i]!);
+      decoded.variant.form.instruction.execute(semantics);
+      f.leaveScope(outer);
     }
     if (last.kind !== KIND.PLAIN) return;
     frame.save();
-    this.#flow(end);
+    this.#flow(at);
   }
 
   /** The instruction at `record` runs through its handler. */
@@ -356,7 +363,7 @@ export class RegionBuilder implements Targets {
     for (let i = this.#levels.length - 1; i >= 0; i -= 1) {
       const { item, labels, loop, current } = this.#levels[i]!;
       if (number < item.first || number > item.last) continue;
-      const at = item.items!.findIndex(({ first, last }) => number >= first && number <= last);
+      const at = partWith(item, number);
       if (at > current) {
         if (item.items![at]!.dispatch) f.set(this.#entry, i32.const(number + 1));
         f.br(labels[at]!);
@@ -374,7 +381,7 @@ export class RegionBuilder implements Targets {
   #jumpOver(number: number): void {
     const f = this.#f;
     const { item, labels, loop, current } = this.#levels[0]!;
-    const at = item.items!.findIndex(({ first, last }) => number >= first && number <= last);
+    const at = partWith(item, number);
     const target = item.items![at]!;
     const ahead = at > current && (target.dispatch || number === target.first);
     if (!ahead || target.dispatch) f.set(this.#entry, i32.const(number + 1));
@@ -428,7 +435,7 @@ export class RegionBuilder implements Targets {
     const target = targetOf(this.#reader, this.#plan.pages[this.#page]!, record);
     const number = target === 0 ? undefined : this.#numbers.get(target);
     if (number === undefined) this.#leaveLinked(record);
-    else if (this.#reader.decoded(record)!.kind === KIND.CALL) this.#jumpOver(number);
+    else if (this.#endsInCall) this.#jumpOver(number);
     else this.#jump(number);
   }
 

@@ -121,13 +121,12 @@ export function stackUseOf(variant: Variant, { operands }: FormContext): StackUs
 }
 
 /** The accesses of a block, or nothing if there are less than two. */
-function scan(reader: Reader, { record, count }: Block): Found | undefined {
+function scan(reader: Reader, { record, code }: Block): Found | undefined {
   const { u16, i32 } = reader.memory;
-  const end = record + count * REC.BYTES;
   let found: Found | undefined;
   let rsp = 0;
-  for (let at = record; at < end; at += REC.BYTES) {
-    const { kind, stack } = reader.decoded(at)!;
+  for (let i = 0, at = record; i < code.length; i += 1, at += REC.BYTES) {
+    const { kind, stack } = code[i]!;
     if (kind === KIND.CALLED) break;
     let read: number | undefined;
     let write: number | undefined;
