@@ -162,6 +162,11 @@ export class Engine {
         bytesMax: plan.jitBytes ?? COMPILER_DEFAULTS.bytesMax,
       });
       this.code.regions = this.compiler;
+      const notes = plan.accel === 'lockstep' ? undefined : plan.jitModules?.pages;
+      if (notes) {
+        this.code.noting = this.compiler.noting(notes);
+        notes.beforeKeeping(() => this.code.tell());
+      }
     }
     if (this.compiler && plan.accel === 'lockstep') {
       const lockstep = new Lockstep(cpu, this.code, this.interpreter, { from: plan.lockstepFrom ?? 0 });

@@ -31,6 +31,10 @@ interface Told {
     readonly recalled: number;
   };
   readonly counters: { readonly taken: number; readonly writes: number };
+  /** Pages that earlier runs knew, what was left to the interpreter, and digests of the modules that were asked for. */
+  readonly known: number;
+  readonly interpreted: number;
+  readonly asked: readonly string[];
 }
 
 const parsed = (stdout: string): Told => JSON.parse(stdout) as Told;
@@ -90,6 +94,52 @@ describe.runIf(isKnown)('native code of earlier runs', () => {
       expect(second.found.recalled).toBeGreaterThan(first.found.recalled);
     },
   );
+
+  describe('that knew what is hot', () => {
+    const again = (guest = 'demo') => runs(folder, ['', guest, 'pages']);
+
+    test('makes later ones compile early, and soon each the same modules as that before it', () => {
+      const [first, second, third, fourth] = [again(), again(), again(), again()];
+      expect([first.known, first.contents.modules]).toEqual([0, 0]);
+      expect(second.known).toBeGreaterThan(0);
+      expect(second.interpreted).toBeLessThan(first.interpreted / 2);
+      // What is compiled shows what belongs to it
+      expect(fourth.asked).toEqual(third.asked);
+      expect(fourth.interpreted).toBe(third.interpreted);
+      expect(fourth.found).toMatchObject({ refused: 0 });
+      expect(fourth.found.hits).toBeGreaterThan(second.found.hits);
+      for (const { same } of [first, second, third, fourth]) expect(same).toEqual(without);
+    });
+
+    test.each(['privileged-64', 'privileged-32', 'nested-vmx'])('changes nothing about a guest: %s', (guest) => {
+      const { same } = runs('off', ['', guest]);
+      for (let n = 0; n < 3; n += 1) expect(again(guest).same).toEqual(same);
+    });
+
+    test('is of no harm to another guest', () => {
+      again('nested-vmx');
+      expect(again().same).toEqual(without);
+    });
+
+    test('is not asked where the file is damaged', () => {
+      const { contents } = again();
+      const bytes = readFileSync(contents.path);
+      for (let at = 88 + 112 * bytes.readUInt32LE(48); at < bytes.length; at += 20) bytes[at]! ^= 0x10;
+      writeFileSync(contents.path, bytes);
+      const told = again();
+      expect(told.known).toBe(0);
+      expect(told.same).toEqual(without);
+      expect(again().known).toBeGreaterThan(0);
+    });
+
+    test('is what either of two processes at once has found out', async () => {
+      const start = (guest: string) =>
+        spawn(process.execPath, [CHILD, folder, '', guest, 'pages'], { stdio: ['ignore', 'pipe', 'inherit'] });
+      await Promise.all(['demo', 'nested-vmx'].map((guest) => outputOf(start(guest))));
+      expect(again().known).toBeGreaterThan(0);
+      expect(again('nested-vmx').known).toBeGreaterThan(0);
+    });
+  });
 
   describe('is left alone', () => {
     let path: string;

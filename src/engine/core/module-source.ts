@@ -10,8 +10,24 @@ export interface ModuleSource {
   recall(name: string): Generated | undefined;
   /** It was generated, because nobody had it. */
   keep(name: string, generated: Generated): void;
+  /** What runs find out about code; undefined: nobody wants to know. */
+  readonly pages?: PageNotes | undefined;
   /** A module, found or compiled, has an instance, and these are its exports. */
   made(bytes: Uint8Array, module: object, exports: Readonly<Record<string, unknown>>): void;
+}
+
+/**
+ * Where code is hot, from run to run: by page, named by a hash of what it held when code was first found there, and its mode.
+ *
+ * Only a hint: what is compiled when changes nothing about what it does.
+ */
+export interface PageNotes {
+  /** Offsets in the page at which runs of instructions were entered often, in ascending order; undefined: it is not known. */
+  hot(page: number): Uint16Array | undefined;
+  /** They were at these. */
+  note(page: number, offsets: readonly number[]): void;
+  /** `tell` is called before notes are kept: it notes what is not noted yet. */
+  beforeKeeping(tell: () => void): void;
 }
 
 /** A module's bytes, and what has to be known of them, in words of who generates them. */

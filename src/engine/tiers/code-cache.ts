@@ -1,6 +1,7 @@
 import { assert } from '../../base/assert.ts';
 import { CODE_TABLE, REC } from '../core/layout.ts';
 import { type EngineMemory, RUN_MAX } from '../core/memory.ts';
+import type { PageNotes } from '../core/module-source.ts';
 import { DECODED, type Decoder, PSEUDO, REGION_SLOT } from '../decode/decoder.ts';
 import { ASK_DECODER } from '../decode/quick-decode.ts';
 import type { TlbContexts } from '../paging/tlb.ts';
@@ -48,6 +49,10 @@ export interface CodePage {
   heat: number;
   /** Offsets where L0's debugger wants to stop: tiers/breakpoints.ts. */
   breaks: ReadonlySet<number> | undefined;
+  /** What `PageNotes` call it. */
+  name: number;
+  /** Offsets of runs that were hot in earlier runs of the machine. */
+  known: Uint16Array | undefined;
   next: CodePage | undefined;
 }
 
@@ -68,6 +73,15 @@ export interface Fusions {
   fused(first: number, second: number): number;
   /** The handler of the first alone. */
   plain(handler: number): number;
+}
+
+/** Notes that are taken of pages, and used. */
+export interface NoteTaking {
+  readonly notes: PageNotes;
+  /** REC.HEAT of what is known to become hot. */
+  readonly heat: number;
+  /** REC.HEAT from which on a run is noted. */
+  readonly heatMin: number;
 }
 
 /** Told of what is decoded, for who changes records: tiers/breakpoints.ts. */
@@ -101,9 +115,10 @@ export class CodeCache implements CodePages {
   /** Who makes one of two handlers. */
   fusions!: Fusions;
   watcher: DecodedWatcher | undefined;
+  noting: NoteTaking | undefined;
   /** Told of each stretch that is decoded: its records from `first` on. */
   listener: ((page: CodePage, first: number, count: number) => void) | undefined;
-  readonly counters = { decoded: 0, pages: 0, stale: 0, droppedPages: 0, flushes: 0, crossings: 0 };
+  readonly counters = { decoded: 0, pages: 0, known: 0, stale: 0, droppedPages: 0, flushes: 0, crossings: 0 };
 
   constructor(memory: EngineMemory) {
     this.#memory = memory;
@@ -172,11 +187,51 @@ export class CodeCache implements CodePages {
       patches: undefined,
       heat: 0,
       breaks: undefined,
+      name: 0,
+      known: undefined,
       next: this.#heads[hostPage],
     };
     this.#heads[hostPage] = page;
     this.counters.pages += 1;
+    if (this.noting) this.#recall(page, this.noting);
     return page;
+  }
+
+  /** What is known to become hot in a new page is decoded at once, in one order: so that it is compiled as it was before. */
+  #recall(page: CodePage, { notes, heat }: NoteTaking): void {
+    const { u32, i32 } = this.#memory;
+    page.name = nameOf(u32, page);
+    const known = notes.hot(page.name);
+    // Whoever listens wants to hear of code when it first runs
+    if (!known || this.listener) return;
+    page.known = known;
+    this.counters.known += 1;
+    for (const offset of known) {
+      if (page.entries[offset] === 0) {
+        if (!this.#hasRoom) return;
+        this.#decodeRun(page, page.hostPage * 4096 + offset);
+      }
+      i32[(page.entries[offset]! + REC.HEAT) >>> 2] = heat;
+    }
+  }
+
+  /** Notes what is hot in a page. */
+  #tell(page: CodePage, { notes, heatMin }: NoteTaking): void {
+    const { u16, i32 } = this.#memory;
+    const offsets: number[] = [];
+    for (let at = 0; at < 4096; at += 1) {
+      const record = page.entries[at]!;
+      if (record === 0) continue;
+      if (i32[(record + REC.HEAT) >>> 2]! >= heatMin || u16[record >>> 1]! >= REGION_SLOT) offsets.push(at);
+    }
+    if (offsets.length > 0) notes.note(page.name, offsets);
+  }
+
+  /** Notes what is hot now. */
+  tell(): void {
+    const { noting } = this;
+    if (!noting) return;
+    for (const head of this.#heads) for (let page = head; page; page = page.next) this.#tell(page, noting);
   }
 
   /** An empty table. */
@@ -195,11 +250,15 @@ export class CodeCache implements CodePages {
     return this.#freeTables.length === 0 && this.#tablesTop >= this.#memory.codeTablesEnd;
   }
 
+  /** There is room for a whole run, and the parts of a crossing instruction. */
+  get #hasRoom(): boolean {
+    return this.#top + (RUN_MAX + 4) * REC.BYTES <= this.#memory.codeEnd;
+  }
+
   /** Decodes from `host` to the end of the run: a terminator, the page end, code decoded before, or RUN_MAX. */
   #decodeRun(page: CodePage, host: number): number {
     const { u8, u16 } = this.#memory;
-    // Room for a whole run, and the parts of a crossing instruction
-    if (this.#top + (RUN_MAX + 4) * REC.BYTES > this.#memory.codeEnd) {
+    if (!this.#hasRoom) {
       this.flush();
       return this.entry(host, page.mode);
     }
@@ -442,6 +501,7 @@ export class CodeCache implements CodePages {
   /** Drops all code of a host page; it can be written at full speed again. */
   dropPage(hostPage: number): void {
     for (let page = this.#heads[hostPage]; page; page = page.next) {
+      if (this.noting) this.#tell(page, this.noting);
       for (let at = 0; at < 4096; at += 1) {
         const record = page.entries[at]!;
         if (record !== 0) this.#stale(page, at, record);
@@ -457,6 +517,7 @@ export class CodeCache implements CodePages {
   /** Empties the cache. Only between instructions, with no record in hand. */
   flush(): void {
     this.counters.flushes += 1;
+    this.tell();
     this.regions?.flushed();
     this.watcher?.flushed();
     this.#heads.fill(undefined);
@@ -466,4 +527,18 @@ export class CodeCache implements CodePages {
     this.#freeTables.length = 0;
     for (const { context } of this.tlb.names()) this.tlb.flushJumps(context);
   }
+}
+
+/** 53 bits of what a page holds, and of its mode word: two sums, each of every other word. */
+function nameOf(u32: Uint32Array, { hostPage, mode }: CodePage): number {
+  const first = hostPage << 10;
+  let even = mode;
+  let odd = 0x9e37_79b9;
+  for (let at = first; at < first + 1024; at += 2) {
+    even = Math.imul(even ^ u32[at]!, 0x85eb_ca6b);
+    even ^= even >>> 15;
+    odd = Math.imul(odd ^ u32[at + 1]!, 0xc2b2_ae35);
+    odd ^= odd >>> 13;
+  }
+  return (even >>> 0) * 0x20_0000 + ((odd ^ (even >>> 7)) >>> 11);
 }

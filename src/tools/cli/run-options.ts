@@ -525,7 +525,7 @@ export const RUN_OPTIONS: readonly OptionRow<RunOptions>[] = [
     names: ['jit-cache'],
     argument: 'on|off|DIR',
     default: standard.jitCache,
-    help: 'Native code of compiled pages is kept from one run to the next, which then starts faster and is the same otherwise: in $XDG_CACHE_HOME/terrarium or ~/.cache/terrarium, or in DIR. For -accel compiler on Node 20. A file is for one build, has at most 64 MiB, and may be deleted at any time.',
+    help: 'Native code of compiled pages, and which code was hot, is kept for later runs, which then compile it early and are the same otherwise; all of it is there from the third run of a guest on. It is in $XDG_CACHE_HOME/terrarium or ~/.cache/terrarium, or in DIR. For -accel compiler on Node 20. A file is for one build, has at most 64 MiB, and may be deleted at any time.',
     take: (into, text) => {
       if (text === '') throw new UserError('-jit-cache lacks its folder: write -jit-cache DIR, on or off.');
       into.jitCache = text;

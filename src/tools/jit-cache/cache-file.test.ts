@@ -77,6 +77,16 @@ describe('a file of modules', () => {
     expect(second.news).toBe(1);
   });
 
+  test('tells what another process has written under a name meanwhile', () => {
+    const [one, other] = [open(), open()];
+    expect(one.latest(key('a'))).toBeUndefined();
+    put(other, 'a');
+    write(other);
+    expect(one.functions(key('a'))).toBe(-1);
+    expect(one.latest(key('a'))).toEqual(bytesOf(1000, 'a'.charCodeAt(0)));
+    expect(one.latest(key('b'))).toBeUndefined();
+  });
+
   test('of two processes has what either has put into it, and the code of more functions', () => {
     const [one, other] = [open(), open()];
     put(one, 'a', 1000, 1);

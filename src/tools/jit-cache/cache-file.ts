@@ -130,6 +130,15 @@ export class CacheFile {
     return bytes && new Uint8Array(bytes);
   }
 
+  /** The bytes that the file under the path has now, which another process may have written since: as with `code`. */
+  latest(key: string): Uint8Array | undefined {
+    const { file, rows } = this.#open();
+    const row = rows.get(key);
+    const bytes = row && this.#part(row, 'wire');
+    if (file >= 0) closeSync(file);
+    return bytes && new Uint8Array(bytes);
+  }
+
   #use(row: Row): void {
     const now = this.#options.now();
     if (now - row.used > SECONDS_OF_DAY) this.#news += 1;

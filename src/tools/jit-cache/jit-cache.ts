@@ -13,6 +13,7 @@ import type { Generated, ModuleSource } from '../../engine/core/module-source.ts
 import { type Build, buildNamed } from './build-name.ts';
 import { CacheFile, type Digest } from './cache-file.ts';
 import { type NativeCode, nativeCode } from './native-code.ts';
+import { PageProfile } from './page-profile.ts';
 
 /** All modules of a file. A boot of Debian has 1.4 MiB of code and as much WebAssembly. */
 export const BYTES_MAX = 64 * 2 ** 20;
@@ -22,6 +23,9 @@ const PACE = { lookMs: 5_000, modules: 16, anyMs: 60_000 };
 /** Work at a time while the machine runs, and the rest behind it. */
 const WORK_MS = 5;
 const REST_MS = 20;
+
+/** Under which name the file has what is known of pages. */
+const PAGES = 'pages';
 
 /** A module that has an instance, as long as the engine keeps that. */
 interface Known {
@@ -56,6 +60,8 @@ export interface JitCacheOptions {
   /** Where a file of earlier runs is, or is to be; by default there is none, and what came with the build is all. */
   readonly folder?: string | undefined;
   readonly bytesMax?: number | undefined;
+  /** False: nothing of earlier runs is known but modules. */
+  readonly pages?: boolean | undefined;
   readonly pace?: typeof PACE | undefined;
 }
 
@@ -67,6 +73,8 @@ export class JitCache implements ModuleSource {
   readonly #built: CacheFile | undefined;
   /** Of earlier runs. */
   readonly #file: CacheFile | undefined;
+  /** Where code was hot in earlier runs; undefined: there is no file for that. */
+  readonly pages: PageProfile | undefined;
   /** Digests of the modules that a build is to bring; by default all are kept. */
   readonly #only: Set<string> | undefined;
   readonly #pace: typeof PACE;
@@ -89,13 +97,14 @@ export class JitCache implements ModuleSource {
     return build && new JitCache(build, { bytesMax: Number.POSITIVE_INFINITY }, true);
   }
 
-  private constructor(build: Build, { folder, bytesMax = BYTES_MAX, pace = PACE }: JitCacheOptions, isRecord: boolean) {
+  private constructor(build: Build, options: JitCacheOptions, isRecord: boolean) {
+    const { folder, bytesMax = BYTES_MAX, pages = true, pace = PACE } = options;
     this.#pace = pace;
     const { createHash } = process.getBuiltinModule('node:crypto');
     const digest = (bytes: Uint8Array | string) => createHash('sha256').update(bytes).digest('binary');
     // With other options V8 may be another one, in ways that it does not tell from code
-    const options = JSON.stringify([process.execArgv, process.env['NODE_OPTIONS'] ?? '']);
-    const identity = digest([build.name, process.version, process.versions.v8, process.arch, options].join('\n'));
+    const flags = JSON.stringify([process.execArgv, process.env['NODE_OPTIONS'] ?? '']);
+    const identity = digest([build.name, process.version, process.versions.v8, process.arch, flags].join('\n'));
     const now = () => Math.floor(Date.now() / 1000);
     this.#native = nativeCode();
     this.#digest = digest;
@@ -109,13 +118,16 @@ export class JitCache implements ModuleSource {
     if (folder === undefined || !this.#native) return;
     const name = Buffer.from(identity.slice(0, 16), 'binary').toString('hex');
     this.#file = new CacheFile({ path: join(folder, `${name}.jit`), identity, digest, bytesMax, now });
+    if (pages) this.pages = new PageProfile(this.#file.wire(digest(PAGES)), now);
   }
 
   /** Where the file of earlier runs is, if there may be one, how many modules it has, and how many bytes. */
-  get contents(): { readonly path: string; readonly modules: number; readonly bytes: number } | undefined {
+  get contents():
+    | { readonly path: string; readonly modules: number; readonly bytes: number; readonly pages: number }
+    | undefined {
     if (!this.#file) return undefined;
     const { path, modules, bytes } = this.#file;
-    return { path, modules, bytes };
+    return { path, modules, bytes, pages: this.pages?.size ?? 0 };
   }
 
   // ---- the engine asks ----------------------------------------------------------------------------------------------
@@ -194,6 +206,7 @@ export class JitCache implements ModuleSource {
       // What is under way first
       for (const _rest of this.#work ?? []);
       this.#work = undefined;
+      this.pages?.ask();
       for (const _rest of this.#keep());
     } catch {
       // Without a cache everything works
@@ -204,7 +217,8 @@ export class JitCache implements ModuleSource {
     if (!this.#work) {
       const waiting = this.#fresh().length;
       const isLong = performance.now() - this.#writtenAtMs >= this.#pace.anyMs;
-      if (waiting >= this.#pace.modules || (isLong && waiting > 0)) this.#work = this.#keep();
+      const isNews = waiting > 0 || (this.pages?.news ?? 0) > 0;
+      if (waiting >= this.#pace.modules || (isLong && isNews)) this.#work = this.#keep();
     }
     this.#timer = setTimeout(() => this.#look(), this.#work && !this.#isDone() ? REST_MS : this.#pace.lookMs).unref();
   }
@@ -252,6 +266,10 @@ export class JitCache implements ModuleSource {
       file.put(known.key, bytes, new Uint8Array(code), functions);
       this.counters.taken += 1;
       yield;
+    }
+    if (this.pages && this.pages.news > 0) {
+      const key = this.#digest(PAGES);
+      file.put(key, this.pages.pack(file.latest(key)), new Uint8Array(0), 0);
     }
     if (file.news === 0) return;
     if (yield* file.write()) this.counters.writes += 1;

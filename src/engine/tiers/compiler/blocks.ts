@@ -123,6 +123,7 @@ export function findBlocks(reader: Reader, page: CodePage, heatMin: number): Blo
       i32[(b + REC.HEAT) >>> 2]! - i32[(a + REC.HEAT) >>> 2]! ||
       u16[(a + REC.OFFSET) >>> 1]! - u16[(b + REC.OFFSET) >>> 1]!,
   );
+  const waiting = new Set(hot);
   // Heads first: a block ends where another starts
   const heads = new Map<number, Block>();
   const blocks: Block[] = [];
@@ -162,7 +163,7 @@ export function findBlocks(reader: Reader, page: CodePage, heatMin: number): Blo
       }
       if (kind !== KIND.PLAIN) break;
       at += REC.BYTES;
-      if (heads.has(at)) break;
+      if (heads.has(at) || waiting.has(at)) break;
     }
   };
   for (const record of hot) add(record, false);

@@ -4,9 +4,10 @@ import { I32 } from '../../../wasm/expr.ts';
 import { FunctionBuilder } from '../../../wasm/module.ts';
 import { PLACE_ENTRY_SHIFT, POOL, REC, REGIONS_GENERATION, REGIONS_RETIRED, S, TLB } from '../../core/layout.ts';
 import { type EngineMemory, REGION_MAP_BYTES, REGION_PAGES_MAX, REGIONS_MAX } from '../../core/memory.ts';
+import type { PageNotes } from '../../core/module-source.ts';
 import { PSEUDO, REGION_SLOT, type Variant } from '../../decode/decoder.ts';
 import { MODE } from '../../decode/mode.ts';
-import { type CodeCache, type CodePage, isPatched, type Regions } from '../code-cache.ts';
+import { type CodeCache, type CodePage, isPatched, type NoteTaking, type Regions } from '../code-cache.ts';
 import type { Interpreter } from '../interpreter.ts';
 import { contextOf } from '../variants.ts';
 import { type Decoded, type FlagUse, KIND, type Reader } from './blocks.ts';
@@ -39,6 +40,10 @@ interface Region {
 const ROUNDS = 8;
 /** No further region is compiled at once when those before it have this many instructions: some 25 µs each. */
 const PAUSE_INSTRUCTIONS = 400;
+/** What a run must be entered less often, as a power of two, where it is known to become hot. */
+const EARLY_SHIFT = 7;
+/** So often must runs of known pages become hot to be worth a pause. */
+const KNOWN_RUNS = 4;
 /** Pages that jump to each other are one region while it has no more instructions than this. */
 const REGION_INSTRUCTIONS = 300;
 /** Nothing is compiled while there are so many modules: the host has dropped ones to collect first. */
@@ -140,6 +145,20 @@ export class Compiler implements Regions, Reader {
     return this.#options.threshold;
   }
 
+  /** What is known to be hot is compiled early: it costs little where native code is known, too. */
+  noting(notes: PageNotes): NoteTaking {
+    return { notes, heat: this.#options.threshold - this.#early, heatMin: this.#heatMin };
+  }
+
+  get #early(): number {
+    return Math.max(1, this.#options.threshold >>> EARLY_SHIFT);
+  }
+
+  /** What is entered this often is compiled along with what is hot. */
+  get #heatMin(): number {
+    return Math.max(1, this.#options.threshold >>> 3);
+  }
+
   // ---- what to compile --------------------------------------------------------------------------------------------
 
   /** The interpreter has entered a run for the threshold-th time. */
@@ -152,18 +171,25 @@ export class Compiler implements Regions, Reader {
     const page = this.#code.pageAt(hostPage, u32[S.MODE >>> 2]!);
     if (!page || page.entries[u16[(record + REC.OFFSET) >>> 1]!] !== record) return;
     if (isPatched(page, u16[(record + REC.OFFSET) >>> 1]!)) return;
+    const region = page.region as Region | undefined;
+    // Met in the middle of a loop of its region: at the loop's head that is entered
+    if (page.known && region?.records.includes(record)) return;
     page.fresh += 1;
     page.linearLow = u32[S.RIP_PAGE >>> 2]!;
     page.linearHigh = u32[(S.RIP_PAGE >>> 2) + 1]!;
     page.execute = u32[S.EXECUTE >>> 2]!;
-    const region = page.region as Region | undefined;
     if (page.fresh <= 0 || (region && page.fresh * 8 * region.pages.length < region.records.length)) {
       // Not worth it yet: it counts again later
       i32[(record + REC.HEAT) >>> 2] = this.#options.threshold >>> 1;
       return;
     }
     this.#queue.add(page);
-    if (this.#queue.size >= this.#options.batch) this.compile();
+    if (page.known) {
+      this.#knownRuns += 1;
+      // A loop does not wait for others to come along: it counts again
+      if (!region) i32[(record + REC.HEAT) >>> 2] = this.#options.threshold - this.#early;
+    }
+    if (this.#queue.size >= this.#options.batch || this.#knownRuns >= KNOWN_RUNS) this.compile();
   }
 
   /** Some pages wait, and have waited long enough for others to come along. */
@@ -174,8 +200,12 @@ export class Compiler implements Regions, Reader {
   }
   #rounds = 0;
 
+  /** Known runs that have become hot since something was compiled. */
+  #knownRuns = 0;
+
   /** Compiles what waits. */
   compile(): void {
+    this.#knownRuns = 0;
     if (this.#interpreter.modules >= MODULES_MAX) {
       this.#rounds = 0;
       return;
@@ -239,7 +269,7 @@ export class Compiler implements Regions, Reader {
   #planned(page: CodePage, waiting: Map<CodePage, PagePlan>): void {
     this.#queue.delete(page);
     if (waiting.has(page) || this.#code.pageAt(page.hostPage, page.mode) !== page) return;
-    const plan = planPage(this, page, Math.max(1, this.#options.threshold >>> 3));
+    const plan = planPage(this, page, this.#heatMin);
     if (plan) waiting.set(page, plan);
   }
 
@@ -371,6 +401,8 @@ export class Compiler implements Regions, Reader {
       page.region = region;
       page.fresh = 0;
     }
+    const notes = this.#code.noting?.notes;
+    if (notes) for (const { page, offset } of blocks) notes.note(pages[page]!.name, [offset]);
     this.#regions.set(slot, region);
     this.#bytes += bytes;
     this.counters.compiled += 1;

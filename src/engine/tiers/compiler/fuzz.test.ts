@@ -3,6 +3,7 @@ import { EXIT } from '../../core/exits.ts';
 import { gpr, S } from '../../core/layout.ts';
 import { AT, TestMachine } from '../../core/machine-testbed.ts';
 import type { Accelerator } from '../../core/memory.ts';
+import type { ModuleSource, PageNotes } from '../../core/module-source.ts';
 
 /**
  * Random programs over two pages of code, with loops, calls, returns, jumps through registers and stores into their own
@@ -231,9 +232,33 @@ class Program {
   }
 }
 
+/** Says of each page that it is hot in places of its own choice, some of them in the middle of instructions. */
+class Claims implements ModuleSource, PageNotes {
+  readonly pages = this;
+  readonly #random: Random;
+  noted = 0;
+  constructor(random: Random) {
+    this.#random = random;
+  }
+  hot(): Uint16Array {
+    return Uint16Array.from({ length: 30 }, () => this.#random.below(4096)).sort();
+  }
+  note(): void {
+    this.noted += 1;
+  }
+  beforeKeeping(): void {}
+  recall(): undefined {}
+  keep(): void {}
+  find(): undefined {}
+  made(): void {}
+}
+
 /** Compiled at once, or with what became hot since: then both pages are one region. */
-function machine(program: Program, accel: Accelerator, threshold = 1): TestMachine {
-  const m = new TestMachine({ plan: { accel, jitThreshold: threshold, jitBatch: threshold === 3 ? 1 : 64 } });
+function machine(program: Program, accel: Accelerator, threshold = 1, jitModules?: ModuleSource): TestMachine {
+  const jitBatch = threshold === 3 ? 1 : 64;
+  const m = new TestMachine({
+    plan: { accel, jitThreshold: threshold, jitBatch, ...(jitModules ? { jitModules } : {}) },
+  });
   m.longMode();
   m.write(CODE, program.bytes);
   for (const register of FREE) m.setReg(register, Math.imul(register + 1, 0x9e3779b9) >>> 0, register);
@@ -296,6 +321,29 @@ describe('the compiler agrees with the interpreter', () => {
     },
     60_000,
   );
+
+  test(`on ${PROGRAMS} random programs that it knows something wrong about (seed ${SEED})`, () => {
+    let compiled = 0;
+    for (let seed = SEED; seed < SEED + PROGRAMS; seed += 1) {
+      const random = new Random(seed);
+      const program = new Program(random);
+      const claims = new Claims(new Random(seed));
+      const one = machine(program, 'interpreter');
+      const other = machine(program, 'compiler', 100, claims);
+      for (let slice = 0; slice < SLICES; slice += 1) {
+        const budget = 1 + random.below(slice % 3 === 0 ? 20 : 3000);
+        const reasons = [one.engine.run(one.vcpu, budget), other.engine.run(other.vcpu, budget)];
+        expect(`${reasons[1]} ${stateOf(other)}`, `seed ${seed}, slice ${slice} of ${budget}`).toBe(
+          `${reasons[0]} ${stateOf(one)}`,
+        );
+        if (reasons[0] !== EXIT.BUDGET) break;
+      }
+      expect(other.engine.code.counters.known).toBeGreaterThan(0);
+      compiled += other.engine.compiler!.counters.compiled;
+      if (other.engine.compiler!.counters.compiled > 0) expect(claims.noted).toBeGreaterThan(0);
+    }
+    expect(compiled).toBeGreaterThan(0);
+  });
 
   test.each([0, 1, 3])('on a loop that changes its next instruction in every round (threshold %i)', (threshold) => {
     const plan = { accel: threshold === 0 ? 'interpreter' : 'compiler', jitThreshold: threshold, jitBatch: 1 } as const;

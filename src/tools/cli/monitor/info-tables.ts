@@ -181,13 +181,17 @@ function showCode({ machine, session }: MonitorContext): string {
     ]);
   const { jitCache } = session;
   if (jitCache?.contents) {
-    const { path, modules, bytes } = jitCache.contents;
+    const { path, modules, bytes, pages } = jitCache.contents;
     const { hits, misses, refused, taken, writes } = jitCache.counters;
     rows.push(
       ['kept from earlier runs', `${grouped(modules)} modules, ${byteSize(bytes)}, in ${path} (-jit-cache)`],
       [
         'asked for',
         `${grouped(hits + misses + refused)} modules: ${grouped(hits)} were there, ${grouped(misses)} were not, ${grouped(refused)} were of no use`,
+      ],
+      [
+        'known from earlier runs',
+        `${grouped(pages)} pages; ${grouped(code.known)} of ${grouped(code.pages)} here were among them: their hot code is compiled early`,
       ],
       ['kept for later runs', `${grouped(taken)} modules, in ${grouped(writes)} writings`],
     );
