@@ -25,6 +25,10 @@ export class Bytes {
 
   /** Unsigned LEB128 of a value below 2^32. */
   u32(value: number): void {
+    if (value >= 0 && value < 0x80) {
+      this.byte(value);
+      return;
+    }
     let rest = value >>> 0;
     while (rest > 0x7f) {
       this.byte((rest & 0x7f) | 0x80);

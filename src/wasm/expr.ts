@@ -187,19 +187,17 @@ export const callIndirect = (result: ValType, typeIndex: number, table: number, 
   ]);
 
 /** Nodes that code is full of are made once: constants, and what reads a local. */
-const SMALL = { FIRST: -128, END: 1024 } as const;
-
-function constants(make: (value: number) => Expr): (value: number) => Expr {
-  const known: (Expr | undefined)[] = new Array(SMALL.END - SMALL.FIRST).fill(undefined);
+function shared(first: number, end: number, make: (value: number) => Expr): (value: number) => Expr {
+  const known: (Expr | undefined)[] = new Array(end - first).fill(undefined);
   return (value) => {
-    if (!(value >= SMALL.FIRST && value < SMALL.END)) return make(value);
-    const i = value - SMALL.FIRST;
+    if (!(value >= first && value < end)) return make(value);
+    const i = value - first;
     return (known[i] ??= make(value));
   };
 }
 
 const readsOf = (type: ValType): ((index: number) => Expr) =>
-  constants((index) => new Expr(type, 0x20, SHAPE.U32, undefined, undefined, undefined, index));
+  shared(0, 256, (index) => new Expr(type, 0x20, SHAPE.U32, undefined, undefined, undefined, index));
 const READS = {
   [I32]: readsOf(I32),
   [I64]: readsOf(I64),
@@ -226,7 +224,7 @@ export const memoryFill = (to: Expr, value: Expr, bytes: Expr): Expr =>
   new Expr(I32, 0xfc_000b, SHAPE.LANE, to, value, bytes);
 
 export const i32 = {
-  const: constants((value) => new Expr(I32, 0x41, SHAPE.S32, undefined, undefined, undefined, value | 0)),
+  const: shared(-128, 8192, (value) => new Expr(I32, 0x41, SHAPE.S32, undefined, undefined, undefined, value | 0)),
   add: binary(I32, 0x6a),
   sub: binary(I32, 0x6b),
   mul: binary(I32, 0x6c),
@@ -273,7 +271,9 @@ export const i32 = {
 
 export const i64 = {
   /** From a safe integer. */
-  const: constants(
+  const: shared(
+    -128,
+    1024,
     (value) =>
       new Expr(I64, 0x42, SHAPE.S64, undefined, undefined, undefined, value | 0, Math.floor(value / 0x1_0000_0000) | 0),
   ),

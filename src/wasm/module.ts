@@ -151,17 +151,22 @@ export class FunctionBuilder implements Callee {
 
   /** @param likely  Whether the condition holds as a rule, where that is known: compilers put the other path out of the way. */
   if(condition: Expr, then: () => void, otherwise?: () => void, likely?: boolean): void {
-    emit(this.code, condition);
-    this.#hint(likely);
-    this.code.byte(0x04);
-    this.code.byte(VOID);
-    this.#depth += 1;
+    this.openIf(condition, likely);
     then();
     if (otherwise) {
       this.code.byte(0x05);
       otherwise();
     }
     this.close();
+  }
+
+  /** Begins what is run if `condition` holds, to `close`. */
+  openIf(condition: Expr, likely?: boolean): void {
+    emit(this.code, condition);
+    this.#hint(likely);
+    this.code.byte(0x04);
+    this.code.byte(VOID);
+    this.#depth += 1;
   }
 
   /** An `if` that gives a value. */

@@ -58,6 +58,9 @@ export interface FormContext {
 }
 
 const PAGE_MASK = i64.const(-4096);
+const LOW_HALF = i64.halves(-1, 0);
+const TLB_MASK = i32.const((TLB.ENTRIES - 1) * TLB.ENTRY_BYTES);
+const REGISTER_FIELDS = [REC.RA, REC.RB, REC.RC] as const;
 
 /**
  * The words an instruction is written in. Values are WebAssembly expressions of type i64 unless said otherwise;
@@ -164,7 +167,9 @@ export abstract class Semantics {
 
   /** The memory operand is a full-size offset of 64 bits. */
   protected get isFullOffset(): boolean {
-    return this.operands.some(({ kind, whole }) => kind === 'mem' && whole);
+    const { operands } = this;
+    for (let i = 0; i < operands.length; i += 1) if (operands[i]!.whole && operands[i]!.kind === 'mem') return true;
+    return false;
   }
 
   /** `sum` with the base of the memory operand's segment added. */
@@ -185,7 +190,7 @@ export abstract class Semantics {
   /** Address of the register that operand `i` names: an i32. */
   registerAddress(i: number): Expr {
     const operand = this.operands[i]!;
-    return operand.fixed !== 0 ? i32.const(operand.fixed) : this.field16([REC.RA, REC.RB, REC.RC][operand.slot]!);
+    return operand.fixed !== 0 ? i32.const(operand.fixed) : this.field16(REGISTER_FIELDS[operand.slot]!);
   }
 
   isMemory(i: number): boolean {
@@ -252,7 +257,7 @@ export abstract class Semantics {
         : bytes === 2
           ? i64.store16(address, value)
           : bytes === 4
-            ? i64.store(address, i64.and(value, i64.halves(-1, 0)))
+            ? i64.store(address, i64.and(value, LOW_HALF))
             : i64.store(address, value),
     );
   }
@@ -294,7 +299,7 @@ export abstract class Semantics {
   /** Offset part of the memory operand's address, before the segment base: what LEA gives. Not for general addresses. */
   effectiveAddress(): Expr {
     const sum = this.addressSum();
-    return this.mode === 'long' ? sum : i64.and(sum, i64.halves(-1, 0));
+    return this.mode === 'long' ? sum : i64.and(sum, LOW_HALF);
   }
 
   get generalAddress(): boolean {
@@ -319,7 +324,7 @@ export abstract class Semantics {
     }
     let sum = this.addressSum();
     if (this.mode === 'long') sum = this.withSegment(sum);
-    else sum = i64.and(sum, i64.halves(-1, 0));
+    else sum = i64.and(sum, LOW_HALF);
     this.#address = this.let(sum);
     return this.#address;
   }
@@ -339,7 +344,7 @@ export abstract class Semantics {
     }
     const address = this.address();
     const sum = i64.add(address.get, unit);
-    this.f.set(address, this.long ? sum : i64.and(sum, i64.halves(-1, 0)));
+    this.f.set(address, this.long ? sum : i64.and(sum, LOW_HALF));
   }
 
   /**
@@ -366,7 +371,7 @@ export abstract class Semantics {
       return this.let(i64.load(i32.const(0), S.EA));
     }
     const sum = i64.add(this.addressSum(), offset);
-    return this.let(this.long ? this.withSegment(sum) : i64.and(sum, i64.halves(-1, 0)));
+    return this.let(this.long ? this.withSegment(sum) : i64.and(sum, LOW_HALF));
   }
 
   /** Segment checks in TypeScript; leaves with their fault. The address is in S.EA. */
@@ -387,7 +392,7 @@ export abstract class Semantics {
 
   /** TLB entry that `linear` indexes, in the set in force: an i32. `array`: 0 read, TLB.WRITE. */
   protected tlbEntry(linear: Expr): Expr {
-    const index = i32.and(i32.wrap(i64.shrU(linear, i64.const(8))), i32.const((TLB.ENTRIES - 1) * TLB.ENTRY_BYTES));
+    const index = i32.and(i32.wrap(i64.shrU(linear, i64.const(8))), TLB_MASK);
     return i32.add(this.tlb(), index);
   }
 
@@ -587,7 +592,7 @@ export abstract class Semantics {
     this.#assert(this.mode !== 'general', 'stack accesses in general mode go through a helper');
     const bound = value.isConst ? value : this.let(value).get;
     const down = i64.sub(this.reg(4), i64.const(bytes));
-    const top = this.let(this.long ? down : i64.and(down, i64.halves(-1, 0)));
+    const top = this.let(this.long ? down : i64.and(down, LOW_HALF));
     this.storeMemory(top, bound, bytes, true);
     this.setReg(4, top.get);
   }
@@ -596,7 +601,7 @@ export abstract class Semantics {
   peek(bytes: number, offset = 0): Expr {
     this.#assert(this.mode !== 'general', 'stack accesses in general mode go through a helper');
     const up = offset === 0 ? this.reg(4) : i64.add(this.reg(4), i64.const(offset));
-    return this.loadMemory(this.let(this.long ? up : i64.and(up, i64.halves(-1, 0))), bytes, false, true);
+    return this.loadMemory(this.let(this.long ? up : i64.and(up, LOW_HALF)), bytes, false, true);
   }
 
   /** Moves RSP up by `bytes` (a number or an i64). */
@@ -613,7 +618,7 @@ export abstract class Semantics {
   }
 
   #setFlags(kind: number, bytes: number, a: Expr, b: Expr): void {
-    const log = [0, 0, 1, 0, 2, 0, 0, 0, 3][bytes]!;
+    const log = bytes === 8 ? 3 : bytes >>> 1;
     this.setLazyFlags(kind | (log << CC.SIZE_SHIFT), a, b);
   }
 
@@ -744,7 +749,7 @@ export abstract class Semantics {
   /** RIP of the instruction behind this one; not in `general` mode. */
   nextRip(): Expr {
     const next = i64.add(i64.load(i32.const(0), S.RIP_PAGE), this.nextOffset());
-    return this.long ? next : i64.and(next, i64.halves(-1, 0));
+    return this.long ? next : i64.and(next, LOW_HALF);
   }
 
   /** #GP(0) unless `target` is canonical (64-bit mode). */
@@ -768,8 +773,6 @@ export abstract class Semantics {
   }
 
   zeroExtend(value: Expr, bytes: number): Expr {
-    return bytes === 8
-      ? value
-      : i64.and(value, bytes === 4 ? i64.halves(-1, 0) : i64.const(bytes === 2 ? 0xffff : 0xff));
+    return bytes === 8 ? value : i64.and(value, bytes === 4 ? LOW_HALF : i64.const(bytes === 2 ? 0xffff : 0xff));
   }
 }

@@ -1,7 +1,6 @@
 import { assert } from '../../../base/assert.ts';
 import { TWO_32 } from '../../../base/bits.ts';
 import { I32 } from '../../../wasm/expr.ts';
-import { FunctionBuilder } from '../../../wasm/module.ts';
 import { PLACE_ENTRY_SHIFT, POOL, REC, REGIONS_GENERATION, REGIONS_RETIRED, S, TLB } from '../../core/layout.ts';
 import { type EngineMemory, REGION_MAP_BYTES, REGION_PAGES_MAX, REGIONS_MAX } from '../../core/memory.ts';
 import type { PageNotes } from '../../core/module-source.ts';
@@ -13,8 +12,9 @@ import { contextOf } from '../variants.ts';
 import { type Decoded, type FlagUse, KIND, type Reader } from './blocks.ts';
 import { Pools } from './pools.ts';
 import { type PagePlan, type Plan, planPage, planRegion, RegionBuilder } from './region.ts';
-import { NotInline, Places, RegionFrame, RegionSemantics, type Targets } from './region-semantics.ts';
+import type { Places } from './region-semantics.ts';
 import { stackUseOf } from './stack-accesses.ts';
+import { Trials } from './trials.ts';
 
 /** A live region. */
 interface Region {
@@ -26,10 +26,8 @@ interface Region {
   readonly bytes: number;
   /** What regions had run when it was made: instructions. */
   readonly born: number;
-  /** Records of its blocks. */
+  /** By block: its record, the handler that had, and where a map has its number, or 0. */
   readonly records: readonly number[];
-  /** Those that are entries, the handlers they had, and where the maps have their numbers. */
-  readonly entries: readonly number[];
   readonly handlers: readonly number[];
   readonly places: readonly number[];
   /** Host addresses of instructions that it goes around: what is patched again and again. */
@@ -103,10 +101,10 @@ export class Compiler implements Regions, Reader {
   /** All zero, as those are that were never used. */
   readonly #freeMaps: number[] = [];
   readonly #pools: Pools;
+  readonly #trials: Trials;
   #nextMap = 0;
   /** By handler number; null: stays out. */
   readonly #decoded: (Decoded | null | undefined)[] = [];
-  readonly #originals = new Map<number, number>();
   #bytes = 0;
   readonly counters = {
     compiled: 0,
@@ -132,6 +130,7 @@ export class Compiler implements Regions, Reader {
     this.#code = code;
     this.#options = options;
     this.#pools = new Pools(memory);
+    this.#trials = new Trials(memory, interpreter.sketch);
     // No entry of a jump cache is right at first
     memory.u32[REGIONS_GENERATION >>> 2] = 1;
   }
@@ -377,26 +376,22 @@ export class Compiler implements Regions, Reader {
     u32[this.#poolOf(slot)] = pool;
     this.#interpreter.setHandler(slot, this.guard ? this.guard(slot, f) : f);
     const records: number[] = [];
-    const entries: number[] = [];
     const handlers: number[] = [];
     const places: number[] = [];
     for (let number = 0; number < blocks.length; number += 1) {
       const { record, page, offset, entry } = blocks[number]!;
+      const place = entry ? maps[page]! + 2 * offset : 0;
       records.push(record);
-      if (!entry) continue;
-      const handler = u16[record >>> 1]!;
-      const place = maps[page]! + 2 * offset;
-      entries.push(record);
-      handlers.push(handler);
+      handlers.push(u16[record >>> 1]!);
       places.push(place);
-      this.#originals.set(record, handler);
+      if (!entry) continue;
       u16[record >>> 1] = slot;
       u16[place >>> 1] = number + 1;
       u32[(record + REC.PLACE) >>> 2] = (pages[page]!.hostPage | (number << PLACE_ENTRY_SHIFT)) >>> 0;
     }
     const without = pages.some(({ patches }) => patches) ? new Set(pages.flatMap(patchedOf)) : NOTHING;
     const born = this.#retired;
-    const region: Region = { pages, maps, slot, pool, bytes, born, records, entries, handlers, places, without };
+    const region: Region = { pages, maps, slot, pool, bytes, born, records, handlers, places, without };
     for (const page of pages) {
       page.region = region;
       page.fresh = 0;
@@ -420,11 +415,11 @@ export class Compiler implements Regions, Reader {
 
   #drop(region: Region): void {
     const { u8, u16 } = this.memory;
-    const { entries, handlers, places } = region;
-    for (let i = 0; i < entries.length; i += 1) {
-      const record = entries[i]!;
+    const { records, handlers, places } = region;
+    for (let i = 0; i < records.length; i += 1) {
+      const record = records[i]!;
+      if (places[i] === 0) continue;
       if (u16[record >>> 1] === region.slot) u16[record >>> 1] = handlers[i]!;
-      this.#originals.delete(record);
       u16[places[i]! >>> 1] = 0;
     }
     u8[region.pool + POOL.ALIVE] = 0;
@@ -478,7 +473,9 @@ export class Compiler implements Regions, Reader {
 
   /** The handler that an entry of a region had. */
   original(record: number): number {
-    return this.#originals.get(record) ?? PSEUDO.STALE;
+    const { u16, u32 } = this.memory;
+    const number = u32[(record + REC.PLACE) >>> 2]! >>> PLACE_ENTRY_SHIFT;
+    return this.#regions.get(u16[record >>> 1]!)?.handlers[number] ?? PSEUDO.STALE;
   }
 
   // ---- Reader -------------------------------------------------------------------------------------------------------
@@ -522,35 +519,11 @@ export class Compiler implements Regions, Reader {
   }
 
   #tryInline(handler: number, variant: Variant, record: number): Decoded | undefined {
-    const { instruction, mnemonic } = variant.form;
-    if (variant.generalAddress || ELSEWHERE.has(instruction.name)) return undefined;
-    let kind: number = KIND.PLAIN;
-    const flags: FlagUse = { reads: false, keeps: false, writes: false, leaves: false };
+    if (variant.generalAddress || ELSEWHERE.has(variant.form.instruction.name)) return undefined;
     const { calls, context, stack } = factsOf(variant);
-    const targets: Targets = {
-      taken: () => {
-        kind = calls ? KIND.CALL : Math.max(kind, KIND.BRANCH);
-      },
-      notTaken: () => {
-        kind = KIND.CONDITIONAL;
-      },
-      indirect: () => {
-        kind = KIND.INDIRECT;
-      },
-    };
-    try {
-      const f = new FunctionBuilder('trial', [I32], [I32]);
-      const lib = this.#interpreter.sketch;
-      const frame = new RegionFrame(f, lib, this.memory, new Places(1));
-      const semantics = new RegionSemantics(frame, targets);
-      semantics.use = flags;
-      semantics.begin(context, mnemonic, record, false);
-      instruction.execute(semantics);
-    } catch (error) {
-      if (error instanceof NotInline) return undefined;
-      throw error;
-    }
-    if (instruction.terminator && kind === KIND.PLAIN) return undefined;
+    const trial = this.#trials.of(variant, context, record);
+    if (!trial) return undefined;
+    const { kind, flags } = trial;
     return { kind, calls, variant, handler, flags, context, stack };
   }
 }

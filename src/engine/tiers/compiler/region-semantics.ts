@@ -218,7 +218,9 @@ export class RegionFrame {
     const { f } = this;
     this.#tail = tail;
     const rest = f.let(i32.sub(this.#budget.get, i32.const(count)));
-    f.if(i32.ltS(rest.get, i32.const(tail)), () => this.goTo(place), undefined, false);
+    f.openIf(i32.ltS(rest.get, i32.const(tail)), false);
+    this.goTo(place);
+    f.close();
     f.set(this.#budget, rest.get);
     f.release(rest);
   }
@@ -315,6 +317,7 @@ const KEEPS_CARRY = new Set(['INC', 'DEC']);
 
 /** Thrown while an instruction is tried: it is none for regions. */
 export class NotInline extends Error {}
+const NOT_INLINE = new NotInline();
 
 const NO_CONTEXT: FormContext = { operands: [], size: 0, mode: 'long', generalAddress: false, form: '', opcode: 0 };
 
@@ -378,20 +381,18 @@ export class RegionSemantics extends Semantics {
     if (this.isFullOffset) return this.extended(REC.DISP, true);
     const { u8, u16, i32: signed } = this.#frame.memory;
     const displacement = signed[(this.#at + REC.DISP) >>> 2]!;
-    let sum: Expr | undefined;
-    const add = (part: Expr): void => {
-      sum = sum ? i64.add(sum, part) : part;
-    };
     const base = u16[(this.#at + REC.BASE) >>> 1]!;
-    if (base !== S.ZERO) add(this.fixedLoad(i32.const(base), 0, 8));
     const index = u16[(this.#at + REC.INDEX) >>> 1]!;
+    let sum: Expr | undefined;
+    if (base !== S.ZERO) sum = this.fixedLoad(i32.const(base), 0, 8);
     if (index !== S.ZERO) {
       const value = this.fixedLoad(i32.const(index), 0, 8);
       const scale = u8[this.#at + REC.SCALE]!;
-      add(scale === 0 ? value : i64.shl(value, i64.const(scale)));
+      const scaled = scale === 0 ? value : i64.shl(value, i64.const(scale));
+      sum = sum ? i64.add(sum, scaled) : scaled;
     }
-    if (displacement !== 0 || !sum) add(i64.const(displacement));
-    return sum!;
+    if (sum && displacement === 0) return sum;
+    return sum ? i64.add(sum, i64.const(displacement)) : i64.const(displacement);
   }
 
   override withSegment(sum: Expr): Expr {
@@ -464,23 +465,24 @@ export class RegionSemantics extends Semantics {
     const first = from === 0 ? linear : this.let(i64.add(linear.get, i64.const(from)));
     const entry = this.let(this.tlbEntry(first.get));
     const access = bytes | (array === TLB.WRITE ? FILL_WRITE : 0);
-    const isMiss = (): Expr => i32.eqz(this.tlbHit(entry, first, span, array));
     frame.save();
-    const leave = (): void => {
+    this.f.openIf(i32.eqz(this.tlbHit(entry, first, span, array)), false);
+    if (frame.lockstep) {
+      this.#redoUnless(call(this.lib.byName('fill'), linear.get, i32.const(access)));
+      if (stack) this.#redoUnless(this.tlbHit(entry, first, span, array));
+    } else {
       if (this.use) this.use.leaves = true;
       frame.leaveForMiss(linear.get, access, this.#at);
-    };
-    const fill = (): void => {
-      this.#redoUnless(call(this.lib.byName('fill'), linear.get, i32.const(access)));
-      if (stack) this.#redoUnless(i32.eqz(isMiss()));
-    };
-    this.f.if(isMiss(), frame.lockstep ? fill : leave, undefined, false);
+    }
+    this.f.close();
     const addend = i32.load(entry.get, array + TLB.ADDEND);
     return i32.add(i32.wrap(linear.get), stack ? frame.setStackAddend(array, addend) : addend);
   }
 
   #redoUnless(usual: Expr): void {
-    this.f.if(i32.eqz(usual), () => this.leave(i32.const(STATUS.REDO)), undefined, false);
+    this.f.openIf(i32.eqz(usual), false);
+    this.leave(i32.const(STATUS.REDO));
+    this.f.close();
   }
 
   override loadMemory(linear: Local, bytes: number, signed = false): Expr {
@@ -498,7 +500,7 @@ export class RegionSemantics extends Semantics {
 
   /** A gather has changed its registers when a later element is not in the TLB: nothing to do anew. */
   override loadElement(): Expr {
-    throw new NotInline();
+    throw NOT_INLINE;
   }
 
   override probeElement(linear: Local, bytes: number): void {
@@ -621,15 +623,15 @@ export class RegionSemantics extends Semantics {
   }
 
   override helper(): void {
-    throw new NotInline();
+    throw NOT_INLINE;
   }
 
   override settled(): void {
-    throw new NotInline();
+    throw NOT_INLINE;
   }
 
   override exitBefore(): void {
-    throw new NotInline();
+    throw NOT_INLINE;
   }
 
   override retired(): Expr {
@@ -646,19 +648,21 @@ export class RegionSemantics extends Semantics {
   }
 
   override implicitAddress(): void {
-    throw new NotInline();
+    throw NOT_INLINE;
   }
 
   branch(): void {
-    if (this.mode === 'general' || this.size === 2) throw new NotInline();
+    if (this.mode === 'general' || this.size === 2) throw NOT_INLINE;
     this.#frame.save();
     this.#targets.taken(this.#at);
   }
 
   branchIf(condition: Expr): void {
-    if (this.mode === 'general' || this.size === 2) throw new NotInline();
+    if (this.mode === 'general' || this.size === 2) throw NOT_INLINE;
     this.#frame.save();
-    this.f.if(condition, () => this.#targets.taken(this.#at));
+    this.f.openIf(condition);
+    this.#targets.taken(this.#at);
+    this.f.close();
     this.#targets.notTaken(this.#at);
   }
 
