@@ -22,12 +22,19 @@ export interface ModuleSource {
  * Only a hint: what is compiled when changes nothing about what it does.
  */
 export interface PageNotes {
-  /** Offsets in the page at which runs of instructions were entered often, in ascending order; undefined: it is not known. */
-  hot(page: number): Uint16Array | undefined;
-  /** They were at these. */
-  note(page: number, offsets: readonly number[]): void;
+  /** Undefined: it is not known. */
+  hot(page: number): HotPage | undefined;
+  /** Runs at these offsets were; what is new is `changes` of a page that was not known. */
+  note(page: number, offsets: readonly number[], changes: number): void;
   /** `tell` is called before notes are kept: it notes what is not noted yet. */
   beforeKeeping(tell: () => void): void;
+}
+
+export interface HotPage {
+  /** Where runs of instructions were entered often, in ascending order. */
+  readonly offsets: Uint16Array;
+  /** How often the page was written to before it was compiled, or found to be hot. */
+  readonly changes: number;
 }
 
 /** A module's bytes, and what has to be known of them, in words of who generates them. */

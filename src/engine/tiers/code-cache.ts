@@ -53,6 +53,10 @@ export interface CodePage {
   name: number;
   /** Offsets of runs that were hot in earlier runs of the machine. */
   known: Uint16Array | undefined;
+  /** How often it was written to. */
+  changes: number;
+  /** As often as in earlier runs before it was compiled: then what is known counts; 0: it does. */
+  waits: number;
   next: CodePage | undefined;
 }
 
@@ -158,7 +162,12 @@ export class CodeCache implements CodePages {
     if (this.#tablesAreFull && !this.pageAt(host >>> 12, mode)) this.flush();
     const page = this.#page(host >>> 12, mode);
     const known = page.entries[host & 0xfff]!;
-    return known !== 0 ? known : this.#decodeRun(page, host);
+    if (known !== 0) return known;
+    const record = this.#decodeRun(page, host);
+    // It was patched
+    if (page.known && page.waits === 0 && page.known.includes(host & 0xfff))
+      this.#memory.i32[(record + REC.HEAT) >>> 2] = this.noting!.heat;
+    return record;
   }
 
   #page(hostPage: number, mode: number): CodePage {
@@ -189,6 +198,8 @@ export class CodeCache implements CodePages {
       breaks: undefined,
       name: 0,
       known: undefined,
+      changes: 0,
+      waits: 0,
       next: this.#heads[hostPage],
     };
     this.#heads[hostPage] = page;
@@ -199,32 +210,40 @@ export class CodeCache implements CodePages {
 
   /** What is known to become hot in a new page is decoded at once, in one order: so that it is compiled as it was before. */
   #recall(page: CodePage, { notes, heat }: NoteTaking): void {
-    const { u32, i32 } = this.#memory;
-    page.name = nameOf(u32, page);
+    page.name = nameOf(this.#memory.u32, page);
     const known = notes.hot(page.name);
     // Whoever listens wants to hear of code when it first runs
     if (!known || this.listener) return;
-    page.known = known;
+    page.known = known.offsets;
+    page.waits = known.changes;
     this.counters.known += 1;
-    for (const offset of known) {
-      if (page.entries[offset] === 0) {
-        if (!this.#hasRoom) return;
-        this.#decodeRun(page, page.hostPage * 4096 + offset);
-      }
-      i32[(page.entries[offset]! + REC.HEAT) >>> 2] = heat;
+    for (const offset of known.offsets) {
+      if (page.entries[offset] === 0 && this.#hasRoom) this.#decodeRun(page, page.hostPage * 4096 + offset);
+    }
+    if (page.waits === 0) this.#warm(page, heat);
+  }
+
+  #warm({ known, entries }: CodePage, heat: number): void {
+    for (const offset of known!) {
+      const record = entries[offset]!;
+      if (record !== 0) this.#memory.i32[(record + REC.HEAT) >>> 2] = heat;
     }
   }
 
   /** Notes what is hot in a page. */
   #tell(page: CodePage, { notes, heatMin }: NoteTaking): void {
     const { u16, i32 } = this.#memory;
+    const { entries, stretches, changes } = page;
     const offsets: number[] = [];
-    for (let at = 0; at < 4096; at += 1) {
-      const record = page.entries[at]!;
-      if (record === 0) continue;
-      if (i32[(record + REC.HEAT) >>> 2]! >= heatMin || u16[record >>> 1]! >= REGION_SLOT) offsets.push(at);
+    for (let i = 0; i < stretches.length; i += 2) {
+      const end = stretches[i]! + stretches[i + 1]! * REC.BYTES;
+      for (let record = stretches[i]!; record < end; record += REC.BYTES) {
+        if (i32[(record + REC.HEAT) >>> 2]! < heatMin && u16[record >>> 1]! < REGION_SLOT) continue;
+        const offset = u16[(record + REC.OFFSET) >>> 1]!;
+        if (entries[offset] === record) offsets.push(offset);
+      }
     }
-    if (offsets.length > 0) notes.note(page.name, offsets);
+    if (offsets.length > 0) notes.note(page.name, offsets, changes);
   }
 
   /** Notes what is hot now. */
@@ -486,6 +505,11 @@ export class CodeCache implements CodePages {
         page.patches ??= new Map();
         page.patches.set(at, (page.patches.get(at) ?? 0) + 1);
         this.#stale(page, at, record);
+      }
+      page.changes += 1;
+      if (page.changes === page.waits) {
+        page.waits = 0;
+        this.#warm(page, this.noting!.heat);
       }
     }
   }

@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import { REGIONS_GENERATION, REGIONS_RETIRED } from '../../core/layout.ts';
 import { AT, TestMachine } from '../../core/machine-testbed.ts';
+import type { HotPage, ModuleSource, PageNotes } from '../../core/module-source.ts';
 
 const plan = { accel: 'compiler', jitThreshold: 3, jitBatch: 1 } as const;
 
@@ -18,6 +19,55 @@ function counting(): TestMachine {
 }
 
 const retired = (m: TestMachine): number => m.cpu.get(REGIONS_RETIRED);
+
+/** Says of all pages the same. */
+function knowing(known: HotPage | undefined): ModuleSource & { readonly noted: [offset: number, changes: number][] } {
+  const noted: [number, number][] = [];
+  const pages: PageNotes = {
+    hot: () => known,
+    note: (_name, offsets, changes) => {
+      for (const offset of offsets) noted.push([offset, changes]);
+    },
+    beforeKeeping: () => {},
+  };
+  return { noted, pages, recall: () => undefined, keep: () => {}, find: () => undefined, made: () => {} };
+}
+
+describe('what is known to be hot', () => {
+  /** Writes to its page once, and then counts for ever, at offset 7. */
+  const runs = (jitModules: ModuleSource, rounds: number): TestMachine => {
+    const m = new TestMachine({ plan: { accel: 'compiler', jitThreshold: 1000, jitModules } });
+    m.longMode();
+    m.code(`
+      88042500880000 ; mov [0x8800], al
+      ffc0           ; next: inc eax
+      ebfc           ; jmp next
+    `);
+    m.rip = AT.CODE;
+    m.engine.run(m.vcpu, 1 + 2 * rounds);
+    expect(m.reg(0)).toBe(rounds);
+    return m;
+  };
+
+  test.each([
+    ['nothing is known', undefined, false],
+    ['it is known', 0, true],
+    ['its page has been written to as often as it was before', 1, true],
+    ['its page has been written to less often than it was before', 2, false],
+  ] as const)('is compiled early or not where %s', (_what, changes, isEarly) => {
+    const offsets = Uint16Array.of(7);
+    const { engine } = runs(knowing(changes === undefined ? undefined : { offsets, changes }), 100);
+    expect(engine.compiler!.counters.compiled > 0).toBe(isEarly);
+  });
+
+  test('is noted with the writes to its page before', () => {
+    const source = knowing(undefined);
+    const { engine } = runs(source, 10_000);
+    engine.run(engine.processor.vcpu, 1);
+    for (let n = 0; n < 20; n += 1) engine.run(engine.processor.vcpu, 1);
+    expect(source.noted).toContainEqual([7, 1]);
+  });
+});
 
 describe('regions', () => {
   test('are told how many instructions they have run, called handlers among them', () => {

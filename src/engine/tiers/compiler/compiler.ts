@@ -397,7 +397,7 @@ export class Compiler implements Regions, Reader {
       page.fresh = 0;
     }
     const notes = this.#code.noting?.notes;
-    if (notes) for (const { page, offset } of blocks) notes.note(pages[page]!.name, [offset]);
+    if (notes) for (const { page, offset } of blocks) notes.note(pages[page]!.name, [offset], pages[page]!.changes);
     this.#regions.set(slot, region);
     this.#bytes += bytes;
     this.counters.compiled += 1;

@@ -3,7 +3,7 @@ import { EXIT } from '../../core/exits.ts';
 import { gpr, S } from '../../core/layout.ts';
 import { AT, TestMachine } from '../../core/machine-testbed.ts';
 import type { Accelerator } from '../../core/memory.ts';
-import type { ModuleSource, PageNotes } from '../../core/module-source.ts';
+import type { HotPage, ModuleSource, PageNotes } from '../../core/module-source.ts';
 
 /**
  * Random programs over two pages of code, with loops, calls, returns, jumps through registers and stores into their own
@@ -240,8 +240,9 @@ class Claims implements ModuleSource, PageNotes {
   constructor(random: Random) {
     this.#random = random;
   }
-  hot(): Uint16Array {
-    return Uint16Array.from({ length: 30 }, () => this.#random.below(4096)).sort();
+  hot(): HotPage {
+    const offsets = Uint16Array.from({ length: 30 }, () => this.#random.below(4096)).sort();
+    return { offsets, changes: this.#random.below(3) };
   }
   note(): void {
     this.noted += 1;
