@@ -51,10 +51,10 @@ export const S = {
   BUDGET: at(0x100),
   /** Address of the TLB set in force: context, privilege, SMAP. u32 */
   TLB: at(0x104),
-  /** Address of the jump cache in force. u32 */
+  /** Address of the jump cache in force. u32. With JUMP_TAG, as one i64, it says under which translations and mode code was found. */
   JUMP_CACHE: at(0x108),
-  /** What decoded code depends on besides its bytes: see decode/mode.ts. u32 */
-  MODE: at(0x10c),
+  /** What an entry of the jump cache in force must carry: the mode word, and from bit 12 the cache's generation. u32 */
+  JUMP_TAG: at(0x10c),
   /** Record whose `link` the next look-up fills in, or 0. u32 */
   PENDING_LINK: at(0x110),
   /** What the single-stepped instruction may do that would otherwise leave: see ALLOW. u32 */
@@ -151,8 +151,8 @@ export const S = {
   VMCS: at(0x78c),
   /** Address of the VMCS_MAP that says which encoding is which cell. u32 */
   VMCS_MAP: at(0x790),
-  /** What an entry of the jump cache in force must carry: the mode word, and from bit 12 the cache's generation. u32 */
-  JUMP_TAG: at(0x794),
+  /** What decoded code depends on besides its bytes: see decode/mode.ts. u32 */
+  MODE: at(0x794),
   /** Instructions retired when the budget is used up: what has retired is this less BUDGET. i64 */
   RETIRED_AT_END: at(0x798),
   /** Time-stamp counter less TSC_RATE × instructions retired, in the run under way. i64 */
@@ -334,8 +334,29 @@ export const SCRATCH = 0x2000;
 export const REGIONS_RETIRED = 0x2080;
 /** Another number, from 1 on, whenever a region has ended. u32 */
 export const REGIONS_GENERATION = 0x2088;
-/** Where a region that left with FOUND has found it: address of a jump cache's entry. u32 */
+/** Where a region that left with FOUND or RETURNED has found it: address of an entry of a jump cache, or of RETURNS. u32 */
 export const EXIT_SLOT = 0x208c;
+
+/**
+ * Where calls in regions will return to, by the address on the stack where the return address is: entries for 64 slots of the
+ * stack. Each flush of translations, and the end of a region, empties it.
+ */
+export const RETURNS = {
+  AT: 0x3000,
+  ENTRIES: 64,
+  ENTRY_SHIFT: 5,
+  ENTRY_BYTES: 32,
+  BYTES: 2048,
+  /** Return address, linear. i64 */
+  LINEAR: 0,
+  /** S.JUMP_CACHE and JUMP_TAG when it was called: i64; 0: no entry. */
+  UNDER: 8,
+  /** Address of the POOL of the region that goes on there. u32 */
+  POOL: 16,
+  /** Number + 1 of the block. u32 */
+  ENTRY: 20,
+} as const;
+
 /** What walks share, at fixed places. */
 export const WALKS = {
   /** Another number after each flush of anything: what was learnt from paging structures before is to be forgotten. u32 */
@@ -570,6 +591,8 @@ export const STATUS = {
   MISS: 11,
   /** As LINKED, to S.NEXT_LINEAR in another page. */
   ACROSS: 12,
+  /** Done; go on in the region, at the block, that the entry of RETURNS at EXIT_SLOT says. */
+  RETURNED: 13,
   /** Set in whatever a region returns. */
   REGION: 16,
   /** Above these bits a region may say which of its PLACEs it left at, instead of setting S.EXIT_RECORD. */

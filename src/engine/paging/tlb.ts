@@ -1,5 +1,5 @@
 import { TWO_32 } from '../../base/bits.ts';
-import { CONTEXT_BYTES, FILLS, HAS_JUMPS, JUMP_CACHE, S, TABLES, TLB, WALKS } from '../core/layout.ts';
+import { CONTEXT_BYTES, FILLS, HAS_JUMPS, JUMP_CACHE, RETURNS, S, TABLES, TLB, WALKS } from '../core/layout.ts';
 import type { EngineMemory } from '../core/memory.ts';
 import { type WriterScan, writerScan } from './writer-scan.ts';
 
@@ -196,8 +196,14 @@ export class TlbContexts {
     u32[has] = u32[has]! | HAS_JUMPS.LOCAL;
   }
 
-  /** What walks have learnt from paging structures is to be forgotten. */
+  /** Calls in regions return by looking for where. */
+  forgetReturns(): void {
+    this.#memory.u8.fill(0, RETURNS.AT, RETURNS.AT + RETURNS.BYTES);
+  }
+
+  /** What walks have learnt from paging structures is to be forgotten, and what else depends on translations. */
   forgetTables(): void {
+    this.forgetReturns();
     const { u8, u32 } = this.#memory;
     const epoch = (u32[WALKS.EPOCH >>> 2]! + 1) >>> 0;
     u32[WALKS.EPOCH >>> 2] = epoch;
@@ -283,6 +289,7 @@ export class TlbContexts {
   }
 
   #flushJumpCache(context: number, user: boolean): void {
+    this.forgetReturns();
     const { u8, u32 } = this.#memory;
     const address = this.jumps(context, user);
     const has = (address + JUMP_CACHE.HAS) >>> 2;

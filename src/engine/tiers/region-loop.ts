@@ -9,6 +9,7 @@ import {
   REC,
   REGIONS_GENERATION,
   REGIONS_RETIRED,
+  RETURNS,
   S,
   STATUS,
 } from '../core/layout.ts';
@@ -64,7 +65,16 @@ export function defineRegionLoop(m: ModuleBuilder, memory: EngineMemory, fill: C
   const poolOf = i32.shl(i32.sub(region.get, i32.const(REGION_SLOT)), i32.const(2));
   f.loop((again) => {
     f.set(pool, i32.load(poolOf, memory.regionPools));
-    f.set(status, callIndirect(I32, type, 0, region.get, pool.get, number.get));
+    f.loop((returned) => {
+      f.set(status, callIndirect(I32, type, 0, region.get, pool.get, number.get));
+      f.if(isStatus(STATUS.RETURNED), () => {
+        const entry = f.let(i32.load(zero, EXIT_SLOT));
+        f.set(pool, i32.load(entry.get, RETURNS.POOL));
+        f.set(number, i32.load(entry.get, RETURNS.ENTRY));
+        f.set(region, i32.load16U(pool.get, POOL.SLOT));
+        f.br(returned);
+      });
+    });
     f.block((miss) => {
       f.block((found) => {
         f.set(record, i32.load(zero, S.EXIT_RECORD));

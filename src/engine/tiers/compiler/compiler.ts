@@ -425,6 +425,7 @@ export class Compiler implements Regions, Reader {
     u8[region.pool + POOL.ALIVE] = 0;
     this.#pools.give(region.pool);
     this.memory.u32[REGIONS_GENERATION >>> 2]! += 1;
+    this.#code.tlb.forgetReturns();
     this.#regions.delete(region.slot);
     this.#interpreter.setHandler(region.slot, null);
     this.#free.push(region.slot);

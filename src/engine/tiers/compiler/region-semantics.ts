@@ -308,8 +308,14 @@ export interface Targets {
   taken(record: number): void;
   /** On behind a conditional branch. */
   notTaken(record: number): void;
-  /** To a linear address, which is `offset` bytes behind the start of the page: i64 locals. */
-  indirect(record: number, target: Local, offset: Local): void;
+  /**
+   * To a linear address, which is `offset` bytes behind the start of the page: i64 locals.
+   *
+   * @param from  Address on the stack that it is from, if it is a return address: an i32.
+   */
+  indirect(record: number, target: Local, offset: Local, from: Expr | undefined): void;
+  /** The return address of the call at this record is on the stack, at `slot`: an i32. */
+  called(record: number, slot: Expr): void;
 }
 
 /** What reads CF only to keep it. */
@@ -654,6 +660,7 @@ export class RegionSemantics extends Semantics {
   branch(): void {
     if (this.mode === 'general' || this.size === 2) throw NOT_INLINE;
     this.#frame.save();
+    if (this.#mnemonic === 'CALL') this.#targets.called(this.#at, i32.wrap(this.reg(4)));
     this.#targets.taken(this.#at);
   }
 
@@ -683,7 +690,10 @@ export class RegionSemantics extends Semantics {
     // RET and CALL have checked their target already, before they changed RSP
     if (this.#mnemonic === 'JMP') this.checkTarget(bound);
     this.#frame.save();
-    this.#targets.indirect(this.#at, bound, offset);
+    if (this.#mnemonic === 'CALL') this.#targets.called(this.#at, i32.wrap(this.reg(4)));
+    const returns = this.#mnemonic === 'RET' && this.operands.length === 0;
+    const from = returns ? i32.sub(i32.wrap(this.reg(4)), i32.const(this.size)) : undefined;
+    this.#targets.indirect(this.#at, bound, offset, from);
   }
 }
 

@@ -1,7 +1,7 @@
 import { assert } from '../../../base/assert.ts';
 import { call, type Expr, I32, I64, i32, i64 } from '../../../wasm/expr.ts';
 import type { FunctionBuilder, Label, Local } from '../../../wasm/module.ts';
-import { EXIT_SLOT, JUMP_CACHE, PLACE, POOL, REC, REGIONS_GENERATION, S, STATUS } from '../../core/layout.ts';
+import { EXIT_SLOT, JUMP_CACHE, PLACE, POOL, REC, REGIONS_GENERATION, RETURNS, S, STATUS } from '../../core/layout.ts';
 import { PSEUDO } from '../../decode/decoder.ts';
 import { MODE } from '../../decode/mode.ts';
 import type { Library } from '../../isa/semantics.ts';
@@ -460,10 +460,55 @@ export class RegionBuilder implements Targets {
     else this.#frame.go(next);
   }
 
-  indirect(record: number, target: Local, offset: Local): void {
+  /** The entry of RETURNS for an address on the stack: both are i32. */
+  #returnTo(slot: Expr): Local {
+    const index = i32.and(slot, i32.const((RETURNS.ENTRIES - 1) << 3));
+    return this.#f.let(i32.add(i32.const(RETURNS.AT), i32.shl(index, i32.const(RETURNS.ENTRY_SHIFT - 3))));
+  }
+
+  called(record: number, slot: Expr): void {
+    // In lockstep a region runs alone
+    if (this.#frame.lockstep) return;
+    const { u8, u16 } = this.#reader.memory;
+    const offset = u16[(record + REC.OFFSET) >>> 1]! + u8[record + REC.LENGTH]!;
+    const number = this.#numbers.get(this.#plan.pages[this.#page]!.entries[offset] ?? 0);
+    if (number === undefined) return;
+    const f = this.#f;
+    const zero = i32.const(0);
+    const entry = this.#returnTo(slot);
+    const linear = i64.add(i64.load(zero, S.RIP_PAGE), i64.const(offset));
+    f.do(i64.store(entry.get, this.#isLong ? linear : i64.and(linear, i64.halves(-1, 0)), RETURNS.LINEAR));
+    f.do(i64.store(entry.get, i64.load(zero, S.JUMP_CACHE), RETURNS.UNDER));
+    f.do(i32.store(entry.get, this.#frame.pool.get, RETURNS.POOL));
+    f.do(i32.store(entry.get, i32.const(number + 1), RETURNS.ENTRY));
+    f.release(entry);
+  }
+
+  /** Where the call was made from that the stack has the return address of at `slot`, if a region knows. */
+  #return(target: Local, slot: Expr, top: Label): void {
+    const f = this.#f;
+    const zero = i32.const(0);
+    const entry = this.#returnTo(slot);
+    const isKnown = i32.and(
+      i64.eq(i64.load(entry.get, RETURNS.LINEAR), target.get),
+      i64.eq(i64.load(entry.get, RETURNS.UNDER), i64.load(zero, S.JUMP_CACHE)),
+    );
+    const go = (): void => {
+      this.#enterPage(target);
+      f.set(this.#entry, i32.load(entry.get, RETURNS.ENTRY));
+      f.brIf(top, i32.eq(i32.load(entry.get, RETURNS.POOL), this.#frame.pool.get));
+      f.do(i32.store(zero, entry.get, EXIT_SLOT));
+      this.#frame.out(i32.const(STATUS.RETURNED | STATUS.REGION));
+    };
+    f.if(isKnown, go, undefined, true);
+    f.release(entry);
+  }
+
+  indirect(record: number, target: Local, offset: Local, from: Expr | undefined): void {
     const f = this.#f;
     const zero = i32.const(0);
     const top = this.#levels[0]!.loop;
+    if (from && !this.#frame.lockstep) this.#return(target, from, top);
     f.if(i64.ltU(offset.get, i64.const(4096)), () => {
       const at = i32.shl(i32.wrap(offset.get), i32.const(1));
       f.set(this.#entry, i32.load16U(i32.add(at, this.#frame.mapOf(this.#page))));

@@ -65,4 +65,6 @@ export class Trials implements Targets {
   indirect(): void {
     this.#kind = KIND.INDIRECT;
   }
+
+  called(): void {}
 }
