@@ -357,6 +357,14 @@ export const RETURNS = {
   ENTRY: 20,
 } as const;
 
+/** Of the cache of decoded code. */
+export const DECODING = {
+  /** Where the next record goes. u32 */
+  TOP: 0x2100,
+  /** Instructions decoded, pages that were dropped since included. u32 */
+  COUNT: 0x2104,
+} as const;
+
 /** What walks share, at fixed places. */
 export const WALKS = {
   /** Another number after each flush of anything: what was learnt from paging structures before is to be forgotten. u32 */
@@ -367,8 +375,9 @@ export const WALKS = {
   FILLS: 0x3808,
 } as const;
 
-/** Not 0: each look-up of code is for TypeScript, where L0's debugger wants to hear of it. u32 */
+/** Not 0: each look-up of code that no jump cache has is for TypeScript, where someone wants to hear of it: SEEN_BY bits. u32 */
 export const LOOKUPS_ARE_SEEN = 0x3810;
+export const SEEN_BY = { DEBUGGER: 1, LOG: 2 } as const;
 
 /**
  * Caches of the second stage: guest-physical frames, and pieces of 2 MiB of its larger pages. An entry: number of the frame
@@ -550,7 +559,29 @@ export const CODE_TABLE = {
   MODE: 4 * 4096,
   /** Address of the next table, or 0. u32 */
   NEXT: 4 * 4096 + 4,
+  /** REC.HEAT of what is decoded now: code that replaces hot code is likely to be hot. i32 */
+  HEAT: 4 * 4096 + 8,
+  /** Last record of the last stretch that was decoded, or 0; it is a pseudo record, with a STRETCH. u32 */
+  STRETCHES: 4 * 4096 + 12,
+  /** Not 0: TypeScript decodes, as what was known to become hot has been patched. u32 */
+  PATCHED_HOT: 4 * 4096 + 24,
   BYTES: 4 * 4096 + 64,
+} as const;
+
+/** In a pseudo record at the end of a stretch, decoded in one go: its first record, and the last one of another stretch. u32 each */
+export const STRETCH = { FIRST: REC.AUX, NEXT: REC.EXTRA } as const;
+
+/**
+ * Which pairs of handlers run as one: EngineMemory.fusions. Numbers of first ones and of second ones make the index of a
+ * handler, u16 each. 0: no pair.
+ */
+export const FUSIONS = {
+  /** By handler: its number as the first of pairs, as the second. u8 each */
+  FIRST: 0,
+  SECOND: 0x4000,
+  PAIRS: 0x8000,
+  FIRST_SHIFT: 8,
+  BYTES: 0x8000 + 2 * 0x1_0000,
 } as const;
 
 /** Added to the number of bytes of a slow access: it goes through SS although the memory operand may not. */

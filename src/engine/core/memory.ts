@@ -1,7 +1,7 @@
 import { assert, UserError } from '../../base/assert.ts';
 import { byteSize } from '../../base/format.ts';
 import { TEMPLATES } from '../decode/templates.ts';
-import { CODE_TABLE, CONTEXT_BYTES, REC, TLB, TLB_EMPTY, VMCS_CELLS, VMCS_MAP } from './layout.ts';
+import { CODE_TABLE, CONTEXT_BYTES, FUSIONS, REC, TLB, TLB_EMPTY, VMCS_CELLS, VMCS_MAP } from './layout.ts';
 import type { ModuleSource } from './module-source.ts';
 
 const WASM_PAGE = 65_536;
@@ -102,6 +102,8 @@ export class EngineMemory {
   readonly codeTablesEnd: number;
   /** The decoder's tables: decode/templates.ts. */
   readonly templates: number;
+  /** FUSIONS. */
+  readonly fusions: number;
   /** By host page: address of its first CODE_TABLE, or 0. u32 each */
   readonly codeHeads: number;
   /** By host page: u32 index of its write entry in a TLB: paging/tlb.ts. u32 each */
@@ -140,7 +142,8 @@ export class EngineMemory {
     this.codeTablesEnd =
       this.codeTables + Math.ceil((plan.codeBytes * TABLES_SHARE) / CODE_TABLE.BYTES) * CODE_TABLE.BYTES;
     this.templates = (this.codeTablesEnd + 4095) & ~4095;
-    this.codeHeads = (this.templates + TEMPLATES.BYTES + 4095) & ~4095;
+    this.fusions = (this.templates + TEMPLATES.BYTES + 4095) & ~4095;
+    this.codeHeads = (this.fusions + FUSIONS.BYTES + 4095) & ~4095;
     // Two words for each page up to the end of RAM, whose start they move
     const hostPages = Math.ceil((this.codeHeads + LARGE_PAGE + plan.ramBytes) / (4096 - 8));
     this.writers = this.codeHeads + 4 * hostPages;

@@ -55,15 +55,7 @@ export { DECODED };
 /** A function of the core: quick-decode.ts. */
 export interface QuickDecode {
   quickDecode(record: number, start: number, end: number, offset: number, mode: number): number;
-  decodeStretch(
-    record: number,
-    host: number,
-    offset: number,
-    mode: number,
-    table: number,
-    heat: number,
-    most: number,
-  ): number;
+  decodeRun(table: number, mode: number, host: number): number;
 }
 
 const UD = 6;
@@ -138,9 +130,9 @@ export class Decoder {
     return low | (this.#word() << 16);
   }
 
-  /** See decodeStretch of quick-decode.ts. */
-  stretch(record: number, host: number, mode: number, table: number, heat: number, most: number): number {
-    return this.#quick.decodeStretch(record, host, host & 0xfff, mode, table, heat, most);
+  /** See decodeRun of quick-decode.ts. */
+  run(table: number, mode: number, host: number): number {
+    return this.#quick.decodeRun(table, mode, host);
   }
 
   /**

@@ -1,7 +1,8 @@
-import { type Callee, call, type Expr, I32, i32, i64 } from '../../wasm/expr.ts';
+import { type Callee, call, type Expr, I32, i32, i64, select } from '../../wasm/expr.ts';
 import type { FunctionBuilder, Label, Local } from '../../wasm/module.ts';
-import { AUX, CODE_TABLE, GPR, REC, S, SEG } from '../core/layout.ts';
-import type { EngineMemory } from '../core/memory.ts';
+import { AUX, CODE_TABLE, DECODING, FUSIONS, GPR, REC, S, SEG, STRETCH } from '../core/layout.ts';
+import { type EngineMemory, RUN_MAX } from '../core/memory.ts';
+import { PSEUDO } from './decoder.ts';
 import { MODE } from './mode.ts';
 import { PREFIX } from './prefixes.ts';
 import { CELL, DECODED, SOURCE } from './shape.ts';
@@ -140,46 +141,113 @@ export function buildQuickDecode(f: FunctionBuilder, memory: EngineMemory): void
   f.ret(i32.const(-1));
 }
 
-/** What decodeStretch says of the instruction that it has not decoded, where DECODED would stand. */
-export const ASK_DECODER = 0xff;
-
 /**
- * Defines decodeStretch (first record, its host address, its offset in the page, mode word, the page's CODE_TABLE, heat, most) →
- * how many instructions it has decoded, one behind the other, and from bit 8 on DECODED of the last or ASK_DECODER. It ends
- * behind a branch, at the page end, in front of what was decoded before, and where the decoder is to be asked.
+ * Defines decodeRun (CODE_TABLE, mode word, host address) → first of the records that it has decoded, or 0: there is no room. It
+ * goes on behind branches, which may not be taken, to the end of the page, code decoded before, a jump, or RUN_MAX.
+ *
+ * @param ask  (record, host address, mode word) → as quickDecode, by the decoder; an instruction over the page end comes as
+ *             three records, of which the last ends the stretch.
  */
-export function buildDecodeStretch(f: FunctionBuilder, quick: Callee): void {
-  const [record, host, offset, mode, table, heat, most] = f.parameters as Local[] as [
-    Local,
-    Local,
-    Local,
-    Local,
-    Local,
-    Local,
-    Local,
-  ];
-  const count = f.let(zero);
+export function buildDecodeRun(f: FunctionBuilder, memory: EngineMemory, quick: Callee, ask: Callee): void {
+  const [table, mode, host] = f.parameters as [Local, Local, Local];
+  const first = f.let(i32.load(zero, DECODING.TOP));
+  // Room for a whole run, and the parts of a crossing instruction
+  const most = f.let(i32.add(first.get, i32.const(RUN_MAX * REC.BYTES)));
+  f.if(i32.gtU(i32.add(most.get, i32.const(4 * REC.BYTES)), i32.const(memory.codeEnd)), () => f.ret(zero));
+  const record = f.let(first.get);
+  /** Where the run that is under way begins: behind a branch there is another. */
+  const start = f.let(first.get);
+  const offset = f.let(has(host.get, 4095));
   const page = f.let(i32.shrU(host.get, i32.const(12)));
   const end = f.let(i32.shl(i32.add(page.get, i32.const(1)), i32.const(12)));
-  const answer = (result: Expr): void => f.ret(i32.or(count.get, i32.shl(result, i32.const(8))));
-  f.loop((next) => {
-    f.if(i32.eq(count.get, most.get), () => answer(i32.const(DECODED.NEXT)));
-    f.if(i32.geU(offset.get, i32.const(4096)), () => answer(i32.const(DECODED.NEXT)));
-    const entry = f.let(i32.add(table.get, i32.shl(offset.get, i32.const(2))));
-    f.if(i32.load(entry.get, CODE_TABLE.ENTRIES), () => answer(i32.const(DECODED.NEXT)));
-    const decoded = f.let(call(quick, record.get, host.get, end.get, offset.get, mode.get));
-    f.if(i32.ltS(decoded.get, zero), () => answer(i32.const(ASK_DECODER)));
-    f.do(i32.store(record.get, page.get, REC.PLACE));
-    f.do(i32.store(record.get, heat.get, REC.HEAT));
-    f.do(i32.store(entry.get, record.get, CODE_TABLE.ENTRIES));
-    f.set(count, i32.add(count.get, i32.const(1)));
-    f.set(record, i32.add(record.get, i32.const(REC.BYTES)));
-    f.set(host, i32.add(host.get, i32.shrU(decoded.get, i32.const(8))));
-    f.set(offset, i32.add(offset.get, i32.shrU(decoded.get, i32.const(8))));
-    f.brIf(next, i32.eq(has(decoded.get, 0xff), i32.const(DECODED.NEXT)));
-    answer(has(decoded.get, 0xff));
+  const heat = f.let(i32.load(table.get, CODE_TABLE.HEAT));
+  const at = f.local(I32);
+  const count = f.let(zero);
+  const decoded = f.local(I32);
+  const put16 = (field: number, value: Expr): void => f.do(i32.store16(record.get, value, field));
+  const next = (local: Local): void => f.set(local, i32.add(local.get, i32.const(REC.BYTES)));
+  /** `at` := where the table has the record of what is next. */
+  const find = (): void => f.set(at, i32.add(table.get, i32.shl(offset.get, i32.const(2))));
+  const isPageEnd = i32.geU(offset.get, i32.const(4096));
+  /** The run ends in front of `record`. */
+  const close = (): void => {
+    f.set(at, record.get);
+    const left = f.let(zero);
+    f.block((done) =>
+      f.loop((again) => {
+        f.brIf(done, i32.eq(at.get, start.get));
+        f.set(at, i32.sub(at.get, i32.const(REC.BYTES)));
+        f.set(left, i32.add(left.get, i32.const(1)));
+        f.do(i32.store16(at.get, left.get, REC.REMAINING));
+        f.br(again);
+      }),
+    );
+    f.release(left);
+    f.set(start, record.get);
+  };
+  f.block((ended) => {
+    f.block((behind) => {
+      f.loop((again) => {
+        f.brIf(behind, isPageEnd);
+        find();
+        f.brIf(behind, i32.load(at.get, CODE_TABLE.ENTRIES));
+        f.brIf(behind, i32.eq(record.get, most.get));
+        f.set(decoded, call(quick, record.get, host.get, end.get, offset.get, mode.get));
+        f.if(i32.ltS(decoded.get, zero), () => f.set(decoded, call(ask, record.get, host.get, mode.get)));
+        f.do(i32.store(record.get, page.get, REC.PLACE));
+        f.do(i32.store(record.get, heat.get, REC.HEAT));
+        f.do(i32.store(at.get, record.get, CODE_TABLE.ENTRIES));
+        f.if(i32.ne(record.get, start.get), () => fuse(f, memory, record));
+        f.set(count, i32.add(count.get, i32.const(1)));
+        next(record);
+        f.if(i32.eq(has(decoded.get, 0xff), i32.const(DECODED.CROSSES)), () => {
+          close();
+          next(record);
+          f.br(ended);
+        });
+        f.set(host, i32.add(host.get, i32.shrU(decoded.get, i32.const(8))));
+        f.set(offset, i32.add(offset.get, i32.shrU(decoded.get, i32.const(8))));
+        f.set(decoded, has(decoded.get, 0xff));
+        f.brIf(again, i32.eq(decoded.get, i32.const(DECODED.NEXT)));
+        f.brIf(behind, i32.ne(decoded.get, i32.const(DECODED.BRANCH)));
+        f.brIf(behind, i32.eq(record.get, most.get));
+        close();
+        f.br(again);
+      });
+    });
+    close();
+    put16(REC.OFFSET, offset.get);
+    put16(REC.REMAINING, zero);
+    put16(REC.HANDLER, i32.const(PSEUDO.PAGE_END));
+    f.do(i32.store(record.get, zero, REC.LINK));
+    f.brIf(ended, isPageEnd);
+    find();
+    f.set(decoded, i32.load(at.get, CODE_TABLE.ENTRIES));
+    f.do(i32.store(record.get, decoded.get, REC.LINK));
+    put16(REC.HANDLER, select(decoded.get, i32.const(PSEUDO.GOTO), i32.const(PSEUDO.STALE)));
   });
-  f.unreachable();
+  f.do(i32.store(record.get, first.get, STRETCH.FIRST));
+  f.do(i32.store(record.get, i32.load(table.get, CODE_TABLE.STRETCHES), STRETCH.NEXT));
+  f.do(i32.store(table.get, record.get, CODE_TABLE.STRETCHES));
+  next(record);
+  f.do(i32.store(zero, record.get, DECODING.TOP));
+  f.do(i32.store(zero, i32.add(i32.load(zero, DECODING.COUNT), count.get), DECODING.COUNT));
+  f.ret(first.get);
+}
+
+/** A record and the one before it may run as one: if so, that gets the handler for both. */
+function fuse(f: FunctionBuilder, memory: EngineMemory, record: Local): void {
+  const before = f.let(i32.sub(record.get, i32.const(REC.BYTES)));
+  const first = f.let(i32.load8U(i32.load16U(before.get), memory.fusions + FUSIONS.FIRST));
+  f.if(first.get, () => {
+    const second = i32.load8U(i32.load16U(record.get), memory.fusions + FUSIONS.SECOND);
+    const index = i32.or(i32.shl(first.get, i32.const(FUSIONS.FIRST_SHIFT)), second);
+    const pair = f.let(i32.load16U(i32.shl(index, i32.const(1)), memory.fusions + FUSIONS.PAIRS));
+    f.if(pair.get, () => f.do(i32.store16(before.get, pair.get, REC.HANDLER)));
+    f.release(pair);
+  });
+  f.release(first);
+  f.release(before);
 }
 
 interface Prefixes {

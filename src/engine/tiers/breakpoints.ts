@@ -2,7 +2,7 @@ import { EFER } from '../../arch/registers.ts';
 import { I32, i32 } from '../../wasm/expr.ts';
 import type { EngineVcpu } from '../core/cpu.ts';
 import { EXIT, X } from '../core/exits.ts';
-import { AUX, JUMP_CACHE, LOOKUPS_ARE_SEEN, REC, S, SEG, STATUS, segment } from '../core/layout.ts';
+import { AUX, JUMP_CACHE, LOOKUPS_ARE_SEEN, REC, S, SEEN_BY, SEG, STATUS, segment } from '../core/layout.ts';
 import type { Processor } from '../core/processor.ts';
 import { BREAK_SLOT, PSEUDO } from '../decode/decoder.ts';
 import type { CodeCache, CodePage, DecodedWatcher } from './code-cache.ts';
@@ -66,7 +66,8 @@ export class Breakpoints implements DecodedWatcher {
     for (const page of this.#pages) page.breaks = undefined;
     this.flushed();
     this.#planted = this.#wanted;
-    this.#cpu.set(LOOKUPS_ARE_SEEN, this.#planted.length > 0 ? 1 : 0);
+    const others = this.#cpu.get(LOOKUPS_ARE_SEEN) & ~SEEN_BY.DEBUGGER;
+    this.#cpu.set(LOOKUPS_ARE_SEEN, others | (this.#planted.length > 0 ? SEEN_BY.DEBUGGER : 0));
     if (this.#planted.length === 0) return;
     this.#makeHandler();
     this.#searchJumpCaches();

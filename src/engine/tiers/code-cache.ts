@@ -1,9 +1,7 @@
-import { assert } from '../../base/assert.ts';
-import { CODE_TABLE, REC } from '../core/layout.ts';
+import { CODE_TABLE, DECODING, LOOKUPS_ARE_SEEN, REC, SEEN_BY, STRETCH } from '../core/layout.ts';
 import { type EngineMemory, RUN_MAX } from '../core/memory.ts';
 import type { PageNotes } from '../core/module-source.ts';
 import { DECODED, type Decoder, PSEUDO, REGION_SLOT } from '../decode/decoder.ts';
-import { ASK_DECODER } from '../decode/quick-decode.ts';
 import type { TlbContexts } from '../paging/tlb.ts';
 import type { CodePages } from '../paging/walk.ts';
 
@@ -30,8 +28,6 @@ export interface CodePage {
   readonly table: number;
   /** Record of the instruction at each offset, or 0: the table's. */
   readonly entries: Uint32Array;
-  /** What has been decoded of it, stale or not: pairs of a first record and how many stand behind each other. */
-  readonly stretches: number[];
   writes: number;
   /** Compiled code that this page has a part in: whoever compiles sets it, and is told by `regions` when it no longer holds. */
   region: object | undefined;
@@ -45,8 +41,6 @@ export interface CodePage {
   losses: number;
   /** By offset: how often an instruction was changed by itself, as by a kernel that patches a branch in and out. */
   patches: Map<number, number> | undefined;
-  /** REC.HEAT of what is decoded now: code that replaces hot code is likely to be hot. */
-  heat: number;
   /** Offsets where L0's debugger wants to stop: tiers/breakpoints.ts. */
   breaks: ReadonlySet<number> | undefined;
   /** What `PageNotes` call it. */
@@ -73,8 +67,6 @@ export interface Regions {
 
 /** What the interpreter does for the cache: an instruction and the one behind it may have one handler. */
 export interface Fusions {
-  /** The handler that stands for both, or that of the first. */
-  fused(first: number, second: number): number;
   /** The handler of the first alone. */
   plain(handler: number): number;
 }
@@ -105,14 +97,11 @@ export class CodeCache implements CodePages {
   readonly #memory: EngineMemory;
   /** The first code page of each host page; one for each mode word hangs on it. */
   readonly #heads: (CodePage | undefined)[];
-  #top: number;
   /** Where the next table goes, unless one is free; above `#tablesUsed` none has ever been. */
   #tablesTop: number;
   #tablesUsed: number;
   readonly #freeTables: number[] = [];
   readonly #bytes = new Uint8Array(32);
-  /** First instruction of each run of a decoded stretch. */
-  readonly #starts = new Uint32Array(RUN_MAX + 2);
   decoder!: Decoder;
   tlb!: TlbContexts;
   regions: Regions | undefined;
@@ -120,16 +109,45 @@ export class CodeCache implements CodePages {
   fusions!: Fusions;
   watcher: DecodedWatcher | undefined;
   noting: NoteTaking | undefined;
-  /** Told of each stretch that is decoded: its records from `first` on. */
-  listener: ((page: CodePage, first: number, count: number) => void) | undefined;
-  readonly counters = { decoded: 0, pages: 0, known: 0, stale: 0, droppedPages: 0, flushes: 0, crossings: 0 };
+  #listener: ((page: CodePage, first: number, count: number) => void) | undefined;
+  readonly counters: {
+    readonly decoded: number;
+    pages: number;
+    known: number;
+    stale: number;
+    droppedPages: number;
+    flushes: number;
+    crossings: number;
+  };
 
   constructor(memory: EngineMemory) {
     this.#memory = memory;
     this.#heads = new Array<CodePage | undefined>(memory.u8.length >>> 12).fill(undefined);
-    this.#top = memory.code;
+    const { u32 } = memory;
+    this.counters = {
+      get decoded() {
+        return u32[DECODING.COUNT >>> 2]!;
+      },
+      pages: 0,
+      known: 0,
+      stale: 0,
+      droppedPages: 0,
+      flushes: 0,
+      crossings: 0,
+    };
+    u32[DECODING.TOP >>> 2] = memory.code;
     this.#tablesTop = memory.codeTables;
     this.#tablesUsed = memory.codeTables;
+  }
+
+  /** Told of each stretch that is decoded: its records from `first` on. */
+  set listener(listener: (page: CodePage, first: number, count: number) => void) {
+    this.#listener = listener;
+    this.#memory.u32[LOOKUPS_ARE_SEEN >>> 2]! |= SEEN_BY.LOG;
+  }
+
+  get #top(): number {
+    return this.#memory.u32[DECODING.TOP >>> 2]!;
   }
 
   holds(hostPage: number): boolean {
@@ -179,13 +197,13 @@ export class CodeCache implements CodePages {
     const head = (this.#memory.codeHeads >>> 2) + hostPage;
     u32[(table + CODE_TABLE.MODE) >>> 2] = mode;
     u32[(table + CODE_TABLE.NEXT) >>> 2] = u32[head]!;
+    u32.fill(0, (table + CODE_TABLE.HEAT) >>> 2, (table + CODE_TABLE.BYTES) >>> 2);
     u32[head] = table;
     const page: CodePage = {
       hostPage,
       mode,
       table,
       entries: u32.subarray(table >>> 2, (table + CODE_TABLE.ENTRIES_BYTES) >>> 2),
-      stretches: [],
       writes: 0,
       region: undefined,
       linearLow: 0,
@@ -194,7 +212,6 @@ export class CodeCache implements CodePages {
       fresh: 0,
       losses: 0,
       patches: undefined,
-      heat: 0,
       breaks: undefined,
       name: 0,
       known: undefined,
@@ -213,7 +230,7 @@ export class CodeCache implements CodePages {
     page.name = nameOf(this.#memory.u32, page);
     const known = notes.hot(page.name);
     // Whoever listens wants to hear of code when it first runs
-    if (!known || this.listener) return;
+    if (!known || this.#listener) return;
     page.known = known.offsets;
     page.waits = known.changes;
     this.counters.known += 1;
@@ -232,12 +249,11 @@ export class CodeCache implements CodePages {
 
   /** Notes what is hot in a page. */
   #tell(page: CodePage, { notes, heatMin }: NoteTaking): void {
-    const { u16, i32 } = this.#memory;
-    const { entries, stretches, changes } = page;
+    const { u16, u32, i32 } = this.#memory;
+    const { entries, changes } = page;
     const offsets: number[] = [];
-    for (let i = 0; i < stretches.length; i += 2) {
-      const end = stretches[i]! + stretches[i + 1]! * REC.BYTES;
-      for (let record = stretches[i]!; record < end; record += REC.BYTES) {
+    for (let end = u32[(page.table + CODE_TABLE.STRETCHES) >>> 2]!; end !== 0; end = u32[(end + STRETCH.NEXT) >>> 2]!) {
+      for (let record = u32[(end + STRETCH.FIRST) >>> 2]!; record < end; record += REC.BYTES) {
         if (i32[(record + REC.HEAT) >>> 2]! < heatMin && u16[record >>> 1]! < REGION_SLOT) continue;
         const offset = u16[(record + REC.OFFSET) >>> 1]!;
         if (entries[offset] === record) offsets.push(offset);
@@ -274,99 +290,25 @@ export class CodeCache implements CodePages {
     return this.#top + (RUN_MAX + 4) * REC.BYTES <= this.#memory.codeEnd;
   }
 
-  /** Decodes from `host` to the end of the run: a terminator, the page end, code decoded before, or RUN_MAX. */
+  /** Decodes from `host` on: decodeRun of quick-decode.ts. */
   #decodeRun(page: CodePage, host: number): number {
-    const { u8, u16 } = this.#memory;
-    if (!this.#hasRoom) {
+    const before = this.counters.decoded;
+    const first = this.decoder.run(page.table, page.mode, host);
+    if (first === 0) {
       this.flush();
       return this.entry(host, page.mode);
     }
-    const first = this.#top;
-    const pageBase = page.hostPage * 4096;
-    let at = host - pageBase;
-    let record = first;
-    let count = 0;
-    let ended = false;
-    let runs = 0;
-    const starts = this.#starts;
-    starts[0] = 0;
-    while (!ended) {
-      if (at >= 4096) {
-        this.#pseudo(record, PSEUDO.PAGE_END, at, 0);
-        record += REC.BYTES;
-        break;
-      }
-      const known = page.entries[at]!;
-      if (known !== 0 || count === RUN_MAX) {
-        this.#pseudo(record, known !== 0 ? PSEUDO.GOTO : PSEUDO.STALE, at, known);
-        record += REC.BYTES;
-        break;
-      }
-      const stretch = this.decoder.stretch(record, pageBase + at, page.mode, page.table, page.heat, RUN_MAX - count);
-      const quick = stretch & 0xff;
-      for (let i = 0; i < quick; i += 1) {
-        if (count > starts[runs]!) this.#fuse(record);
-        count += 1;
-        record += REC.BYTES;
-      }
-      let result = stretch >>> 8;
-      if (quick > 0) {
-        const last = record - REC.BYTES;
-        at = u16[(last + REC.OFFSET) >>> 1]! + u8[last + REC.LENGTH]!;
-        // It ended in front of something else
-        if (result === DECODED.NEXT || result === ASK_DECODER) continue;
-      } else {
-        assert(result === ASK_DECODER, 'there is an instruction to decode');
-        result = this.decoder.decode(record, u8, pageBase + at, pageBase + 4096, at, page.mode);
-      }
-      if (result === DECODED.CROSSES) {
-        this.#crossing(record, page.hostPage, at);
-        count += 1;
-        page.entries[at] = record;
-        record += 3 * REC.BYTES;
-        break;
-      }
-      if (quick === 0) {
-        this.#memory.u32[(record + REC.PLACE) >>> 2] = page.hostPage;
-        this.#memory.i32[(record + REC.HEAT) >>> 2] = page.heat;
-        page.entries[at] = record;
-        if (count > starts[runs]!) this.#fuse(record);
-        count += 1;
-        at += this.decoder.length;
-        record += REC.BYTES;
-      }
-      if (result === DECODED.BRANCH && count < RUN_MAX) {
-        // The path not taken follows at once, as a run of its own
-        runs += 1;
-        starts[runs] = count;
-      } else if (result !== DECODED.NEXT) {
-        ended = true;
-        // A branch that is not taken goes on behind it
-        if (at >= 4096) this.#pseudo(record, PSEUDO.PAGE_END, at, 0);
-        else {
-          const after = page.entries[at]!;
-          this.#pseudo(record, after !== 0 ? PSEUDO.GOTO : PSEUDO.STALE, at, after);
-        }
-        record += REC.BYTES;
-      }
-    }
-    this.#top = record;
-    page.stretches.push(first, count);
-    this.counters.decoded += count;
-    for (let run = 0; run <= runs; run += 1) {
-      const end = run === runs ? count : starts[run + 1]!;
-      for (let i = starts[run]!; i < end; i += 1) u16[(first + i * REC.BYTES + REC.REMAINING) >>> 1] = end - i;
-    }
     if (page.breaks) this.watcher!.decoded(page);
-    this.listener?.(page, first, count);
+    this.#listener?.(page, first, this.counters.decoded - before);
     return first;
   }
 
-  /** A record and the one before it may run as one: if so, that gets the handler for both. */
-  #fuse(second: number): void {
-    const { u16 } = this.#memory;
-    const first = second - REC.BYTES;
-    u16[first >>> 1] = this.fusions.fused(u16[first >>> 1]!, u16[second >>> 1]!);
+  /** The decoder's part in that: DECODED and, from bit 8 on, the length. */
+  decode(record: number, host: number, mode: number): number {
+    const offset = host & 0xfff;
+    const result = this.decoder.decode(record, this.#memory.u8, host, host - offset + 4096, offset, mode);
+    if (result === DECODED.CROSSES) this.#crossing(record, host >>> 12, offset);
+    return result | (this.decoder.length << 8);
   }
 
   /** An instruction is to run by itself: that before it does not run it along. */
@@ -504,6 +446,7 @@ export class CodeCache implements CodePages {
         if (at + u8[record + REC.LENGTH]! <= offset) continue;
         page.patches ??= new Map();
         page.patches.set(at, (page.patches.get(at) ?? 0) + 1);
+        if (page.known) this.#memory.u32[(page.table + CODE_TABLE.PATCHED_HOT) >>> 2] = 1;
         this.#stale(page, at, record);
       }
       page.changes += 1;
@@ -546,7 +489,7 @@ export class CodeCache implements CodePages {
     this.watcher?.flushed();
     this.#heads.fill(undefined);
     this.#memory.u8.fill(0, this.#memory.codeHeads, this.#memory.writers);
-    this.#top = this.#memory.code;
+    this.#memory.u32[DECODING.TOP >>> 2] = this.#memory.code;
     this.#tablesTop = this.#memory.codeTables;
     this.#freeTables.length = 0;
     for (const { context } of this.tlb.names()) this.tlb.flushJumps(context);

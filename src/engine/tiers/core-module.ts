@@ -141,7 +141,7 @@ export interface CoreModule {
 }
 
 /** Slots of the handler table: pseudo handlers and main-switch forms first, then the others. */
-export const TABLE_SLOTS = 16_384;
+const TABLE_SLOTS = 16_384;
 
 /** Generates the core module, unless `source` has it. */
 export function coreModule(

@@ -34,7 +34,13 @@ export function jumpSlot(linear: Local): Expr {
 }
 
 /** () → record for S.NEXT_LINEAR, or 0 with S.ACCESS_STATUS. The jump cache has been asked. */
-export function defineLookup(m: ModuleBuilder, memory: EngineMemory, walk: Callee, slow: Callee): Callee {
+export function defineLookup(
+  m: ModuleBuilder,
+  memory: EngineMemory,
+  walk: Callee,
+  decodeRun: Callee,
+  slow: Callee,
+): Callee {
   const f = m.func('lookup', [], [I32]);
   f.block((otherwise) => {
     f.brIf(otherwise, i32.load(zero, LOOKUPS_ARE_SEEN));
@@ -64,6 +70,10 @@ export function defineLookup(m: ModuleBuilder, memory: EngineMemory, walk: Calle
     });
     const offset = i32.shl(i32.and(host.get, i32.const(4095)), i32.const(2));
     const record = f.let(i32.load(i32.add(table.get, offset), CODE_TABLE.ENTRIES));
+    f.if(i32.eqz(record.get), () => {
+      f.brIf(otherwise, i32.load(table.get, CODE_TABLE.PATCHED_HOT));
+      f.set(record, call(decodeRun, table.get, mode.get, host.get));
+    });
     f.brIf(otherwise, i32.eqz(record.get));
     f.do(i64.store(zero, i64.and(linear.get, PAGE_MASK), S.RIP_PAGE));
 

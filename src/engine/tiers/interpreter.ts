@@ -1,13 +1,13 @@
 import { assert } from '../../base/assert.ts';
 import { type Expr, I32, i32, i64, select } from '../../wasm/expr.ts';
 import { type FunctionBuilder, ModuleBuilder } from '../../wasm/module.ts';
-import { S, STATUS } from '../core/layout.ts';
+import { FUSIONS, S, STATUS } from '../core/layout.ts';
 import { jumpRelativeGeneral } from '../core/legacy-stack.ts';
 import type { EngineMemory } from '../core/memory.ts';
 import { instantiate, type ModuleSource } from '../core/module-source.ts';
 import { PSEUDO, REGION_SLOT, TURN_SLOT, type Variant } from '../decode/decoder.ts';
 import { type Library, Semantics } from '../isa/semantics.ts';
-import { coreModule, type Fusion, TABLE_SLOTS } from './core-module.ts';
+import { coreModule, type Fusion } from './core-module.ts';
 import { HOT } from './hot.ts';
 import { type CoreImports, ImportedLibrary, type LibraryFunctions, libraryImports } from './library.ts';
 import { contextOf, variantName } from './variants.ts';
@@ -65,6 +65,7 @@ export class Interpreter {
   /** What modules that use the library import. */
   readonly #libraryImports: Record<string, unknown>;
   readonly #source: ModuleSource | undefined;
+  readonly #memory: EngineMemory;
   readonly #hot = new Map<string, number>();
   readonly exports: Record<string, unknown>;
   readonly run: () => number;
@@ -87,6 +88,7 @@ export class Interpreter {
     modules?: ModuleSource,
   ) {
     this.#source = modules;
+    this.#memory = memory;
     for (const [i, variant] of hotVariants.entries()) this.#hot.set(variantName(variant), PSEUDO.COUNT + i);
     const core = coreModule({ memory, hot: hotVariants, fusions, heat }, more, modules);
     this.#library = core.functions;
@@ -107,44 +109,41 @@ export class Interpreter {
     for (const name of Object.keys(PSEUDO)) this.names.push(name);
     this.names.length = PSEUDO.COUNT;
     for (const variant of hotVariants) this.names.push(variantName(variant));
+    const firsts = new Map<number, number>();
+    const numberOf = (numbers: Map<number, number>, key: number): number => {
+      const known = numbers.get(key) ?? numbers.size + 1;
+      assert(known < 1 << FUSIONS.FIRST_SHIFT, 'the pairs fit in their table');
+      numbers.set(key, known);
+      return known;
+    };
     fusions.forEach(({ first, second }, i) => {
       const isBranch = typeof second === 'number';
       this.names.push(`${variantName(first)}, ${isBranch ? `Jcc ${second}` : variantName(second)}`);
       const behind = isBranch ? JCC + second : this.#hot.get(variantName(second))!;
       const begin = this.#hot.get(variantName(first))!;
-      this.#begins[begin] = 1;
-      this.#fused.set(begin * TABLE_SLOTS + behind, this.#firstFused + i);
+      const { u8, u16, fusions: at } = memory;
+      u8[at + FUSIONS.FIRST + begin] = numberOf(firsts, begin);
+      const pair = (numberOf(firsts, begin) << FUSIONS.FIRST_SHIFT) | numberOf(this.#seconds, behind);
+      u16[((at + FUSIONS.PAIRS) >>> 1) + pair] = this.#firstFused + i;
     });
     this.#variants = [...new Array<undefined>(PSEUDO.COUNT), ...hotVariants, ...fusions.map(({ first }) => first)];
+    for (let number: number = PSEUDO.COUNT; number < this.#firstFused; number += 1) this.#learnSecond(number);
     for (const variant of warmVariants) this.#hot.set(variantName(variant), this.handler(variant));
   }
 
   readonly #variants: (Variant | undefined)[];
-  /** Handlers from here to `hotCount` are of fused instructions; by the first handler × TABLE_SLOTS + what is behind it. */
+  /** Handlers from here to `hotCount` are of fused instructions. */
   readonly #firstFused: number;
-  readonly #fused = new Map<number, number>();
 
-  /** The handler with which the record before that of `second` runs both, or the one that it has. */
-  fused(first: number, second: number): number {
-    // Asked for each instruction that is decoded
-    if (first >= this.#firstFused || this.#begins[first] === 0) return first;
-    const behind = this.#behind[second] ?? this.#learnBehind(second);
-    return behind === 0 ? first : (this.#fused.get(first * TABLE_SLOTS + behind) ?? first);
+  /** What code that is decoded finds in FUSIONS about a handler: which pairs it can be the second of. */
+  #learnSecond(handler: number): void {
+    const variant = this.#variants[handler];
+    if (variant?.mode !== 'long') return;
+    const behind = variant.size !== 2 && isJcc(variant) ? JCC + (variant.form.opcode & 15) : handler;
+    this.#memory.u8[this.#memory.fusions + FUSIONS.SECOND + handler] = this.#seconds.get(behind) ?? 0;
   }
-
-  /** What a handler is to the instruction before it: JCC and a condition, itself, or 0. */
-  #learnBehind(second: number): number {
-    const variant = this.#variants[second];
-    let behind = 0;
-    if (variant?.mode === 'long') {
-      behind = variant.size !== 2 && isJcc(variant) ? JCC + (variant.form.opcode & 15) : second;
-    }
-    this.#behind[second] = behind;
-    return behind;
-  }
-  readonly #behind: (number | undefined)[] = [];
-  /** By handler: not 0 where it begins a pair. */
-  readonly #begins = new Uint8Array(TABLE_SLOTS);
+  /** JCC and a condition, or another's handler: its number as the second of pairs. */
+  readonly #seconds = new Map<number, number>();
 
   /** Handler of the instruction alone. */
   plain(handler: number): number {
@@ -213,6 +212,7 @@ export class Interpreter {
     const number = this.#next++;
     assert(number < TURN_SLOT, 'there are slots for all forms');
     this.#variants[number] = variant;
+    this.#learnSecond(number);
     this.setHandler(number, this.exports['missing']);
     this.#pending.add(number);
     this.names[number] = `${variantName(variant)}${variant.generalAddress ? ' general' : ''} ${variant.form.text}`;

@@ -5,7 +5,7 @@ import { FILL_WRITE, REC, S, TLB } from '../core/layout.ts';
 import type { EngineMemory } from '../core/memory.ts';
 import { defineQuickStrings } from '../core/quick-strings.ts';
 import { defineQuickTransfers } from '../core/quick-transfers.ts';
-import { buildDecodeStretch, buildQuickDecode } from '../decode/quick-decode.ts';
+import { buildDecodeRun, buildQuickDecode } from '../decode/quick-decode.ts';
 import { divideLong } from '../float/divide.ts';
 import { CC } from '../isa/flags.ts';
 import type { Library } from '../isa/semantics.ts';
@@ -38,6 +38,8 @@ export interface CoreImports {
   lookup(): number;
   /** The budget does not reach the end of the run that starts at `record`: record to go on with, or 0. */
   stepTo(record: number): number;
+  /** Decodes the instruction at a host address into a record: CodeCache.decode. */
+  decode(record: number, host: number, mode: number): number;
   /** Checks, and decodes again if need be, the instruction that crosses a page. Status. */
   cross(record: number): number;
   /** The run at `record` has become hot. */
@@ -72,6 +74,7 @@ const IMPORTS: readonly [name: keyof CoreImports, params: number[], results: num
   ['linear', [I32, I32], [I32]],
   ['lookup', [], [I32]],
   ['stepTo', [I32], [I32]],
+  ['decode', [I32, I32, I32], [I32]],
   ['cross', [I32], [I32]],
   ['hot', [I32], []],
   ['redo', [I32], [I32]],
@@ -333,7 +336,8 @@ export function defineLibrary(
   defineQuickStrings(declare, quickPage);
   const quickDecode = m.func('quickDecode', [I32, I32, I32, I32, I32], [I32], true);
   buildQuickDecode(quickDecode, memory);
-  buildDecodeStretch(m.func('decodeStretch', [I32, I32, I32, I32, I32, I32, I32], [I32], true), quickDecode);
+  const decodeRun = m.func('decodeRun', [I32, I32, I32], [I32], true);
+  buildDecodeRun(decodeRun, memory, quickDecode, js('decode'));
   define('compareElements', [...COMPARE_PARAMETERS], [I32], buildCompareElements);
 
   for (const [name, f] of Object.entries(more(m))) {
@@ -355,7 +359,7 @@ export function defineLibrary(
     mulHighU,
     mulHighS,
     linear,
-    lookup: defineLookup(m, memory, quickWalk, js('lookup')),
+    lookup: defineLookup(m, memory, quickWalk, decodeRun, js('lookup')),
     stepTo: js('stepTo'),
     cross: defineCross(m, js('cross')),
     hot: js('hot'),

@@ -1,4 +1,4 @@
-import { REC } from '../../core/layout.ts';
+import { CODE_TABLE, REC, STRETCH } from '../../core/layout.ts';
 import type { EngineMemory } from '../../core/memory.ts';
 import { PSEUDO, type Variant } from '../../decode/decoder.ts';
 import type { FormContext } from '../../isa/semantics.ts';
@@ -108,12 +108,11 @@ export function follow(memory: EngineMemory, record: number): number {
  */
 export function findBlocks(reader: Reader, page: CodePage, heatMin: number): Block[] {
   const { memory } = reader;
-  const { u8, u16, i32 } = memory;
-  const { entries, stretches } = page;
+  const { u8, u16, u32, i32 } = memory;
+  const { entries } = page;
   const hot: number[] = [];
-  for (let i = 0; i < stretches.length; i += 2) {
-    const end = stretches[i]! + stretches[i + 1]! * REC.BYTES;
-    for (let record = stretches[i]!; record < end; record += REC.BYTES) {
+  for (let end = u32[(page.table + CODE_TABLE.STRETCHES) >>> 2]!; end !== 0; end = u32[(end + STRETCH.NEXT) >>> 2]!) {
+    for (let record = u32[(end + STRETCH.FIRST) >>> 2]!; record < end; record += REC.BYTES) {
       if (i32[(record + REC.HEAT) >>> 2]! < heatMin) continue;
       if (entries[u16[(record + REC.OFFSET) >>> 1]!] === record) hot.push(record);
     }

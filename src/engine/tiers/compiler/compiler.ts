@@ -1,7 +1,16 @@
 import { assert } from '../../../base/assert.ts';
 import { TWO_32 } from '../../../base/bits.ts';
 import { I32 } from '../../../wasm/expr.ts';
-import { PLACE_ENTRY_SHIFT, POOL, REC, REGIONS_GENERATION, REGIONS_RETIRED, S, TLB } from '../../core/layout.ts';
+import {
+  CODE_TABLE,
+  PLACE_ENTRY_SHIFT,
+  POOL,
+  REC,
+  REGIONS_GENERATION,
+  REGIONS_RETIRED,
+  S,
+  TLB,
+} from '../../core/layout.ts';
 import { type EngineMemory, REGION_MAP_BYTES, REGION_PAGES_MAX, REGIONS_MAX } from '../../core/memory.ts';
 import type { PageNotes } from '../../core/module-source.ts';
 import { PSEUDO, REGION_SLOT, type Variant } from '../../decode/decoder.ts';
@@ -446,7 +455,7 @@ export class Compiler implements Regions, Reader {
     // They have to earn it again; half of it where nothing has changed, and little of it all if the region was good for long
     const { threshold } = this.#options;
     const most = threshold - (threshold >>> 3);
-    page.heat = early ? 0 : most;
+    this.memory.i32[(page.table + CODE_TABLE.HEAT) >>> 2] = early ? 0 : most;
     const { i32, u32 } = this.memory;
     for (const record of region.records) {
       const changed = (u32[(record + REC.PLACE) >>> 2]! & ((1 << PLACE_ENTRY_SHIFT) - 1)) === page.hostPage;
