@@ -564,7 +564,14 @@ export const CODE_TABLE = {
   /** Last record of the last stretch that was decoded, or 0; it is a pseudo record, with a STRETCH. u32 */
   STRETCHES: 4 * 4096 + 12,
   /** Not 0: TypeScript decodes, as what was known to become hot has been patched. u32 */
-  PATCHED_HOT: 4 * 4096 + 24,
+  PATCHED_HOT: 4 * 4096 + 16,
+  /** Writes to the page since it holds code: those that count against it, and all. u32 each */
+  WRITES: 4 * 4096 + 20,
+  CHANGES: 4 * 4096 + 24,
+  /** As many as in earlier runs before it was compiled: then what is known counts; 0: it does. u32 */
+  WAITS: 4 * 4096 + 28,
+  /** Not 0: it has instructions that are patched again and again: tiers/code-cache.ts. u32 */
+  PATCHED: 4 * 4096 + 32,
   BYTES: 4 * 4096 + 64,
 } as const;
 

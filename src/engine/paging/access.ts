@@ -6,6 +6,8 @@ export const ACCESS = {
   FETCH: 1 << 4,
   /** Supervisor access by the processor itself (descriptor tables, TSS, …): EFLAGS.AC does not exempt it from SMAP. */
   IMPLICIT: 1 << 8,
+  /** For quickWalk: who writes deals with code that is decoded from the page. */
+  OVER_CODE: 1 << 9,
 } as const;
 
 /** Page-fault error code. SDM 3A 4.7 "Page-Fault Exceptions". */

@@ -47,6 +47,8 @@ export function defineQuickAccesses(
     results: readonly (typeof I32 | typeof I64)[],
   ) => FunctionBuilder,
   walk: Callee,
+  /** (host address, bytes) → 0 if a store there is for TypeScript, as there is code. */
+  storable: Callee,
   slow: SlowAccesses,
 ): QuickAccesses {
   const quickPage = define('quickPage', [I64, I32], [I32]);
@@ -116,9 +118,10 @@ export function defineQuickAccesses(
     f.if(
       isInPage(linear, access),
       () => {
-        f.set(host, call(walk, linear.get, accessBits(true)));
+        f.set(host, call(walk, linear.get, i32.or(accessBits(true), i32.const(ACCESS.OVER_CODE))));
+        const bytes = f.let(bytesOf(access));
+        f.if(host.get, () => f.set(host, select(call(storable, host.get, bytes.get), host.get, zero)));
         f.if(host.get, () => {
-          const bytes = f.let(bytesOf(access));
           f.if(i32.eq(bytes.get, i32.const(8)), () => {
             f.do(i64.store(host.get, value.get));
             f.ret(zero);

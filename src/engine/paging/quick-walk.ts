@@ -121,7 +121,8 @@ export function defineQuickWalk(m: ModuleBuilder, memory: EngineMemory): Functio
     const host = f.let(i32.wrap(found.get));
     const page = f.let(i32.shl(i32.shrU(host.get, i32.const(12)), i32.const(2)));
     const holdsCode = f.let(i32.load(page.get, memory.codeHeads));
-    const isOdd = i32.or(has(spte.get, SPTE.TRACKED), holdsCode.get);
+    const isOverCode = i32.and(i32.ne(holdsCode.get, zero), lacks(access.get, ACCESS.OVER_CODE));
+    const isOdd = i32.or(has(spte.get, SPTE.TRACKED), isOverCode);
     f.brIf(no, i32.and(i32.ne(isWrite, zero), i32.ne(isOdd, zero)));
 
     const isGlobal = f.let(

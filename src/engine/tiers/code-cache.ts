@@ -6,7 +6,10 @@ import type { TlbContexts } from '../paging/tlb.ts';
 import type { CodePages } from '../paging/walk.ts';
 
 /** A page whose bytes are written this often while it holds code is data for the moment: its code is dropped. */
-const WRITES_MAX = 256;
+export const WRITES_MAX = 256;
+
+/** SDM 2A 2.3.11: the longest. */
+export const INSTRUCTION_BYTES = 15;
 
 /** An instruction that has been patched so often will be again: it is left to the interpreter, and its page is no data for that. */
 const PATCHED = 2;
@@ -28,7 +31,6 @@ export interface CodePage {
   readonly table: number;
   /** Record of the instruction at each offset, or 0: the table's. */
   readonly entries: Uint32Array;
-  writes: number;
   /** Compiled code that this page has a part in: whoever compiles sets it, and is told by `regions` when it no longer holds. */
   region: object | undefined;
   /** Where the page was, and the execute array in force, when a run of it became hot: a hint. */
@@ -47,10 +49,6 @@ export interface CodePage {
   name: number;
   /** Offsets of runs that were hot in earlier runs of the machine. */
   known: Uint16Array | undefined;
-  /** How often it was written to. */
-  changes: number;
-  /** As often as in earlier runs before it was compiled: then what is known counts; 0: it does. */
-  waits: number;
   next: CodePage | undefined;
 }
 
@@ -183,8 +181,9 @@ export class CodeCache implements CodePages {
     if (known !== 0) return known;
     const record = this.#decodeRun(page, host);
     // It was patched
-    if (page.known && page.waits === 0 && page.known.includes(host & 0xfff))
-      this.#memory.i32[(record + REC.HEAT) >>> 2] = this.noting!.heat;
+    const { i32, u32 } = this.#memory;
+    const counts = u32[(page.table + CODE_TABLE.WAITS) >>> 2] === 0;
+    if (page.known?.includes(host & 0xfff) && counts) i32[(record + REC.HEAT) >>> 2] = this.noting!.heat;
     return record;
   }
 
@@ -204,7 +203,6 @@ export class CodeCache implements CodePages {
       mode,
       table,
       entries: u32.subarray(table >>> 2, (table + CODE_TABLE.ENTRIES_BYTES) >>> 2),
-      writes: 0,
       region: undefined,
       linearLow: 0,
       linearHigh: 0,
@@ -215,8 +213,6 @@ export class CodeCache implements CodePages {
       breaks: undefined,
       name: 0,
       known: undefined,
-      changes: 0,
-      waits: 0,
       next: this.#heads[hostPage],
     };
     this.#heads[hostPage] = page;
@@ -232,12 +228,12 @@ export class CodeCache implements CodePages {
     // Whoever listens wants to hear of code when it first runs
     if (!known || this.#listener) return;
     page.known = known.offsets;
-    page.waits = known.changes;
+    this.#memory.u32[(page.table + CODE_TABLE.WAITS) >>> 2] = known.changes;
     this.counters.known += 1;
     for (const offset of known.offsets) {
       if (page.entries[offset] === 0 && this.#hasRoom) this.#decodeRun(page, page.hostPage * 4096 + offset);
     }
-    if (page.waits === 0) this.#warm(page, heat);
+    if (known.changes === 0) this.#warm(page, heat);
   }
 
   #warm({ known, entries }: CodePage, heat: number): void {
@@ -250,7 +246,7 @@ export class CodeCache implements CodePages {
   /** Notes what is hot in a page. */
   #tell(page: CodePage, { notes, heatMin }: NoteTaking): void {
     const { u16, u32, i32 } = this.#memory;
-    const { entries, changes } = page;
+    const { entries } = page;
     const offsets: number[] = [];
     for (let end = u32[(page.table + CODE_TABLE.STRETCHES) >>> 2]!; end !== 0; end = u32[(end + STRETCH.NEXT) >>> 2]!) {
       for (let record = u32[(end + STRETCH.FIRST) >>> 2]!; record < end; record += REC.BYTES) {
@@ -259,7 +255,7 @@ export class CodeCache implements CodePages {
         if (entries[offset] === record) offsets.push(offset);
       }
     }
-    if (offsets.length > 0) notes.note(page.name, offsets, changes);
+    if (offsets.length > 0) notes.note(page.name, offsets, u32[(page.table + CODE_TABLE.CHANGES) >>> 2]!);
   }
 
   /** Notes what is hot now. */
@@ -429,16 +425,17 @@ export class CodeCache implements CodePages {
   }
 
   #writtenInPage(host: number, bytes: number): void {
-    const { u8, u16 } = this.#memory;
+    const { u8, u16, u32 } = this.#memory;
     const hostPage = host >>> 12;
     const offset = host & 0xfff;
     for (let page = this.#heads[hostPage]; page; page = page.next) {
-      if (!isPatchedBefore(page, offset)) page.writes += 1;
-      if (page.writes > WRITES_MAX || bytes > 256) {
+      const writes = (page.table + CODE_TABLE.WRITES) >>> 2;
+      if (!isPatchedBefore(page, offset)) u32[writes]! += 1;
+      if (u32[writes]! > WRITES_MAX || bytes > 256) {
         this.dropPage(hostPage);
         return;
       }
-      for (let at = Math.max(0, offset - 14); at < offset + bytes; at += 1) {
+      for (let at = Math.max(0, offset - INSTRUCTION_BYTES + 1); at < offset + bytes; at += 1) {
         const record = page.entries[at]!;
         if (record === 0) continue;
         // A crossing instruction checks its bytes by itself
@@ -446,12 +443,15 @@ export class CodeCache implements CodePages {
         if (at + u8[record + REC.LENGTH]! <= offset) continue;
         page.patches ??= new Map();
         page.patches.set(at, (page.patches.get(at) ?? 0) + 1);
-        if (page.known) this.#memory.u32[(page.table + CODE_TABLE.PATCHED_HOT) >>> 2] = 1;
+        if (page.known) u32[(page.table + CODE_TABLE.PATCHED_HOT) >>> 2] = 1;
+        if (isPatched(page, at)) u32[(page.table + CODE_TABLE.PATCHED) >>> 2] = 1;
         this.#stale(page, at, record);
       }
-      page.changes += 1;
-      if (page.changes === page.waits) {
-        page.waits = 0;
+      const changes = (page.table + CODE_TABLE.CHANGES) >>> 2;
+      const waits = (page.table + CODE_TABLE.WAITS) >>> 2;
+      u32[changes]! += 1;
+      if (u32[changes] === u32[waits]) {
+        u32[waits] = 0;
         this.#warm(page, this.noting!.heat);
       }
     }

@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { S, SEG } from '../core/layout.ts';
 import { AT, SEL, TestMachine } from '../core/machine-testbed.ts';
 
@@ -119,4 +119,53 @@ it('a page that is run as 64-bit code and as 32-bit code is both', () => {
     expect(start(SEL.CODE64, 0xa09b)).toBe(11);
     expect(start(SEL.CODE32, 0xc09b)).toBe(10);
   }
+});
+
+describe('a store to a page that holds code', () => {
+  const AT_CODE = 0x100;
+  // mov eax, 44332211; ret, and INT3 around it
+  const called = (): TestMachine => {
+    const m = machine();
+    m.fill(PAGES, 4096, 0xcc);
+    m.code('b811223344 c3', PAGES + AT_CODE);
+    m.setReg(3, LINEAR + AT_CODE);
+    return m;
+  };
+  const STORES: Readonly<Record<number, string>> = { 1: '408832', 2: '668932', 4: '8932', 8: '488932' };
+  const places = Object.keys(STORES).flatMap((bytes) =>
+    Array.from({ length: Number(bytes) + 8 }, (_, i) => ({
+      bytes: Number(bytes),
+      place: AT_CODE - Number(bytes) - 1 + i,
+    })),
+  );
+
+  it.each(places)('changes the code where it overlaps, and only there: $bytes bytes at $place', ({ bytes, place }) => {
+    const m = called();
+    m.setReg(2, LINEAR + place);
+    m.setReg(6, 0xc3c3_c3c3, 0xc3c3_c3c3);
+    run(m, `${CALL_RBX_OFTEN} ${STORES[bytes]} ${CALL_RBX_OFTEN} f4`);
+    const fresh = called();
+    fresh.fill(PAGES + place, bytes, 0xc3);
+    fresh.setReg(0, 0x4433_2211);
+    run(fresh, `${CALL_RBX_OFTEN} f4`);
+    expect([m.reg(0), m.stoppedAt]).toEqual([fresh.reg(0), fresh.stoppedAt]);
+    expect(m.engine.code.counters.stale > 0).toBe(place + bytes > AT_CODE && place < AT_CODE + 6);
+  });
+
+  it('needs no TypeScript beside the code, and drops it all the same when it comes too often', () => {
+    const storing = (times: number): TestMachine => {
+      const m = called();
+      m.setReg(2, LINEAR + 0x800);
+      m.setReg(5, times);
+      const write = vi.spyOn(m.cpu, 'write');
+      // mov ecx, ebp; and as often: mov [rdx], esi
+      run(m, `${CALL_RBX_OFTEN} 89e9 8932 ffc9 75fa ${CALL_RBX_OFTEN} f4`);
+      expect(m.reg(0)).toBe(0x4433_2211);
+      // Dirty flags, and the last one
+      expect(write.mock.calls.length).toBeLessThan(5);
+      return m;
+    };
+    expect(storing(256).engine.code.counters.droppedPages).toBe(0);
+    expect(storing(257).engine.code.counters.droppedPages).toBe(1);
+  });
 });

@@ -5,6 +5,7 @@ import type { EngineMemory } from '../core/memory.ts';
 import { PSEUDO } from '../decode/decoder.ts';
 import { MODE } from '../decode/mode.ts';
 import { ACCESS } from '../paging/access.ts';
+import { INSTRUCTION_BYTES, WRITES_MAX } from './code-cache.ts';
 
 /**
  * From a linear address to decoded code, in WebAssembly, as far as the TLB and the code cache know it already; all else is
@@ -136,5 +137,56 @@ export function defineCross(m: ModuleBuilder, slow: Callee): Callee {
     f.ret(zero);
   });
   f.ret(call(slow, record.get));
+  return f;
+}
+
+/**
+ * (host address, bytes) → 1 if a store within a page changes no instruction that is decoded; it is counted where CodeCache would
+ * count it. 0: CodeCache.written is to know of it.
+ */
+export function defineStorable(m: ModuleBuilder, memory: EngineMemory): Callee {
+  const f = m.func('storable', [I32, I32], [I32]);
+  const [host, bytes] = f.parameters as [Local, Local];
+  const head = f.let(i32.load(i32.shl(i32.shrU(host.get, i32.const(12)), i32.const(2)), memory.codeHeads));
+  f.if(i32.eqz(head.get), () => f.ret(i32.const(1)));
+  const offset = f.let(i32.and(host.get, i32.const(4095)));
+  const end = f.let(i32.add(offset.get, bytes.get));
+  const most = i32.const(INSTRUCTION_BYTES - 1);
+  const first = f.let(select(i32.gtU(offset.get, most), i32.sub(offset.get, most), zero));
+  const table = f.let(head.get);
+  const at = f.local(I32);
+  const record = f.local(I32);
+  f.block((other) => {
+    f.loop((next) => {
+      f.brIf(other, i32.load(table.get, CODE_TABLE.PATCHED));
+      // The last change that its page waits for
+      const changes = i32.add(i32.load(table.get, CODE_TABLE.CHANGES), i32.const(1));
+      f.brIf(other, i32.eq(changes, i32.load(table.get, CODE_TABLE.WAITS)));
+      f.brIf(other, i32.geU(i32.load(table.get, CODE_TABLE.WRITES), i32.const(WRITES_MAX)));
+      f.set(at, first.get);
+      f.loop((again) => {
+        f.set(record, i32.load(i32.add(table.get, i32.shl(at.get, i32.const(2))), CODE_TABLE.ENTRIES));
+        f.if(record.get, () => {
+          const isBehind = i32.gtU(i32.add(at.get, i32.load8U(record.get, REC.LENGTH)), offset.get);
+          // A crossing instruction checks its bytes by itself
+          const isOwn = i32.ne(i32.load16U(record.get), i32.const(PSEUDO.CROSS));
+          f.brIf(other, i32.and(isBehind, isOwn));
+        });
+        f.set(at, i32.add(at.get, i32.const(1)));
+        f.brIf(again, i32.ltU(at.get, end.get));
+      });
+      f.set(table, i32.load(table.get, CODE_TABLE.NEXT));
+      f.brIf(next, table.get);
+    });
+    f.set(table, head.get);
+    f.loop((next) => {
+      for (const count of [CODE_TABLE.WRITES, CODE_TABLE.CHANGES])
+        f.do(i32.store(table.get, i32.add(i32.load(table.get, count), i32.const(1)), count));
+      f.set(table, i32.load(table.get, CODE_TABLE.NEXT));
+      f.brIf(next, table.get);
+    });
+    f.ret(i32.const(1));
+  });
+  f.ret(zero);
   return f;
 }

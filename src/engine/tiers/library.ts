@@ -11,7 +11,7 @@ import { CC } from '../isa/flags.ts';
 import type { Library } from '../isa/semantics.ts';
 import { accessBits, defineQuickAccesses } from '../paging/quick-access.ts';
 import { defineQuickWalk } from '../paging/quick-walk.ts';
-import { defineCross, defineLookup } from './find-code.ts';
+import { defineCross, defineLookup, defineStorable } from './find-code.ts';
 import { buildCompareElements, COMPARE_PARAMETERS } from './string-kernels.ts';
 
 /**
@@ -107,7 +107,7 @@ export function defineLibrary(
   const quickWalk = defineQuickWalk(m, memory);
   const declare = (name: string, params: Types, results: Types): FunctionBuilder =>
     define(name, params, results, () => {});
-  const quick = defineQuickAccesses(declare, quickWalk, {
+  const quick = defineQuickAccesses(declare, quickWalk, defineStorable(m, memory), {
     load: js('load'),
     store: js('store'),
     modify: js('modify'),

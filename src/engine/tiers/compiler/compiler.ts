@@ -406,7 +406,9 @@ export class Compiler implements Regions, Reader {
       page.fresh = 0;
     }
     const notes = this.#code.noting?.notes;
-    if (notes) for (const { page, offset } of blocks) notes.note(pages[page]!.name, [offset], pages[page]!.changes);
+    if (notes)
+      for (const { page, offset } of blocks)
+        notes.note(pages[page]!.name, [offset], u32[(pages[page]!.table + CODE_TABLE.CHANGES) >>> 2]!);
     this.#regions.set(slot, region);
     this.#bytes += bytes;
     this.counters.compiled += 1;
