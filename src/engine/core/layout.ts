@@ -339,7 +339,7 @@ export const EXIT_SLOT = 0x208c;
 
 /**
  * Where calls in regions will return to, by the address on the stack where the return address is: entries for 64 slots of the
- * stack. Each flush of translations, and the end of a region, empties it.
+ * stack. Each flush of translations, and the end of a region, is another epoch.
  */
 export const RETURNS = {
   AT: 0x3000,
@@ -349,12 +349,16 @@ export const RETURNS = {
   BYTES: 2048,
   /** Return address, linear. i64 */
   LINEAR: 0,
-  /** S.JUMP_CACHE and JUMP_TAG when it was called: i64; 0: no entry. */
+  /** S.JUMP_CACHE and JUMP_TAG when it was called. i64 */
   UNDER: 8,
   /** Address of the POOL of the region that goes on there. u32 */
   POOL: 16,
   /** Number + 1 of the block. u32 */
   ENTRY: 20,
+  /** The epoch when it was called. u32 */
+  EPOCH: 24,
+  /** Where the epoch is that entries must be of: from 1 on. u32 */
+  EPOCH_AT: 0x2090,
 } as const;
 
 /** Of the cache of decoded code. */

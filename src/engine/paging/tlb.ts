@@ -198,7 +198,11 @@ export class TlbContexts {
 
   /** Calls in regions return by looking for where. */
   forgetReturns(): void {
-    this.#memory.u8.fill(0, RETURNS.AT, RETURNS.AT + RETURNS.BYTES);
+    const { u8, u32 } = this.#memory;
+    const epoch = (u32[RETURNS.EPOCH_AT >>> 2]! + 1) >>> 0;
+    u32[RETURNS.EPOCH_AT >>> 2] = epoch;
+    // All epochs have been: nothing may be left of the one that comes again
+    if (epoch === 0) u8.fill(0xff, RETURNS.AT, RETURNS.AT + RETURNS.BYTES);
   }
 
   /** What walks have learnt from paging structures is to be forgotten, and what else depends on translations. */

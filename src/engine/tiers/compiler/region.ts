@@ -470,8 +470,12 @@ export class RegionBuilder implements Targets {
     // In lockstep a region runs alone
     if (this.#frame.lockstep) return;
     const { u8, u16 } = this.#reader.memory;
+    const page = this.#plan.pages[this.#page]!;
+    // Where it will return from, the page's table of blocks says the same for less
+    const isDirect = this.#reader.decoded(record)!.kind === KIND.CALL;
+    if (isDirect && targetOf(this.#reader, page, record) !== 0) return;
     const offset = u16[(record + REC.OFFSET) >>> 1]! + u8[record + REC.LENGTH]!;
-    const number = this.#numbers.get(this.#plan.pages[this.#page]!.entries[offset] ?? 0);
+    const number = this.#numbers.get(page.entries[offset] ?? 0);
     if (number === undefined) return;
     const f = this.#f;
     const zero = i32.const(0);
@@ -481,6 +485,7 @@ export class RegionBuilder implements Targets {
     f.do(i64.store(entry.get, i64.load(zero, S.JUMP_CACHE), RETURNS.UNDER));
     f.do(i32.store(entry.get, this.#frame.pool.get, RETURNS.POOL));
     f.do(i32.store(entry.get, i32.const(number + 1), RETURNS.ENTRY));
+    f.do(i32.store(entry.get, i32.load(zero, RETURNS.EPOCH_AT), RETURNS.EPOCH));
     f.release(entry);
   }
 
@@ -491,7 +496,10 @@ export class RegionBuilder implements Targets {
     const entry = this.#returnTo(slot);
     const isKnown = i32.and(
       i64.eq(i64.load(entry.get, RETURNS.LINEAR), target.get),
-      i64.eq(i64.load(entry.get, RETURNS.UNDER), i64.load(zero, S.JUMP_CACHE)),
+      i32.and(
+        i64.eq(i64.load(entry.get, RETURNS.UNDER), i64.load(zero, S.JUMP_CACHE)),
+        i32.eq(i32.load(entry.get, RETURNS.EPOCH), i32.load(zero, RETURNS.EPOCH_AT)),
+      ),
     );
     const go = (): void => {
       this.#enterPage(target);
@@ -508,12 +516,12 @@ export class RegionBuilder implements Targets {
     const f = this.#f;
     const zero = i32.const(0);
     const top = this.#levels[0]!.loop;
-    if (from && !this.#frame.lockstep) this.#return(target, from, top);
     f.if(i64.ltU(offset.get, i64.const(4096)), () => {
       const at = i32.shl(i32.wrap(offset.get), i32.const(1));
       f.set(this.#entry, i32.load16U(i32.add(at, this.#frame.mapOf(this.#page))));
       f.brIf(top, this.#entry.get);
     });
+    if (from && !this.#frame.lockstep) this.#return(target, from, top);
     const { hit, slot } = this.#cached(target);
     f.if(hit, () => {
       this.#enterPage(target);

@@ -35,7 +35,9 @@ const entriesOf = (m: TestMachine): number => {
   const { u32 } = m.engine.memory;
   let count = 0;
   for (let i = 0; i < RETURNS.ENTRIES; i += 1) {
-    if (u32[(RETURNS.AT + i * RETURNS.ENTRY_BYTES + RETURNS.UNDER) >>> 2] !== 0) count += 1;
+    const at = RETURNS.AT + i * RETURNS.ENTRY_BYTES;
+    const isOfNow = u32[(at + RETURNS.EPOCH) >>> 2] === u32[RETURNS.EPOCH_AT >>> 2];
+    if (u32[(at + RETURNS.UNDER) >>> 2] !== 0 && isOfNow) count += 1;
   }
   return count;
 };
