@@ -83,4 +83,6 @@ for (;;) {
   if (result === 'idle' && machine.nextDeadlineNs >= 0) machine.advanceTo(machine.nextDeadlineNs);
   await new Promise((resolve) => setImmediate(resolve));
 }
+// A guest that powers off behind its last line may be faster than the message
+cache?.finish();
 process.send({ ended: machine.ending.kind, status: machine.ending.status }, () => process.exit(0));
