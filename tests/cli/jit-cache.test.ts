@@ -335,7 +335,7 @@ describe('terrarium run', () => {
     if (!isKnown) expect(stdout).not.toContain('-jit-cache');
     else {
       expect(stdout).toContain(`in ${folder}/`);
-      expect(stdout).toMatch(/asked for +[1-9]\d* modules: [1-9]\d* were there, \d+ were not, 0 were of no use/);
+      expect(stdout).toMatch(/asked for +[1-9]\d* modules: [1-9]\d* found, \d+ not, 0 of no use/);
     }
   });
 

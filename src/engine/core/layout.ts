@@ -4,6 +4,7 @@
  *   0x0000_0000  guard: nothing, so that a zero pointer is caught by looking
  *   0x0000_1000  STATE: the vCPU that runs now (others are parked in their own blocks and copied in when they run)
  *   0x0000_2000  scratch: spill area of odd memory accesses
+ *   0x0000_3000  RETURNS
  *   0x0000_3800  WALKS; the caches of page walks: FRAMES, PIECES, TABLES
  *   0x0001_0000  TLB_EMPTY
  *   0x0003_0000  parked vCPUs
@@ -339,7 +340,7 @@ export const EXIT_SLOT = 0x208c;
 
 /**
  * Where calls in regions will return to, by the address on the stack where the return address is: entries for 64 slots of the
- * stack. Each flush of translations, and the end of a region, is another epoch.
+ * stack. Each flush of translations, and the end of a region, begins another epoch.
  */
 export const RETURNS = {
   AT: 0x3000,
@@ -357,7 +358,7 @@ export const RETURNS = {
   ENTRY: 20,
   /** The epoch when it was called. u32 */
   EPOCH: 24,
-  /** Where the epoch is that entries must be of: from 1 on. u32 */
+  /** Where the epoch is that entries must be of. u32 */
   EPOCH_AT: 0x2090,
 } as const;
 

@@ -21,7 +21,7 @@ import { contextOf } from '../variants.ts';
 import { type Decoded, type FlagUse, KIND, type Reader } from './blocks.ts';
 import { Pools } from './pools.ts';
 import { type PagePlan, type Plan, planPage, planRegion, RegionBuilder } from './region.ts';
-import type { Places } from './region-semantics.ts';
+import type { Places } from './region-frame.ts';
 import { stackUseOf } from './stack-accesses.ts';
 import { Trials } from './trials.ts';
 

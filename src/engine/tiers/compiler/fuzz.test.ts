@@ -1,9 +1,9 @@
 import { describe, expect, test } from 'vitest';
 import { EXIT } from '../../core/exits.ts';
-import { gpr, S } from '../../core/layout.ts';
 import { AT, TestMachine } from '../../core/machine-testbed.ts';
 import type { Accelerator } from '../../core/memory.ts';
 import type { HotPage, ModuleSource, PageNotes } from '../../core/module-source.ts';
+import { stateText } from './fuzz-testbed.ts';
 
 /**
  * Random programs over two pages of code, with loops, calls, returns, jumps through registers and stores into their own
@@ -269,18 +269,7 @@ function machine(program: Program, accel: Accelerator, threshold = 1, jitModules
   return m;
 }
 
-function stateOf(m: TestMachine): string {
-  const { cpu } = m;
-  const words: string[] = [];
-  for (let i = 0; i < 16; i += 1)
-    words.push(`r${i}=${cpu.get(gpr(i) + 4).toString(16)}:${cpu.get(gpr(i)).toString(16)}`);
-  words.push(`rip=${m.rip.toString(16)} flags=${cpu.rflags().toString(16)} n=${m.vcpu.instructions}`);
-  for (let i = 0; i < 8; i += 1) words.push(cpu.get(S.XMM + 4 * i).toString(16));
-  let sum = 0;
-  for (let at = 0; at < 0x6000; at += 4) sum = (Math.imul(sum, 31) + m.read32(AT.DATA + at)) | 0;
-  words.push(`memory=${sum}`);
-  return words.join(' ');
-}
+const stateOf = (m: TestMachine): string => stateText(m, 8, [[AT.DATA, AT.DATA + 0x6000]]);
 
 describe('the compiler agrees with the interpreter', () => {
   test.each([

@@ -21,7 +21,8 @@ import {
   type Reader,
   targetOf,
 } from './blocks.ts';
-import { Places, RegionFrame, RegionSemantics, type Targets } from './region-semantics.ts';
+import { Places, RegionFrame } from './region-frame.ts';
+import { RegionSemantics, type Targets } from './region-semantics.ts';
 import { StackAccesses } from './stack-accesses.ts';
 
 /** A sequence of items under construction: what can be branched to. */

@@ -1,10 +1,11 @@
 import { describe, expect, test } from 'vitest';
 import { CR4 } from '../../../arch/registers.ts';
 import { EXIT } from '../../core/exits.ts';
-import { gpr, S } from '../../core/layout.ts';
+import { S } from '../../core/layout.ts';
 import { AT, TestMachine } from '../../core/machine-testbed.ts';
 import type { Accelerator } from '../../core/memory.ts';
 import { RFLAGS } from '../../isa/flags.ts';
+import { stateText } from './fuzz-testbed.ts';
 
 /**
  * Random programs on a stack whose pages lie here and there in RAM, some read-only, some missing, some barred by SMAP: PUSH, POP,
@@ -243,20 +244,12 @@ function prepare(
 }
 
 function stateOf(m: TestMachine): string {
-  const { cpu } = m;
-  const words: string[] = [];
-  for (let i = 0; i < 16; i += 1)
-    words.push(`r${i}=${cpu.get(gpr(i) + 4).toString(16)}:${cpu.get(gpr(i)).toString(16)}`);
-  words.push(
-    `rip=${m.rip.toString(16)} flags=${cpu.rflags().toString(16)} cr2=${cpu.get(S.CR2).toString(16)} n=${m.vcpu.instructions}`,
-  );
-  for (let i = 0; i < 16; i += 1) words.push(cpu.get(S.XMM + 4 * i).toString(16));
-  for (let page = 0; page < PAGES; page += 1) words.push((m.read32(TABLE + 8 * page) & 0xfff).toString(16));
-  let sum = 0;
-  for (let at = FRAMES; at < FRAMES + 0x2000 * PAGES; at += 4) sum = (Math.imul(sum, 31) + m.read32(at)) | 0;
-  for (let at = STACK - 0x1000; at < STACK; at += 4) sum = (Math.imul(sum, 31) + m.read32(at)) | 0;
-  words.push(`memory=${sum}`);
-  return words.join(' ');
+  const entries = Array.from({ length: PAGES }, (_, page) => (m.read32(TABLE + 8 * page) & 0xfff).toString(16));
+  const memory = [
+    [FRAMES, FRAMES + 0x2000 * PAGES],
+    [STACK - 0x1000, STACK],
+  ] as const;
+  return stateText(m, 16, memory, [`cr2=${m.cpu.get(S.CR2).toString(16)}`, ...entries]);
 }
 
 describe('the tiers agree on stacks', () => {

@@ -4,7 +4,8 @@ import type { EngineMemory } from '../../core/memory.ts';
 import type { Variant } from '../../decode/decoder.ts';
 import type { FormContext, Library } from '../../isa/semantics.ts';
 import { type FlagUse, KIND } from './blocks.ts';
-import { NotInline, Places, RegionFrame, RegionSemantics, type Targets } from './region-semantics.ts';
+import { Places, RegionFrame } from './region-frame.ts';
+import { NotInline, RegionSemantics, type Targets } from './region-semantics.ts';
 
 /** Generates an instruction once, for nothing, to see what it is to regions. One function, which is never made, takes them all. */
 export class Trials implements Targets {

@@ -187,7 +187,7 @@ function showCode({ machine, session }: MonitorContext): string {
       ['kept from earlier runs', `${grouped(modules)} modules, ${byteSize(bytes)}, in ${path} (-jit-cache)`],
       [
         'asked for',
-        `${grouped(hits + misses + refused)} modules: ${grouped(hits)} were there, ${grouped(misses)} were not, ${grouped(refused)} were of no use`,
+        `${grouped(hits + misses + refused)} modules: ${grouped(hits)} found, ${grouped(misses)} not, ${grouped(refused)} of no use`,
       ],
       [
         'known from earlier runs',
