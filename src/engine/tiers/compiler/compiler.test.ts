@@ -56,7 +56,7 @@ describe('what is known to be hot', () => {
     ['its page has been written to less often than it was before', 2, false],
   ] as const)('is compiled early or not where %s', (_what, changes, isEarly) => {
     const offsets = Uint16Array.of(7);
-    const { engine } = runs(knowing(changes === undefined ? undefined : { offsets, changes }), 100);
+    const { engine } = runs(knowing(changes === undefined ? undefined : { offsets, changes }), 400);
     expect(engine.compiler!.counters.compiled > 0).toBe(isEarly);
   });
 
