@@ -1,7 +1,7 @@
 import { BORN_DOUBLE } from '../../base/bits.ts';
 import { AUX, gpr, REC, S, SEG, segment } from '../core/layout.ts';
 import type { EngineMemory } from '../core/memory.ts';
-import type { AddressMode } from '../isa/semantics.ts';
+import type { AddressMode } from '../isa/form-context.ts';
 import type { Form, FormTable } from './forms.ts';
 import { MODE } from './mode.ts';
 import { PREFIX, PREFIXES } from './prefixes.ts';

@@ -3,8 +3,9 @@ import { type Expr, I32, I64, i32, type ValType } from '../../wasm/expr.ts';
 import { type FunctionBuilder, ModuleBuilder } from '../../wasm/module.ts';
 import { AUX, gpr, REC, S, TLB } from '../core/layout.ts';
 import { defineFloat } from '../float/library.ts';
+import type { Library } from './form-context.ts';
 import type { Instruction, Operand } from './instruction.ts';
-import { type Library, Semantics } from './semantics.ts';
+import { Semantics } from './semantics.ts';
 import { defineSimd } from './sse-library.ts';
 
 /**

@@ -2,8 +2,9 @@ import { call, type Expr, I32, I64, i32, i64 } from '../../wasm/expr.ts';
 import { type FunctionBuilder, ModuleBuilder } from '../../wasm/module.ts';
 import { AUX, REC, S, STATUS, TLB } from '../core/layout.ts';
 import { defineF80 } from '../float/f80.ts';
+import type { FormContext, Library } from './form-context.ts';
 import type { Instruction, Operand } from './instruction.ts';
-import { type FormContext, type Library, Semantics } from './semantics.ts';
+import { Semantics } from './semantics.ts';
 
 /**
  * Runs single x87 instructions without decoder and tiers: a module with one function for each form, a memory with one

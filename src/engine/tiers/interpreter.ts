@@ -6,7 +6,8 @@ import { jumpRelativeGeneral } from '../core/legacy-stack.ts';
 import type { EngineMemory } from '../core/memory.ts';
 import { instantiate, type ModuleSource } from '../core/module-source.ts';
 import { PSEUDO, REGION_SLOT, TURN_SLOT, type Variant } from '../decode/decoder.ts';
-import { type Library, Semantics } from '../isa/semantics.ts';
+import type { Library } from '../isa/form-context.ts';
+import { Semantics } from '../isa/semantics.ts';
 import { coreModule, type Fusion } from './core-module.ts';
 import { HOT } from './hot.ts';
 import { type CoreImports, ImportedLibrary, type LibraryFunctions, libraryImports } from './library.ts';
@@ -162,7 +163,7 @@ export class Interpreter {
       this.#sketch = new ImportedLibrary(this.#library);
       this.#sketch.serve(new ModuleBuilder());
     }
-    return this.#sketch;
+    return this.#sketch.library;
   }
   #sketch: ImportedLibrary | undefined;
 
@@ -173,7 +174,7 @@ export class Interpreter {
     this.#building = true;
     this.#imported ??= new ImportedLibrary(this.#library);
     this.#imported.serve(m);
-    build(m, this.#imported);
+    build(m, this.#imported.library);
     this.#building = false;
     const instance = instantiate(m.finish(), { env: this.#libraryImports }, this.#source);
     this.#modules += 1;

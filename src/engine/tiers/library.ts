@@ -8,7 +8,7 @@ import { defineQuickTransfers } from '../core/quick-transfers.ts';
 import { buildDecodeRun, buildQuickDecode } from '../decode/quick-decode.ts';
 import { divideLong } from '../float/divide.ts';
 import { CC } from '../isa/flags.ts';
-import type { Library } from '../isa/semantics.ts';
+import type { Library } from '../isa/form-context.ts';
 import { accessBits, defineQuickAccesses } from '../paging/quick-access.ts';
 import { defineQuickWalk } from '../paging/quick-walk.ts';
 import { defineCross, defineLookup, defineStorable } from './find-code.ts';
@@ -114,14 +114,10 @@ export function defineLibrary(
     loadWide: js('loadWide'),
     storeWide: js('storeWide'),
   });
-  const { loadSlow, storeSlow, modifySlow, loadWide, storeWide, quickPage } = quick;
-  const commit = define('commit', [], [], (f) => f.do(call(js('commit'))));
-  const helper = define('helper', [I32, I32], [I32], (f) =>
-    f.ret(call(js('helper'), ...f.parameters.map((p) => p.get))),
-  );
-  const linear = define('linear', [I32, I32], [I32], (f) =>
-    f.ret(call(js('linear'), ...f.parameters.map((p) => p.get))),
-  );
+  const { loadSlow, modifySlow, quickPage } = quick;
+  define('commit', [], [], (f) => f.do(call(js('commit'))));
+  define('helper', [I32, I32], [I32], (f) => f.ret(call(js('helper'), ...f.parameters.map((p) => p.get))));
+  define('linear', [I32, I32], [I32], (f) => f.ret(call(js('linear'), ...f.parameters.map((p) => p.get))));
 
   const bytesOf = (access: Local): Expr => i32.and(access.get, i32.const(0xff));
   const isWrite = (access: Local): Expr => i32.and(access.get, i32.const(FILL_WRITE));
@@ -211,14 +207,14 @@ export function defineLibrary(
     f.ret(i32.or(i32.or(i32.and(others.get, i32.const(0x811)), z), i32.or(s, p)));
   });
 
-  const carry = define('carry', [], [I32], (f) => {
+  define('carry', [], [I32], (f) => {
     f.if(i32.eq(classOf, i32.const(CC.SUB)), () => f.ret(i64.ltU(a, b)));
     f.if(i32.eq(classOf, i32.const(CC.ADD)), () => f.ret(i64.ltU(a, b)));
     f.ret(i32.and(i32.wrap(b), i32.const(1)));
   });
 
   /** Condition code → 0 or 1. After a comparison it is one compare. */
-  const condition = define('condition', [I32], [I32], (f) => {
+  define('condition', [I32], [I32], (f) => {
     const [code] = f.parameters;
     f.if(i32.eq(classOf, i32.const(CC.SUB)), () => {
       f.block((other) => {
@@ -281,7 +277,7 @@ export function defineLibrary(
       i64.add(i64.add(i64.mul(xh.get, yh.get), i64.shrU(mid.get, i64.const(32))), i64.shrU(mid2.get, i64.const(32))),
     );
   });
-  const mulHighS = define('mulHighS', [I64, I64], [I64], (f) => {
+  define('mulHighS', [I64, I64], [I64], (f) => {
     const [x, y] = f.parameters;
     const sign = (v: typeof x) => i64.shrS(v!.get, i64.const(63));
     const high = call(mulHighU, x!.get, y!.get);
@@ -346,19 +342,11 @@ export function defineLibrary(
   }
 
   return {
-    loadSlow,
-    storeSlow,
-    modifySlow,
-    commit,
-    loadWide,
-    storeWide,
-    flags,
-    condition,
-    carry,
-    helper,
-    mulHighU,
-    mulHighS,
-    linear,
+    ...libraryOf((name) => {
+      const f = functions.get(name);
+      assert(f !== undefined, `the core library has a function ${name}`);
+      return f;
+    }),
     lookup: defineLookup(m, memory, quickWalk, decodeRun, js('lookup')),
     stepTo: js('stepTo'),
     cross: defineCross(m, js('cross')),
@@ -366,12 +354,29 @@ export function defineLibrary(
     redo: js('redo'),
     missing: js('missing'),
     functions,
-    byName: (name) => {
-      const f = functions.get(name);
-      assert(f !== undefined, `the core library has a function ${name}`);
-      return f;
-    },
   };
+}
+
+/** Functions that are members of a Library, besides being there by name. */
+const MEMBERS: Readonly<Record<Exclude<keyof Library, 'byName'>, true>> = {
+  loadSlow: true,
+  storeSlow: true,
+  modifySlow: true,
+  commit: true,
+  loadWide: true,
+  storeWide: true,
+  flags: true,
+  condition: true,
+  carry: true,
+  helper: true,
+  mulHighU: true,
+  mulHighS: true,
+  linear: true,
+};
+
+function libraryOf(byName: (name: string) => Callee): Library {
+  const members = Object.keys(MEMBERS).map((name) => [name, byName(name)] as const);
+  return { ...(Object.fromEntries(members) as Record<keyof typeof MEMBERS, Callee>), byName };
 }
 
 /**
@@ -380,41 +385,21 @@ export function defineLibrary(
  * was a third of the time of a module). Through a table no function would be imported, but a table keeps its importers
  * alive for ever: V8 before Node 24 has it know them (MEASURED: none of 1000 instances was collected).
  */
-export class ImportedLibrary implements Library {
+export class ImportedLibrary {
+  readonly library: Library;
   readonly #late = new LateImports();
-  readonly #callees = new Map<string, Callee>();
-  readonly loadSlow: Callee;
-  readonly storeSlow: Callee;
-  readonly modifySlow: Callee;
-  readonly commit: Callee;
-  readonly loadWide: Callee;
-  readonly storeWide: Callee;
-  readonly flags: Callee;
-  readonly condition: Callee;
-  readonly carry: Callee;
-  readonly helper: Callee;
-  readonly mulHighU: Callee;
-  readonly mulHighS: Callee;
-  readonly linear: Callee;
 
   constructor(functions: LibraryFunctions) {
+    const callees = new Map<string, Callee>();
     for (const [name, short] of namesOf(functions)) {
       const { params, results } = functions.get(name)!;
-      this.#callees.set(name, this.#late.add('env', short, params, results));
+      callees.set(name, this.#late.add('env', short, params, results));
     }
-    this.loadSlow = this.byName('loadSlow');
-    this.storeSlow = this.byName('storeSlow');
-    this.modifySlow = this.byName('modifySlow');
-    this.commit = this.byName('commit');
-    this.loadWide = this.byName('loadWide');
-    this.storeWide = this.byName('storeWide');
-    this.flags = this.byName('flags');
-    this.condition = this.byName('condition');
-    this.carry = this.byName('carry');
-    this.helper = this.byName('helper');
-    this.mulHighU = this.byName('mulHighU');
-    this.mulHighS = this.byName('mulHighS');
-    this.linear = this.byName('linear');
+    this.library = libraryOf((name) => {
+      const callee = callees.get(name);
+      assert(callee !== undefined, 'the core library has every function that is asked for');
+      return callee;
+    });
   }
 
   /** Code that is generated from here on is of `m`, to whose end it serves no other module. */
@@ -422,12 +407,6 @@ export class ImportedLibrary implements Library {
     m.importMemory('env', 'memory', 1);
     m.awaitImports();
     this.#late.serve(m);
-  }
-
-  byName(name: string): Callee {
-    const callee = this.#callees.get(name);
-    assert(callee !== undefined, 'the core library has every function that is asked for');
-    return callee;
   }
 }
 

@@ -1,7 +1,7 @@
 import { S } from '../core/layout.ts';
 import type { Variant } from '../decode/decoder.ts';
+import type { FormContext } from '../isa/form-context.ts';
 import type { Operand } from '../isa/instruction.ts';
-import type { FormContext } from '../isa/semantics.ts';
 
 /** Static operands of a variant, as semantics see them. */
 function operandsOf({ form, size, memory, mode, generalAddress }: Variant): Operand[] {

@@ -1,7 +1,7 @@
 import { CODE_TABLE, REC, STRETCH } from '../../core/layout.ts';
 import type { EngineMemory } from '../../core/memory.ts';
 import { PSEUDO, type Variant } from '../../decode/decoder.ts';
-import type { FormContext } from '../../isa/semantics.ts';
+import type { FormContext } from '../../isa/form-context.ts';
 import type { CodePage } from '../code-cache.ts';
 import type { StackUse } from './stack-accesses.ts';
 

@@ -2,7 +2,7 @@ import { type Expr, I32, I64, i32, i64 } from '../../../wasm/expr.ts';
 import type { FunctionBuilder, Label, Local } from '../../../wasm/module.ts';
 import { gpr, PLACE, POOL, REC, S, STATUS, TLB } from '../../core/layout.ts';
 import type { EngineMemory } from '../../core/memory.ts';
-import type { Library } from '../../isa/semantics.ts';
+import type { Library } from '../../isa/form-context.ts';
 import type { Range, StackAccesses } from './stack-accesses.ts';
 
 // Nodes of all regions

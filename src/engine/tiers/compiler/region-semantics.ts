@@ -2,7 +2,8 @@ import { call, type Expr, I32, I64, i32, i64, NO_EXPR, v128 } from '../../../was
 import type { Local } from '../../../wasm/module.ts';
 import { FILL_WRITE, GPR, REC, S, STATUS, TLB } from '../../core/layout.ts';
 import { CC, RFLAGS } from '../../isa/flags.ts';
-import { type FormContext, Semantics } from '../../isa/semantics.ts';
+import type { FormContext } from '../../isa/form-context.ts';
+import { Semantics } from '../../isa/semantics.ts';
 import { COMPARES, knownCondition } from '../conditions.ts';
 import type { FlagUse } from './blocks.ts';
 import type { RegionFrame } from './region-frame.ts';

@@ -4,7 +4,7 @@ import type { FunctionBuilder, Label, Local } from '../../../wasm/module.ts';
 import { EXIT_SLOT, JUMP_CACHE, PLACE, POOL, REC, REGIONS_GENERATION, RETURNS, S, STATUS } from '../../core/layout.ts';
 import { PSEUDO } from '../../decode/decoder.ts';
 import { MODE } from '../../decode/mode.ts';
-import type { Library } from '../../isa/semantics.ts';
+import type { Library } from '../../isa/form-context.ts';
 import type { CodePage } from '../code-cache.ts';
 import { jumpSlot } from '../find-code.ts';
 import {

@@ -1,6 +1,6 @@
 import { gpr, REC, S, TLB } from '../../core/layout.ts';
 import type { Variant } from '../../decode/decoder.ts';
-import type { FormContext } from '../../isa/semantics.ts';
+import type { FormContext } from '../../isa/form-context.ts';
 import { type Block, KIND, type Reader } from './blocks.ts';
 
 /**

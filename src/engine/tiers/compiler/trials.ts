@@ -2,7 +2,7 @@ import { I32 } from '../../../wasm/expr.ts';
 import { FunctionBuilder } from '../../../wasm/module.ts';
 import type { EngineMemory } from '../../core/memory.ts';
 import type { Variant } from '../../decode/decoder.ts';
-import type { FormContext, Library } from '../../isa/semantics.ts';
+import type { FormContext, Library } from '../../isa/form-context.ts';
 import { type FlagUse, KIND } from './blocks.ts';
 import { Places, RegionFrame } from './region-frame.ts';
 import { NotInline, RegionSemantics, type Targets } from './region-semantics.ts';
