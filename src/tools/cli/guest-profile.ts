@@ -52,6 +52,8 @@ export class GuestProfile {
         notes.push(`${level} runs ${found < 0n ? `${hex(-found)} below` : `${hex(found)} above`} ${path}`);
       tables[level] = symbols.movedBy(found ?? 0n);
     }
+    if (this.#symbols.length === 0)
+      notes.push('no names: -symbols FILE gives them (System.map, a copy of /proc/kallsyms, vmlinux)');
     const rows = profiler.rows(tables);
     this.#write(this.#path, collapsed(rows));
     const shown = rows
