@@ -139,7 +139,8 @@ export class Engine {
         linear: (record, access) => linear(cpu, record, access),
         lookup: () => this.#lookup(),
         stepTo: (record) => this.#stepTo(record),
-        decode: (record, host, mode) => this.code.decode(record, host, mode),
+        // A WebAssembly number has a sign here
+        decode: (record, host, mode) => this.code.decode(record, host >>> 0, mode),
         cross: (record) => this.#cross(record),
         hot: (record) => {
           if (this.lockstep?.replaying) this.memory.i32[(record + REC.HEAT) >>> 2] = threshold - 1;

@@ -8,8 +8,8 @@ import { spawnSync } from 'node:child_process';
 import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
-import { guestFolder, root } from './run.ts';
-import { print, softOff, tinyGuest } from './tiny-guest.ts';
+import { guestFolder, root, terrarium } from './run.ts';
+import { CODE_AT, print, softOff, tinyGuest } from './tiny-guest.ts';
 
 const { folder } = guestFolder();
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -73,3 +73,25 @@ test('code in 20 000 pages, a jump in each: what is kept of decoded code has a b
   expect(bytes).toBeLessThan(pages * 4096 + BESIDE_RAM);
   console.log(`${Math.round(bytes / MIB)} MiB`);
 });
+
+test.each(['interpreter', 'compiler,threshold=1'])(
+  'code in RAM above 2 GiB runs, instructions that are decoded in TypeScript among it (%s)',
+  (accel) => {
+    const at = 0x8700_0000;
+    const high = [
+      ...[0xdb, 0xe3, 0x0f, 0xa2, 0x0f, 0x01, 0xe0, 0x9c, 0x9d], // fninit; cpuid; smsw eax; pushfd; popfd
+      ...[0xf0, 0xff, 0x04, 0x24, 0x67, 0x8b, 0x07, 0x0f, 0x31], // lock inc [esp]; mov eax, [bx]; rdtsc
+      ...print('from above\n'),
+      ...softOff,
+    ];
+    const copy = (from: number): number[] => [
+      ...[0xbc, ...u32(0x9_0000), 0xbe, ...u32(from), 0xbf, ...u32(at)], // mov esp, 90000h; mov esi, from; mov edi, at
+      ...[0xb9, ...u32(high.length), 0xfc, 0xf3, 0xa4], //                  mov ecx, length; cld; rep movsb
+      ...[0xb8, ...u32(at), 0xff, 0xe0], //                                 mov eax, at; jmp eax
+    ];
+    const kernel = join(folder, 'above');
+    writeFileSync(kernel, tinyGuest([...copy(CODE_AT + copy(0).length), ...high]));
+    const args = ['run', '-kernel', kernel, '-m', '2200M', '-accel', accel, '-no-reboot'];
+    expect(terrarium(args)).toEqual({ status: 0, stdout: 'from above\n', stderr: '' });
+  },
+);

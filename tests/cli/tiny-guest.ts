@@ -5,6 +5,8 @@ const MAGIC = 0x1badb002;
 const HAS_ADDRESSES = 1 << 16;
 const LOAD_AT = 0x10_0000;
 const HEADER_BYTES = 32;
+/** Where a guest's code is, in guest-physical memory. */
+export const CODE_AT = LOAD_AT + HEADER_BYTES;
 
 /** A kernel in 32-bit protected mode without paging that starts with these machine-code bytes. */
 export function tinyGuest(code: readonly number[]): Uint8Array {
@@ -16,7 +18,7 @@ export function tinyGuest(code: readonly number[]): Uint8Array {
     LOAD_AT, // load
     0, // to the end of the file
     0, // no bss
-    LOAD_AT + HEADER_BYTES, // entry
+    CODE_AT, // entry
   ];
   const image = new Uint8Array(HEADER_BYTES + code.length);
   const view = new DataView(image.buffer);
@@ -49,7 +51,7 @@ function coprocessorError(): number[] {
     ...[...print('F'), ...outByte(0xf0, 0), 0xdb, 0xe2], //                   out f0h; fnclex
     ...[...outByte(0xa0, 0x20), ...outByte(0x20, 0x20), 0xcf], //             EOI to both 8259s; iretd
   ];
-  const entry = LOAD_AT + HEADER_BYTES + 5;
+  const entry = CODE_AT + 5;
   return [
     ...[0xe9, ...u32(handler.length), ...handler], //                         jmp over it
     ...poke(idt + 0x75 * 8, ((0x10 << 16) | (entry & 0xffff)) >>> 0), //      interrupt gate, CS 10H
@@ -66,7 +68,7 @@ function coprocessorError(): number[] {
 function withTicks(count: number, body: readonly number[]): number[] {
   const [idt, idtr] = [0x20_0000, 0x20_1000];
   const handler = [0x50, ...outByte(0x20, 0x20), 0x58, 0xcf]; //              push eax; EOI; pop eax; iretd
-  const entry = LOAD_AT + HEADER_BYTES + 5;
+  const entry = CODE_AT + 5;
   return [
     ...[0xe9, ...u32(handler.length), ...handler],
     ...poke(idt + 8 * 8, ((0x10 << 16) | (entry & 0xffff)) >>> 0), //         IRQ 0 is vector 8
@@ -103,7 +105,7 @@ function taskSwitches(): number[] {
     ...poke(gdt + selector, ((base << 16) | low) >>> 0),
     ...poke(gdt + selector + 4, (rights | ((base >>> 16) & 0xff)) >>> 0),
   ];
-  const start = LOAD_AT + HEADER_BYTES + 5;
+  const start = CODE_AT + 5;
   const jumpTo = (selector: number): number[] => [0xea, ...u32(0), selector, 0];
   // inc dword [OWN]; jmp FIRST; and once more
   const secondTask = [0xff, 0x05, ...u32(TASKS.OWN), ...jumpTo(FIRST), 0xeb, 0x100 - 15];
